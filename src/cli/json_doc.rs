@@ -14,7 +14,7 @@ use super::samples::{get_report, mirror_report, models, publisher, shared_model,
 use super::trust::{ListedRow, NameRow, ReplacedRow, TrustReport};
 use crate::config::{Origin, Setting};
 use crate::model::{PiecesRoot, PublisherKey};
-use crate::node::maintenance::Verified;
+use crate::node::verify::Verified;
 
 const DOCUMENT: &str = include_str!("../../docs/JSON.md");
 

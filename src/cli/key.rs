@@ -136,7 +136,7 @@ fn rotate(yes: bool, json: bool, paths: &Paths, context: &Context) -> Result<(),
     with_daemon_or_library(
         context,
         async |client, _| Ok(client.reload().await?),
-        async |library, _| Ok(library.finish_rotation().map(|_| ())?),
+        async |library, _| Ok(crate::node::rotation::finish(&library).map(|_| ())?),
     )?;
     out.note("keep a copy of the new key; other hosts receive it while the daemon runs (`silmaril daemon`)");
     Ok(())

@@ -30,7 +30,7 @@ pub struct Args {
 
 /// Prints the table.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let mut models = context.library()?.models()?;
+    let mut models = crate::node::models::all(&context.library()?)?;
     if args.unshared {
         models.retain(KnownModel::is_unshared);
     }

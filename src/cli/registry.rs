@@ -16,9 +16,9 @@ use crate::fsutil;
 use crate::model::magnet::is_magnet;
 use crate::model::metainfo::MAX_METAINFO;
 use crate::model::{Manifest, ModelRef, text};
-use crate::node::NodeError;
 use crate::node::control::Client;
 use crate::node::import::{ImportRequest, Imported};
+use crate::node::{NodeError, export};
 use crate::paths::Paths;
 use crate::trust::Trust;
 
@@ -225,7 +225,7 @@ fn export(args: &Export, context: &Context) -> Result<(), CommandError> {
         let text = text::escape_json(&String::from_utf8_lossy(&json)).into_bytes();
         return write(&text, args.output.as_deref(), context);
     }
-    let torrent = library.torrent(&args.model, args.v2_only)?;
+    let torrent = export::torrent(&library, &args.model, args.v2_only)?;
     if let Some(file) = &args.torrent {
         write(
             &torrent.metainfo,

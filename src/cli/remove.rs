@@ -9,7 +9,7 @@ use crate::cli::error::CommandError;
 use crate::cli::output::size;
 use crate::cli::session::with_daemon_or_library;
 use crate::model::ModelRef;
-use crate::node::{ErrorKind, NodeError};
+use crate::node::{ErrorKind, NodeError, remove};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,7 +65,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             was_requested.set(true);
             done
         },
-        async |library, _| removed(library.remove(&args.model)),
+        async |library, _| removed(remove::remove(&library, &args.model)),
     )?;
     context.out.line(format_args!("removed {}", args.model))?;
     if let Some(dir) = dir.filter(|dir| dir.exists()) {

@@ -21,7 +21,7 @@ use crate::model::web_seed::WebSeed;
 use crate::model::{ModelName, ModelRef, Revision, is_piece_length, text};
 use crate::node::control::Seed;
 use crate::node::share::ShareRequest;
-use crate::node::unshared::{Memory, Unshared, Wholeness};
+use crate::node::unshared::{self, Memory, Unshared, Wholeness};
 use crate::node::{ErrorKind, NodeError, NodeOptions, chain};
 
 /// Longest wait for models that are still changing.
@@ -162,7 +162,7 @@ fn plan(args: &Args, context: &Context, config: &Config) -> Result<SharePlan, Co
             let known = library.as_ref().is_some_and(|library| library.registry.get(&model).is_some());
             let list_unshared = || {
                 let library = library.as_ref().filter(|_| model.revision.is_default());
-                library.and_then(|library| library.unshared_model(&model.name)).into_iter().collect()
+                library.and_then(|library| unshared::find(&library.store, &model.name)).into_iter().collect()
             };
             let unshared = wait_until_unchanged(context, list_unshared);
             let publishing =
@@ -202,7 +202,7 @@ fn plan_all(args: &Args, context: &Context, config: &Config) -> Result<SharePlan
     let library = context.library()?;
     let mut memory = Memory::default();
     let (mut publish, mut skipped) = (VecDeque::new(), Vec::new());
-    for unshared in wait_until_unchanged(context, || library.unshared(&mut memory)) {
+    for unshared in wait_until_unchanged(context, || unshared::find_all(&library.store, &mut memory)) {
         if unshared.is_whole() {
             publish.push_back(request(args, config, unshared.path, unshared.name));
         } else {

@@ -8,13 +8,13 @@ use tokio::signal::unix::{self, SignalKind, signal};
 
 use crate::cli::error::CommandError;
 use crate::ffi::process::exit;
-use crate::node::patience::LETS_GO_WITHIN;
+use crate::node::patience::RELEASED_WITHIN;
 
 /// Time after which the watchdog kills a process that has not stopped.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 
 // A process that waits for a stopping process must wait until the watchdog has killed that process.
-const _: () = assert!(STOP_DEADLINE.as_secs() < LETS_GO_WITHIN.as_secs());
+const _: () = assert!(STOP_DEADLINE.as_secs() < RELEASED_WITHIN.as_secs());
 
 /// A signal that ends the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

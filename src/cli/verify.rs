@@ -9,7 +9,7 @@ use crate::cli::session::with_daemon_or_library;
 use crate::model::ModelRef;
 use crate::node::NodeError;
 use crate::node::blocking::cancellable;
-use crate::node::maintenance::Verified;
+use crate::node::verify::{self, Verified};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -42,7 +42,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         },
         async |library, signals| {
             let verifying = cancellable(move |cancel| {
-                library.verify(&model, &|done, total| shown.set(done, total, ""), cancel)
+                verify::verify(&library, &model, &|done, total| shown.set(done, total, ""), cancel)
             });
             signals.unless(async { Ok(verifying.await?) }).await
         },

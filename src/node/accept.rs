@@ -1,9 +1,9 @@
-//! The one way for a manifest from elsewhere into the registry: its publisher is accepted for the name, and its state is
-//! not older than the newest one known of that publisher.
+//! Accepts manifests of other publishers into the registry. The trust must accept the publisher for the name, and the
+//! state must not be older than the newest known state of that publisher.
 
 use std::sync::Arc;
 
-use super::catalog::now;
+use super::node_catalog::now;
 use super::{Library, NodeError};
 use crate::catalog::record::SignedRecord;
 use crate::model::{Manifest, ModelRef, PublisherKey};
@@ -16,7 +16,7 @@ use crate::trust::Pinning;
 pub(super) enum Intent {
     /// To show and read it. Reading pins nothing.
     Read,
-    /// A user asked for it by command: its name is pinned to its publisher.
+    /// A user requested it by command: its name is pinned to its publisher.
     Take {
         /// Whether a state may be older than the one known.
         allow_older: bool,
@@ -33,15 +33,15 @@ impl Intent {
         self == Self::Read
     }
 
-    /// Whether a choice that would pin does.
+    /// `chosen`, or no pin if the manifest is only read.
     pub(super) fn pinning(self, chosen: Pinning) -> Pinning {
         if self.is_read() { Pinning::Leave } else { chosen }
     }
 }
 
 impl Library {
-    /// Refuses a manifest whose state is older than the newest one known of its publisher, whatever key they signed it
-    /// with. `record` is what announced it. Reads the disk.
+    /// Refuses a manifest if a newer state of its publisher is known, also under another key of that publisher.
+    /// `record` announced the manifest. Reads the disk.
     pub(super) fn check_state(
         &self,
         manifest: &Manifest,
@@ -71,8 +71,8 @@ impl Library {
         Ok(newest)
     }
 
-    /// Stores a checked manifest in the registry, unless its publisher is not accepted for the name or its state is older
-    /// than the known one. Enters its state, and pins the name where `pinning` tells so. Blocks.
+    /// Stores a checked manifest in the registry, unless its publisher is not accepted for the name or its state is
+    /// older than the known one. Records its state, and pins the name if `pinning` requires it. Blocks.
     pub(super) fn accept(
         &self,
         manifest: Manifest,
@@ -89,14 +89,14 @@ impl Library {
         let publisher = manifest.signed_by();
         let stored = self.registry.insert(manifest)?;
         if let Some(publisher) = publisher {
-            self.beside.remove(&publisher, &stored.model_ref())?;
+            self.by_publisher.remove(&publisher, &stored.model_ref())?;
         }
         Ok(stored)
     }
 
-    /// Stores a checked manifest to be read by the fingerprint of its publisher, under the same condition on its state.
-    /// Pins nothing. Blocks.
-    pub(super) fn accept_beside(
+    /// Stores a checked manifest that is read by the fingerprint of its publisher, under the same condition on its
+    /// state. Pins nothing. Blocks.
+    pub(super) fn accept_by_publisher(
         &self,
         manifest: Manifest,
         record: Option<&SignedRecord>,
@@ -104,17 +104,18 @@ impl Library {
         let lock = self.states.lock()?;
         self.check_state(&manifest, record)?;
         self.enter_state(&manifest, record, true, &lock)?;
-        Ok(self.beside.insert(manifest)?)
+        Ok(self.by_publisher.insert(manifest)?)
     }
 
-    /// Enters the state of a manifest that was made here: its author decides which state is the newest. Blocks.
+    /// Records the state of a manifest that was made on this host: its author decides which state is the newest.
+    /// Blocks.
     pub(super) fn enter_own_state(&self, manifest: &Manifest) -> Result<(), NodeError> {
         let Some(publisher) = manifest.signed_by() else { return Ok(()) };
         let lock = self.states.lock()?;
         Ok(self.states.enter(&manifest.model_ref(), publisher, state_of(manifest, None), &lock)?)
     }
 
-    /// Enters a state that was accepted. One that is older, which the user allowed, leaves the newest one known as it is.
+    /// Records an accepted state. An older state, which the user allowed, does not replace the newest known one.
     fn enter_state(
         &self,
         manifest: &Manifest,
@@ -126,7 +127,7 @@ impl Library {
         let model = manifest.model_ref();
         let mut state = SignedState { only_read, ..state_of(manifest, record) };
         if let Some(known) = self.newest_states(&model)?.get(&publisher) {
-            // A name that was taken by command is not only read because a mount reads it as well.
+            // A name that a command pinned keeps its pin when a mount reads it as well.
             state.only_read &= known.only_read;
             if state.is_older_than(known, true) {
                 state = SignedState { only_read: state.only_read, ..*known };
@@ -137,8 +138,8 @@ impl Library {
         Ok(self.states.enter(&model, publisher, state, lock)?)
     }
 
-    /// The publishers that manifests taken by command give a name to, for a base directory without `trust.yaml`.
-    pub(super) fn taken(&self) -> Vec<(crate::model::ModelName, PublisherKey)> {
+    /// The names and publishers of manifests that commands accepted, for a base directory without `trust.yaml`.
+    pub(super) fn pinned_by_command(&self) -> Vec<(crate::model::ModelName, PublisherKey)> {
         let only_read = |model: &ModelRef, key: &PublisherKey| {
             self.states.of(model).is_ok_and(|newest| newest.get(key).is_some_and(|state| state.only_read))
         };
@@ -181,7 +182,7 @@ mod tests {
             Self { _dir: dir, library, key: PublisherKeypair::generate().unwrap() }
         }
 
-        /// The base directory as the next process finds it.
+        /// The base directory, opened by the next process.
         fn restarted(&self) -> Library {
             Library::open(self.library.config.clone()).unwrap()
         }
@@ -226,8 +227,8 @@ mod tests {
         {
             assert_eq!(rig.accept(&old, sequence, intent), Err(ErrorKind::Older), "{sequence:?} {intent:?}");
         }
-        let beside = rig.library.accept_beside(old.clone(), None);
-        assert_eq!(beside.unwrap_err().kind(), ErrorKind::Older);
+        let refused = rig.library.accept_by_publisher(old.clone(), None);
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Older);
         assert_eq!(*rig.known(), new);
         rig.accept(&new, None, TAKE).unwrap();
         // A later record of the same key may announce an earlier manifest again.
@@ -270,7 +271,7 @@ mod tests {
             rig.library.accept(manifest, Some(&record), TAKE, Pinning::Pin).map(|_| ()).map_err(|e| e.kind())
         };
         assert_eq!(accept(1, 99), Err(ErrorKind::Older));
-        // Sequences of two keys say nothing about each other.
+        // Sequences of two keys cannot be compared.
         assert_eq!(accept(2, 3), Ok(()));
         assert_eq!(accept(3, 4), Ok(()));
     }
@@ -290,7 +291,7 @@ mod tests {
         assert_eq!(rig.accept(&state(1, &rig.key), None, TAKE), Err(ErrorKind::Older));
         let name = "a/b".parse().unwrap();
         assert_eq!(rig.library.trust.pinned(&name).unwrap(), None);
-        // Losing the file of pins makes no pin of what was only read.
+        // If the file of pins is lost, a name that was only read gets no pin.
         std::fs::remove_file(rig.library.paths.trust()).unwrap();
         assert_eq!(rig.restarted().trust.pinned(&name).unwrap(), None);
         rig.accept(&state(2, &rig.key), None, TAKE).unwrap();

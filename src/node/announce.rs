@@ -1,85 +1,82 @@
-//! Records of our own models, so that others find them.
+//! Publishes records of the models that this node's publisher signed, so that other hosts find them.
 //!
-//! A model is ours when our key signed its manifest. Its record is made anew when the manifest changed or the record
-//! grows old; until then the same one is published again in every run, so that the DHT keeps it.
+//! A record is signed again when the manifest has changed or the record is old. Until then each run publishes the same
+//! record again, so that the DHT keeps it.
 
 use std::sync::Arc;
 
-use super::catalog::{NodeCatalog, now};
-use super::{Node, NodeError, blocking};
+use super::node_catalog::{NodeCatalog, now};
+use super::{Library, NodeError, blocking};
 use crate::catalog::UnixTime;
 use crate::catalog::record::{Record, SharedRecord, SignedRecord};
 use crate::keys::PublisherKeypair;
 use crate::model::{Manifest, Sha256Digest};
 use crate::trust::rotation;
 
-/// A record older than this, in seconds, is made anew: well before it expires.
+/// A record older than this, in seconds, is signed again: well before it expires.
 const REFRESH_AFTER: UnixTime = 7 * 24 * 3600;
 
-impl Node {
-    /// Publishes what has not been published in this run: the records of our models that are here, and successions.
-    pub(super) async fn announce(self: &Arc<Self>, part: &Arc<NodeCatalog>) -> Result<(), NodeError> {
-        let (node, of) = (self.clone(), part.clone());
-        for (record, in_dht) in blocking::cancellable(move |_| node.due(&of)).await? {
-            if let Err(e) = part.publish_once(record, in_dht).await {
-                tracing::error!("a record could not be published: {e}");
-            }
+/// Publishes the records of own models with stored bytes, and successions of keys, unless this run has published them.
+pub(super) async fn publish_due(library: &Arc<Library>, part: &Arc<NodeCatalog>) -> Result<(), NodeError> {
+    let (own, of) = (library.clone(), part.clone());
+    for (record, in_dht) in blocking::cancellable(move |_| due(&own, &of)).await? {
+        if let Err(e) = part.publish_once(record, in_dht).await {
+            tracing::error!(error = %e, "could not publish a record");
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    /// The records that there are to be, those made again that are missing or old, and whether each goes into the DHT.
-    /// Blocks.
-    fn due(&self, part: &NodeCatalog) -> Result<Vec<(SharedRecord, bool)>, NodeError> {
-        let successions = rotation::successions(&self.library.paths);
-        let mut due: Vec<_> = successions.into_iter().map(|record| (record, true)).collect();
-        let Some(own) = self.library.trust.own() else { return Ok(due) };
-        let ours = self.library.registry.all().into_iter().filter(|m| m.signed_by() == Some(own));
-        let mut key = None;
-        let mut last = part.store.have(&own).map_or(0, |have| have.sequence);
-        for manifest in ours {
-            if !self.library.sharing.is_announced(&manifest.model_ref()) || !self.is_here(&manifest) {
-                continue;
-            }
-            let in_dht = self.library.sharing.is_in_dht(&manifest.model_ref());
-            // One that is too long to be handed out is not announced either.
-            let Some(digest) = part.holdings.digest(&manifest) else { continue };
-            if let Some(fresh) = fresh(part, &manifest, &digest) {
-                due.push((fresh, in_dht));
-                continue;
-            }
-            let key = match &key {
-                Some(key) => key,
-                None => key.insert(PublisherKeypair::load(&self.library.paths.publisher_key())?),
-            };
-            let time = now();
-            // Milliseconds, so that the same key on two machines rarely gives one sequence to two records.
-            last = i64::try_from(time.saturating_mul(1000)).unwrap_or(i64::MAX).max(last.saturating_add(1));
-            let record = Record::of_manifest(&manifest, own, last, time);
-            match SignedRecord::sign(record, key) {
-                Ok(record) => due.push((Arc::new(record), in_dht)),
-                Err(e) => tracing::warn!("{} cannot be announced: {e}", manifest.model_ref()),
-            }
+/// The records to publish, and whether each is also stored in the DHT. Signs records that are missing or old. Blocks.
+fn due(library: &Library, part: &NodeCatalog) -> Result<Vec<(SharedRecord, bool)>, NodeError> {
+    let successions = rotation::successions(&library.paths);
+    let mut due: Vec<_> = successions.into_iter().map(|record| (record, true)).collect();
+    let Some(own) = library.trust.own() else { return Ok(due) };
+    let ours = library.registry.all().into_iter().filter(|m| m.signed_by() == Some(own));
+    let mut key = None;
+    let mut last = part.store.have(&own).map_or(0, |have| have.sequence);
+    for manifest in ours {
+        if !library.sharing.is_announced(&manifest.model_ref()) || !has_stored_bytes(library, &manifest) {
+            continue;
         }
-        Ok(due)
+        let in_dht = library.sharing.is_in_dht(&manifest.model_ref());
+        // A manifest that is too long for peers is not announced.
+        let Some(digest) = part.holdings.digest(&manifest) else { continue };
+        if let Some(fresh) = fresh(part, &manifest, &digest) {
+            due.push((fresh, in_dht));
+            continue;
+        }
+        let key = match &key {
+            Some(key) => key,
+            None => key.insert(PublisherKeypair::load(&library.paths.publisher_key())?),
+        };
+        let time = now();
+        // Milliseconds, so that the same key on two machines rarely gives one sequence to two records.
+        last = i64::try_from(time.saturating_mul(1000)).unwrap_or(i64::MAX).max(last.saturating_add(1));
+        let record = Record::of_manifest(&manifest, own, last, time);
+        match SignedRecord::sign(record, key) {
+            Ok(record) => due.push((Arc::new(record), in_dht)),
+            Err(e) => tracing::warn!(error = %e, model = %manifest.model_ref(), "could not sign a record"),
+        }
     }
+    Ok(due)
+}
 
-    fn is_here(&self, manifest: &Arc<Manifest>) -> bool {
-        match self.library.store.revision(manifest.clone()) {
-            Ok(revision) => revision.held_bytes() > 0,
-            Err(e) => {
-                tracing::warn!("cannot tell what of {} is here: {e}", manifest.model_ref());
-                false
-            }
+fn has_stored_bytes(library: &Library, manifest: &Arc<Manifest>) -> bool {
+    match library.store.revision(manifest.clone()) {
+        Ok(revision) => revision.held_bytes() > 0,
+        Err(e) => {
+            tracing::warn!(error = %e, model = %manifest.model_ref(), "could not read which bytes are stored");
+            false
         }
     }
 }
 
-/// The record of a manifest of ours that is known and not old.
+/// The known record of an own manifest, unless it is old.
 fn fresh(part: &NodeCatalog, manifest: &Manifest, digest: &Sha256Digest) -> Option<SharedRecord> {
     let known = part.store.of(&manifest.publisher?, &manifest.model_ref())?;
     let current = known.model().is_some_and(|model| model.manifest == *digest);
-    // One from when our clock was ahead is taken by nobody.
+    // Peers refuse a record with a future timestamp, from when the clock of this host was ahead.
     let timely = known.check_time(now()).is_ok();
     let recent = known.record().time.saturating_add(REFRESH_AFTER) > now();
     (current && timely && recent).then_some(known)

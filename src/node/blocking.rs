@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_nobody_waits_for_any_more_is_told() {
+    async fn dropped_future_cancels_its_work() {
         let (started, has_started) = mpsc::channel();
         let (ended, has_ended) = mpsc::channel();
         let work = cancellable(move |cancel| {

@@ -8,9 +8,9 @@ use crate::store::StoredRevision;
 /// Bytes read at a time.
 const CHUNK: u64 = 4 << 20;
 
-/// Hashes files (indices into the manifest) on as many threads as there are cores and returns the paths of those
-/// that differ from their sha256 or cannot be read. A file without sha256 is held to its pieces root alone, which
-/// was checked when it came. `read` is told the bytes as they are read. Blocks.
+/// Hashes files (indices into the manifest) on as many threads as there are cores and returns the paths of the files
+/// that differ from their sha256 or cannot be read. A file without sha256 counts as right when it is complete: its
+/// pieces root was checked when it arrived. `read` receives the number of bytes as they are read. Blocks.
 pub(super) fn damaged(
     revision: &StoredRevision,
     files: &[usize],
@@ -34,7 +34,7 @@ fn matches(revision: &StoredRevision, file: usize, read: &(dyn Fn(u64) + Sync)) 
             Ok(Some(bytes)) => hasher.update(&bytes),
             Ok(None) => return false,
             Err(e) => {
-                tracing::error!("{}: {e}", content.path().display());
+                tracing::error!(error = %e, path = %content.path().display(), "could not read a file");
                 return false;
             }
         }

@@ -1,4 +1,4 @@
-//! The jobs that other commands have this node do, for `status`.
+//! The jobs that this node does for commands, for `status`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-/// A job in progress, as `status` tells it.
+/// A job in progress, as `status` reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobStatus {
     /// What it does: `get acme/minilm`.
@@ -21,7 +21,7 @@ pub struct JobStatus {
 }
 
 #[derive(Debug)]
-struct Job {
+struct RunningJob {
     activity: String,
     since: Instant,
     done: u64,
@@ -30,58 +30,54 @@ struct Job {
 
 /// All jobs in progress, in the order in which they began.
 #[derive(Debug, Clone, Default)]
-pub struct Clients(Arc<Mutex<BTreeMap<u64, Job>>>);
+pub struct Clients(Arc<Mutex<BTreeMap<u64, RunningJob>>>);
 
 impl Clients {
-    /// Notes a job until what is returned is dropped.
-    pub fn begin(&self, activity: String) -> Noted {
-        let mut jobs = lock(&self.0);
+    /// Lists a job until the returned guard is dropped.
+    pub fn begin(&self, activity: String) -> ListedJob {
+        let mut jobs = self.0.lock();
         let id = jobs.last_key_value().map_or(0, |(id, _)| id + 1);
-        jobs.insert(id, Job { activity, since: Instant::now(), done: 0, total: 0 });
-        Noted { jobs: self.0.clone(), id }
+        jobs.insert(id, RunningJob { activity, since: Instant::now(), done: 0, total: 0 });
+        ListedJob { jobs: self.0.clone(), id }
     }
 
-    /// Whether nothing is in progress.
+    /// Whether no job is in progress.
     pub fn is_empty(&self) -> bool {
-        lock(&self.0).is_empty()
+        self.0.lock().is_empty()
     }
 
-    /// What is in progress now.
+    /// The jobs in progress now.
     pub fn status(&self) -> Vec<JobStatus> {
-        let of = |job: &Job| JobStatus {
+        let of = |job: &RunningJob| JobStatus {
             activity: job.activity.clone(),
             seconds: job.since.elapsed().as_secs(),
             done: job.done,
             total: job.total,
         };
-        lock(&self.0).values().map(of).collect()
+        self.0.lock().values().map(of).collect()
     }
 }
 
 /// A job that is in progress while this lives.
 #[derive(Debug)]
-pub struct Noted {
-    jobs: Arc<Mutex<BTreeMap<u64, Job>>>,
+pub struct ListedJob {
+    jobs: Arc<Mutex<BTreeMap<u64, RunningJob>>>,
     id: u64,
 }
 
-impl Noted {
-    /// Notes how far it is, in bytes.
+impl ListedJob {
+    /// Sets the bytes done and the bytes to do.
     pub fn progress(&self, done: u64, total: u64) {
-        if let Some(job) = lock(&self.jobs).get_mut(&self.id) {
+        if let Some(job) = self.jobs.lock().get_mut(&self.id) {
             (job.done, job.total) = (done, total);
         }
     }
 }
 
-impl Drop for Noted {
+impl Drop for ListedJob {
     fn drop(&mut self) {
-        lock(&self.jobs).remove(&self.id);
+        self.jobs.lock().remove(&self.id);
     }
-}
-
-fn lock(jobs: &Mutex<BTreeMap<u64, Job>>) -> parking_lot::MutexGuard<'_, BTreeMap<u64, Job>> {
-    jobs.lock()
 }
 
 #[cfg(test)]
@@ -89,13 +85,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_is_told_while_it_lasts() {
+    fn a_job_is_reported_while_it_runs() {
         let clients = Clients::default();
         let get = clients.begin("get a/b".to_owned());
         let share = clients.begin("share a/c".to_owned());
         get.progress(3, 9);
-        let told: Vec<_> = clients.status().into_iter().map(|j| (j.activity, j.done, j.total)).collect();
-        assert_eq!(told, [("get a/b".to_owned(), 3, 9), ("share a/c".to_owned(), 0, 0)]);
+        let reported: Vec<_> = clients.status().into_iter().map(|j| (j.activity, j.done, j.total)).collect();
+        assert_eq!(reported, [("get a/b".to_owned(), 3, 9), ("share a/c".to_owned(), 0, 0)]);
         drop(get);
         assert_eq!(clients.status()[0].activity, "share a/c");
         drop(share);

@@ -1,4 +1,4 @@
-//! What was known of the DHT when the node ran last, so that the next start depends on no bootstrap node.
+//! Saves the known nodes of the DHT, so that the next start depends on no bootstrap node.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,23 +9,23 @@ use crate::torrent::Session;
 
 /// The longest file that is read, in bytes: some hundred nodes take a few kilobytes.
 const MAX_STATE: u64 = 1 << 20;
-/// How long the engine may take to tell its nodes.
-const TELL_WITHIN: Duration = Duration::from_secs(2);
+/// How long the engine may take to return its nodes.
+const SAVED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What was saved; nothing where there is none. The engine ignores what is damaged. Blocks.
+/// The saved state; empty if there is none. The engine ignores damaged parts. Blocks.
 pub(super) fn load(paths: &Paths) -> Vec<u8> {
     let file = paths.dht_state();
     match fsutil::read_capped(&file, MAX_STATE) {
         Ok(state) => state,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(e) => {
-            tracing::warn!("the DHT begins anew: {}: {e}", file.display());
+            tracing::warn!(error = %e, path = %file.display(), "could not read the saved nodes of the DHT");
             Vec::new()
         }
     }
 }
 
-/// Saves what the engine knows now. A failure is logged: the next start then takes longer.
+/// Saves the nodes that the engine knows. A failure is logged: the next start then takes longer.
 pub(super) async fn save(session: &Arc<Session>, paths: &Paths) {
     let (session, file) = (session.clone(), paths.dht_state());
     let saving = tokio::task::spawn_blocking(move || {
@@ -33,12 +33,11 @@ pub(super) async fn save(session: &Arc<Session>, paths: &Paths) {
         fsutil::write_atomic(&file, &state, fsutil::MODE_PRIVATE)
             .map_err(|e| format!("{}: {e}", file.display()))
     });
-    match tokio::time::timeout(TELL_WITHIN, saving).await {
-        Ok(Ok(Ok(()))) => {}
-        Ok(Ok(Err(e))) => tracing::warn!("what is known of the DHT is not saved: {e}"),
-        Ok(Err(e)) => tracing::warn!("what is known of the DHT is not saved: {e}"),
-        Err(_) => {
-            tracing::warn!("what is known of the DHT is not saved: the engine does not tell it in time")
-        }
-    }
+    let error = match tokio::time::timeout(SAVED_WITHIN, saving).await {
+        Ok(Ok(Ok(()))) => return,
+        Ok(Ok(Err(error))) => error,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the engine did not return it in time".to_owned(),
+    };
+    tracing::warn!(error, "could not save the state of the DHT");
 }

@@ -1,4 +1,4 @@
-//! Changes in directories, as inotify reports them. Which change it was is not read: the caller looks again.
+//! Reports changes in directories, through inotify. The kind of change is ignored: the caller scans again.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::ffi;
 
-/// Everything that adds, removes or completes a file. Writes are not among them: a large download would report millions.
+/// Events that add, remove or complete a file. Writes are excluded: a large download would report millions.
 const CHANGES: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::DELETE)
     .union(WatchFlags::MOVE)
@@ -26,25 +26,25 @@ const CHANGES: WatchFlags = WatchFlags::CREATE
 pub(super) struct DirWatch(AsyncFd<OwnedFd>);
 
 impl DirWatch {
-    /// Fails where the user has as many watchers as the kernel permits. Must run inside a tokio runtime.
+    /// Fails if the user has as many watchers as the kernel permits. Must run inside a tokio runtime.
     pub fn new() -> io::Result<Self> {
         let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         Ok(Self(ffi::process::pollable(fd)?))
     }
 
-    /// Watches directories from now on. A directory that is watched already costs nothing; one that is gone is skipped.
-    /// Returns whether all others are watched: the kernel permits a limited number for each user.
+    /// Watches directories from now on. A directory that is watched already costs nothing; an absent one is skipped.
+    /// Returns false if another one cannot be watched: the kernel permits a limited number for each user.
     pub fn watch(&self, dirs: &BTreeSet<PathBuf>) -> bool {
         dirs.iter().all(|dir| match inotify::add_watch(self.0.get_ref(), dir, CHANGES) {
             Ok(_) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => true,
             Err(error) => {
-                tracing::debug!("{} cannot be watched: {error}", dir.display());
+                tracing::debug!(%error, path = %dir.display(), "could not watch a directory");
                 false
             }
         })
     }
 
-    /// Waits for a change since the last call. Fails where the kernel reports none any more.
+    /// Waits for a change since the last call. Fails if the kernel no longer reports changes.
     pub async fn changed(&self) -> io::Result<()> {
         let mut ready = self.0.readable().await?;
         let mut events = [0; 4096];

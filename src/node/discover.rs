@@ -1,4 +1,4 @@
-//! `discover`: what others share, with what we make of its publishers.
+//! `discover`: searches the models that peers share, and rates their publishers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -11,33 +11,33 @@ use crate::catalog::{CatalogStatus, FoundModel, Query, UnixTime};
 use crate::model::{InfoHash, ModelName, ModelRef, PublisherKey, Revision};
 use crate::trust::Standing;
 
-/// No more models are told.
+/// The most models in one result.
 pub const MAX_MODELS: usize = 10_000;
 
-/// Nobody searches for longer.
+/// The longest search.
 pub const MAX_WITHIN: Duration = Duration::from_secs(3600);
 
-/// What to search for.
+/// The body of `POST /v1/discover`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DiscoverRequest {
     /// See [`Query`].
     pub query: String,
     /// How long to search, in milliseconds; at most [`MAX_WITHIN`].
     pub within: u64,
-    /// Hosts to ask, besides those that are found.
+    /// Hosts to ask in addition to known ones.
     pub peers: Vec<SocketAddr>,
 }
 
-/// How far it is.
+/// The progress of a search.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DiscoverProgress {
     /// How many models were found.
     pub found: usize,
-    /// The one that was found last.
+    /// The model that was found last.
     pub latest: Option<String>,
 }
 
-/// A model that somebody shares.
+/// A model that a peer shares.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedModel {
     /// `org/name`, or `org/name@revision`.
@@ -58,13 +58,13 @@ pub struct SharedModel {
     pub publisher: PublisherKey,
     /// The key for people to compare.
     pub fingerprint: String,
-    /// What this node's user calls them.
+    /// The alias that the user has given the publisher.
     pub alias: Option<String>,
-    /// What the publisher is to the name here.
+    /// How the rules of trust rate the publisher for this name.
     pub trust: Standing,
-    /// Whether several publish different bytes under this name and version.
+    /// Whether several publishers have different bytes under this name and version.
     pub contested: bool,
-    /// How many nodes said that they have all of it.
+    /// How many nodes reported that they have all of it.
     pub seeds: u32,
     /// Its torrent.
     pub info_hash: InfoHash,
@@ -72,101 +72,99 @@ pub struct SharedModel {
     pub announced_at: UnixTime,
 }
 
-/// What came of it.
+/// The result of a search.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Discovered {
     /// The models, by name.
     pub models: Vec<SharedModel>,
     /// Whether more than [`MAX_MODELS`] match.
     pub more: bool,
-    /// Whom the catalog reached.
+    /// The peers and records of the catalog after the search.
     pub catalog: CatalogStatus,
     /// Whether the DHT is used.
     pub dht: bool,
-    /// Whether the machine has no network, so that only what is known here was searched.
+    /// Whether the machine has no network, so that only known records were searched.
     pub offline: bool,
 }
 
-impl Node {
-    /// Searches what is known here and what the network knows. `tell` is told how far it is.
-    pub async fn discover(
-        &self,
-        request: &DiscoverRequest,
-        mut tell: impl FnMut(DiscoverProgress) + Send,
-    ) -> Result<Discovered, NodeError> {
-        let query: Query = request.query.parse().map_err(NodeError::Query)?;
-        let catalog = &self.catalog()?.catalog;
-        self.session.trust_hosts(&request.peers);
-        catalog.introduce(&request.peers);
-        let mut all = BTreeMap::new();
-        let mut more = false;
-        tell(DiscoverProgress { found: 0, latest: None });
-        let take = |found: &FoundModel| {
-            let Some(shared) = self.shared(found) else { return };
-            let key = (shared.model.clone(), shared.publisher);
-            if all.len() >= MAX_MODELS && !all.contains_key(&key) {
-                more = true;
-                return;
-            }
-            let latest = Some(shared.name.to_string());
-            all.insert(key, shared);
-            tell(DiscoverProgress { found: all.len(), latest });
-        };
-        let offline = self.is_offline(&request.peers);
-        let within = if offline { Duration::ZERO } else { Duration::from_millis(request.within) };
-        let within = within.min(MAX_WITHIN);
-        catalog.discover(&query, within, take).await?;
-        let models = tokio::task::block_in_place(|| self.told(all.into_values().collect()))?;
-        Ok(Discovered { models, more, catalog: catalog.status(), dht: self.settings.discovery.dht, offline })
-    }
-
-    /// What of the matches is told: not what a publisher announced under a former key and announces under the present
-    /// one, too. Whether a name is contested goes by all records of it, also those that the query leaves out. Reads the
-    /// disk.
-    fn told(&self, models: Vec<SharedModel>) -> Result<Vec<SharedModel>, NodeError> {
-        let store = &self.catalog()?.store;
-        let trust = &self.library.trust;
-        let known = trust.known_keys();
-        let mut models = sorted(models);
-        for same in models.chunk_by_mut(is_same) {
-            let records = store.of_model(&same[0].model, &known);
-            let stored = records.iter().filter_map(|record| {
-                Some((record.record().publisher, record.record().time, record.model()?.info_hash))
-            });
-            mark(same, stored.collect(), &|key| trust.present_key(key));
+/// Searches the known records and the network. `progress` is called for each found model.
+pub async fn run(
+    node: &Node,
+    request: &DiscoverRequest,
+    mut progress: impl FnMut(DiscoverProgress) + Send,
+) -> Result<Discovered, NodeError> {
+    let query: Query = request.query.parse().map_err(NodeError::Query)?;
+    let catalog = &node.catalog()?.catalog;
+    node.session.trust_hosts(&request.peers);
+    catalog.introduce(&request.peers);
+    let mut all = BTreeMap::new();
+    let mut more = false;
+    progress(DiscoverProgress { found: 0, latest: None });
+    let add = |found: &FoundModel| {
+        let Some(shared) = shared(node, found) else { return };
+        let key = (shared.model.clone(), shared.publisher);
+        if all.len() >= MAX_MODELS && !all.contains_key(&key) {
+            more = true;
+            return;
         }
-        models.retain(|model| {
-            let present = trust.present_key(&model.publisher);
-            present == model.publisher || store.of(&present, &model.model).is_none()
-        });
-        Ok(models)
-    }
-
-    fn shared(&self, found: &FoundModel) -> Option<SharedModel> {
-        let record = found.record.record();
-        let model = found.record.model()?;
-        let trust = &self.library.trust;
-        Some(SharedModel {
-            model: ModelRef { name: model.name.clone(), revision: model.version.clone() },
-            name: model.name.clone(),
-            revision: model.version.clone(),
-            total_size: model.size,
-            files: model.files,
-            license: model.license.clone(),
-            tags: model.tags.clone(),
-            publisher: record.publisher,
-            fingerprint: record.publisher.fingerprint(),
-            alias: trust.document().ok().and_then(|d| d.alias(&record.publisher).map(ToString::to_string)),
-            trust: trust.standing(&model.name, Some(&record.publisher)),
-            contested: false,
-            seeds: found.seeds,
-            info_hash: model.info_hash,
-            announced_at: record.time,
-        })
-    }
+        let latest = Some(shared.name.to_string());
+        all.insert(key, shared);
+        progress(DiscoverProgress { found: all.len(), latest });
+    };
+    let offline = node.reach.is_offline(&request.peers);
+    let within = if offline { Duration::ZERO } else { Duration::from_millis(request.within) };
+    let within = within.min(MAX_WITHIN);
+    catalog.discover(&query, within, add).await?;
+    let models = tokio::task::block_in_place(|| reported(node, all.into_values().collect()))?;
+    Ok(Discovered { models, more, catalog: catalog.status(), dht: node.settings.discovery.dht, offline })
 }
 
-/// Sorts by name and version, and within those the one first whom a name is most likely to stand for.
+/// The matches to return. A record under a former key is left out if the publisher announces the model under the
+/// present key as well. All records of a name decide whether it is contested, also those that do not match the query.
+/// Reads the disk.
+fn reported(node: &Node, models: Vec<SharedModel>) -> Result<Vec<SharedModel>, NodeError> {
+    let store = &node.catalog()?.store;
+    let trust = &node.library.trust;
+    let known = trust.known_keys();
+    let mut models = sorted(models);
+    for same in models.chunk_by_mut(is_same) {
+        let records = store.of_model(&same[0].model, &known);
+        let stored = records.iter().filter_map(|record| {
+            Some((record.record().publisher, record.record().time, record.model()?.info_hash))
+        });
+        mark(same, stored.collect(), &|key| trust.present_key(key));
+    }
+    models.retain(|model| {
+        let present = trust.present_key(&model.publisher);
+        present == model.publisher || store.of(&present, &model.model).is_none()
+    });
+    Ok(models)
+}
+
+fn shared(node: &Node, found: &FoundModel) -> Option<SharedModel> {
+    let record = found.record.record();
+    let model = found.record.model()?;
+    let trust = &node.library.trust;
+    Some(SharedModel {
+        model: ModelRef { name: model.name.clone(), revision: model.version.clone() },
+        name: model.name.clone(),
+        revision: model.version.clone(),
+        total_size: model.size,
+        files: model.files,
+        license: model.license.clone(),
+        tags: model.tags.clone(),
+        publisher: record.publisher,
+        fingerprint: record.publisher.fingerprint(),
+        alias: trust.document().ok().and_then(|d| d.alias(&record.publisher).map(ToString::to_string)),
+        trust: trust.standing(&model.name, Some(&record.publisher)),
+        contested: false,
+        seeds: found.seeds,
+        info_hash: model.info_hash,
+        announced_at: record.time,
+    })
+}
+
+/// Sorts by name and version; of equal ones the most trusted publisher is first.
 fn sorted(mut models: Vec<SharedModel>) -> Vec<SharedModel> {
     let rank = |trust: &Standing| match trust {
         Standing::Pinned => 0,
@@ -186,18 +184,19 @@ fn is_same(a: &SharedModel, b: &SharedModel) -> bool {
     a.model == b.model
 }
 
-/// Who signed a record, when, and of which torrent.
+/// The publisher, time and torrent of a record.
 type Signed = (PublisherKey, UnixTime, InfoHash);
 
-/// Marks models of one name and version that several publish, by what was found and the other records of it. Whoever
-/// replaced their key is one, and what they signed with the present key counts, or else what they signed last.
-fn mark(same: &mut [SharedModel], others: Vec<Signed>, present: &dyn Fn(&PublisherKey) -> PublisherKey) {
+/// Marks models of one name and version that several publishers have with different bytes, by the found models and the
+/// stored records. All keys of a publisher count as one. Of their records, the latest with the present key counts, or
+/// else the latest.
+fn mark(same: &mut [SharedModel], stored: Vec<Signed>, present: &dyn Fn(&PublisherKey) -> PublisherKey) {
     let found = same.iter().map(|model| (model.publisher, model.announced_at, model.info_hash));
     let mut latest: BTreeMap<PublisherKey, (bool, UnixTime, InfoHash)> = BTreeMap::new();
-    for (publisher, time, info_hash) in found.chain(others) {
+    for (publisher, time, info_hash) in found.chain(stored) {
         let now = present(&publisher);
-        let said = (now == publisher, time, info_hash);
-        latest.entry(now).and_modify(|known| *known = said.max(*known)).or_insert(said);
+        let signed = (now == publisher, time, info_hash);
+        latest.entry(now).and_modify(|known| *known = signed.max(*known)).or_insert(signed);
     }
     let contents: BTreeSet<InfoHash> = latest.into_values().map(|(.., info_hash)| info_hash).collect();
     let contested = contents.len() > 1;
@@ -230,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_publisher_who_counts_comes_first_and_different_bytes_are_contested() {
+    fn trusted_publishers_are_first_and_different_bytes_contested() {
         let mut models = sorted(vec![
             model("b/m", 1, 1, Standing::Unknown, 9),
             model("b/m", 2, 2, Standing::Pinned, 0),
@@ -238,28 +237,28 @@ mod tests {
             model("a/m", 4, 3, Standing::Unknown, 5),
         ]);
         models.chunk_by_mut(is_same).for_each(|same| mark(same, Vec::new(), &|key| *key));
-        let told: Vec<_> =
+        let sorted: Vec<_> =
             models.iter().map(|m| (m.name.to_string(), m.publisher.0[0], m.contested)).collect();
         let expected = [("a/m", 4, false), ("a/m", 3, false), ("b/m", 2, true), ("b/m", 1, true)];
         assert_eq!(
-            told,
+            sorted,
             expected.map(|(name, publisher, contested)| (name.to_owned(), publisher, contested))
         );
     }
 
     #[test]
-    fn who_replaced_their_key_contests_nothing_and_a_filter_hides_no_contest() {
+    fn a_former_key_does_not_contest_a_name() {
         let key = |number: u8| PublisherKey([number; 32]);
         let present = |publisher: &PublisherKey| if *publisher == key(1) { key(2) } else { *publisher };
-        let contested = |others: &[(u8, u8)]| {
+        let contested = |stored: &[(u8, u8)]| {
             let mut found = [model("a/m", 2, 2, Standing::Unknown, 1)];
-            let others = others.iter().map(|&(by, content)| (key(by), 9, InfoHash([content; 32])));
-            mark(&mut found, others.collect(), &present);
+            let stored = stored.iter().map(|&(by, content)| (key(by), 9, InfoHash([content; 32])));
+            mark(&mut found, stored.collect(), &present);
             found[0].contested
         };
         assert!(!contested(&[]));
-        assert!(!contested(&[(1, 1)]), "it is the former key's");
-        assert!(!contested(&[(3, 2)]), "it is the same");
+        assert!(!contested(&[(1, 1)]), "the former key of the same publisher");
+        assert!(!contested(&[(3, 2)]), "another publisher of the same bytes");
         assert!(contested(&[(3, 3)]));
     }
 }

@@ -1,7 +1,8 @@
-//! Names that several strangers publish: which they are, and how each publisher's model is read.
+//! Names that several publishers use, and the path under which the model of each publisher is read.
 //!
-//! A name that is not pinned is disputed when the rules of `trust` do not choose among its publishers. A publisher is known
-//! by a valid record, or by a manifest in the registry. Answered from memory and the catalog's store, without the network.
+//! A name that is not pinned is disputed when the rules of `trust` do not choose among its publishers. A publisher is
+//! known by a valid record, or by a manifest in the registry. Uses the memory and the store of the catalog, not the
+//! network.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,8 +11,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::catalog::now;
-use super::{Node, NodeError};
+use super::local_models::LocalModels;
+use super::node_catalog::{NodeCatalog, now};
+use super::{Library, NodeError};
+use crate::fetch::Fetch;
 use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
 use crate::mount::{RequestedModel, ShownModels};
 use crate::store::StoredRevision;
@@ -27,63 +30,69 @@ pub struct DisputedName {
     pub kept: Option<NamedPublisher>,
     /// The publishers.
     pub publishers: Vec<NamedPublisher>,
-    /// Where the model of each is read.
+    /// The paths of the model of each publisher.
     pub paths: Vec<PathBuf>,
 }
 
-/// The disputes that the mount shows now.
-#[derive(Debug, Default)]
-pub(super) struct Disputes(Mutex<Seen>);
+/// Which publishers dispute which names, and how the mounts show them now.
+pub(super) struct Disputes {
+    library: Arc<Library>,
+    /// Whose records name publishers.
+    catalog: Option<Arc<NodeCatalog>>,
+    local: Arc<LocalModels>,
+    shown_names: Mutex<ShownNames>,
+}
 
 #[derive(Debug, Default)]
-struct Seen {
-    /// Names that were disputed when they were looked at last.
+struct ShownNames {
+    /// Names that were disputed when the mounts were updated last.
     disputed: BTreeSet<ModelRef>,
-    /// Those of them that the mount shows all the same.
+    /// Disputed names that the mounts still show.
     kept: BTreeSet<ModelRef>,
 }
 
-impl Disputes {
-    fn seen(&self) -> parking_lot::MutexGuard<'_, Seen> {
-        self.0.lock()
-    }
-}
-
-/// The result for a command that pins, of a model that is known and not pinned.
+/// The result of [`Disputes::claim_known`].
 pub(super) enum Claim {
-    /// The name is its publisher's, or stays unpinned because several publish the same bytes.
-    Stands,
+    /// The name belongs to its publisher, or stays unpinned because several publishers have the same bytes.
+    Accepted,
     /// The rules prefer another publisher.
     Another,
 }
 
-impl Node {
+impl Disputes {
+    /// No name is disputed until [`Self::shown`] is called.
+    pub fn new(library: Arc<Library>, catalog: Option<Arc<NodeCatalog>>, local: Arc<LocalModels>) -> Self {
+        Self { library, catalog, local, shown_names: Mutex::default() }
+    }
+
     /// The models that a mount shows: those of the registry that the trust accepts, which of their names are disputed,
     /// the models that are read by the fingerprint of their publisher, and the user's own files that are not shared.
     pub fn shown(&self) -> Result<ShownModels, NodeError> {
         let library = &self.library;
         let of = |manifest: Arc<Manifest>| Ok::<_, NodeError>(library.store.revision(manifest)?);
-        let accepted = library.registry.all().into_iter().filter(|manifest| library.stands(manifest));
-        let revisions = accepted.map(of).collect::<Result<Vec<_>, _>>()?;
+        let accepted = library.registry.all().into_iter().filter(|manifest| library.is_accepted(manifest));
+        let mut revisions = accepted.map(of).collect::<Result<Vec<_>, _>>()?;
         let may_read = |manifest: &Arc<Manifest>| {
             let judge = |key| library.trust.may_read_by_key(&manifest.name, &key);
             manifest.signed_by().is_some_and(|key| judge(key).is_ok())
         };
-        let beside = library.beside.all().into_iter().filter(may_read);
+        let of_publishers = library.by_publisher.all().into_iter().filter(may_read);
         let disputed = self.disputed_in_mount();
-        self.disputes.seen().disputed.clone_from(&disputed);
-        let mut revisions = revisions;
+        self.shown_names.lock().disputed.clone_from(&disputed);
         // After those of the registry, so that the user's own files are shown under their name.
-        revisions.extend(self.local_models());
-        Ok(ShownModels { revisions, disputed, by_publisher: beside.map(of).collect::<Result<Vec<_>, _>>()? })
+        revisions.extend(self.local.revisions());
+        Ok(ShownModels {
+            revisions,
+            disputed,
+            by_publisher: of_publishers.map(of).collect::<Result<Vec<_>, _>>()?,
+        })
     }
 
-    /// The disputed names that the mount cannot show. It shows the user's own files whoever else uses their name.
+    /// The disputed names that the mount cannot show. The mount shows the user's own files also under a disputed name.
     fn disputed_in_mount(&self) -> BTreeSet<ModelRef> {
-        let mut disputed: BTreeSet<ModelRef> =
-            self.disputed_now().into_iter().map(|(model, _)| model).collect();
+        let mut disputed: BTreeSet<ModelRef> = self.find().into_iter().map(|(model, _)| model).collect();
         if !disputed.is_empty() {
-            for local in self.local_models() {
+            for local in self.local.revisions() {
                 disputed.remove(&local.manifest.model_ref());
             }
         }
@@ -91,12 +100,12 @@ impl Node {
     }
 
     /// Fails for a name that the mount refuses because several publishers dispute it.
-    pub(super) fn refuse_disputed(&self, model: &ModelRef) -> Result<(), NodeError> {
+    pub fn check(&self, model: &ModelRef) -> Result<(), NodeError> {
         let refused = {
-            let seen = self.disputes.seen();
+            let seen = self.shown_names.lock();
             seen.disputed.contains(model) && !seen.kept.contains(model)
         };
-        let disputes = if refused { self.disputed_now() } else { Vec::new() };
+        let disputes = if refused { self.find() } else { Vec::new() };
         let Some((_, keys)) = disputes.into_iter().find(|(disputed, _)| disputed == model) else {
             return Ok(());
         };
@@ -104,48 +113,39 @@ impl Node {
         Err(TrustError::Ambiguous { name: model.name.clone(), candidates, keys }.into())
     }
 
-    /// Notes which disputed names the mount shows all the same.
-    pub fn note_kept(&self, kept: BTreeSet<ModelRef>) {
-        self.disputes.seen().kept = kept;
+    /// Sets the disputed names that the mount still shows.
+    pub fn set_kept(&self, kept: BTreeSet<ModelRef>) {
+        self.shown_names.lock().kept = kept;
     }
 
     /// Whether the set of disputed names differs from the set that the mount shows.
-    pub(super) fn disputes_changed(&self) -> bool {
+    pub fn have_changed(&self) -> bool {
         let now = self.disputed_in_mount();
-        self.disputes.seen().disputed != now
+        self.shown_names.lock().disputed != now
     }
 
-    /// The disputed names, for `status`.
-    pub(super) fn disputed_names(&self) -> Vec<DisputedName> {
+    /// The disputed names, for `status`. `mounts` are the mount points.
+    pub fn status(&self, mounts: &[PathBuf]) -> Vec<DisputedName> {
         let trust = &self.library.trust;
-        let kept = self.disputes.seen().kept.clone();
+        let kept = self.shown_names.lock().kept.clone();
         let report = |(model, keys): (ModelRef, Vec<PublisherKey>)| {
             let held = self.library.registry.get(&model).filter(|_| kept.contains(&model));
             DisputedName {
                 kept: held.and_then(|held| held.signed_by()).map(|key| trust.named(&key)),
                 publishers: keys.iter().map(|key| trust.named(key)).collect(),
-                paths: self.paths_by(&model, &keys),
+                paths: paths_by(&model, &keys, mounts),
                 model: model.to_string(),
             }
         };
-        self.disputed_now().into_iter().map(report).collect()
+        self.find().into_iter().map(report).collect()
     }
 
-    /// Where the models of several publishers are read; nowhere without a mount.
-    pub(super) fn paths_by(&self, model: &ModelRef, keys: &[PublisherKey]) -> Vec<PathBuf> {
-        let sought =
-            |key: &PublisherKey| RequestedModel { model: model.clone(), publisher: Some(key.fingerprint()) };
-        let mounts = self.mounts.paths();
-        mounts.iter().flat_map(|mount| keys.iter().map(|key| mount.join(sought(key).path()))).collect()
-    }
-
-    /// Gives the name of a known model to its publisher, because a user took it by command. Fails where the name is
-    /// disputed.
-    pub(super) fn claim_known(&self, known: &Manifest) -> Result<Claim, NodeError> {
+    /// Pins the name of a known model to its publisher, because a command uses it. Fails if the name is disputed.
+    pub fn claim_known(&self, known: &Manifest) -> Result<Claim, NodeError> {
         let trust = &self.library.trust;
-        let Some(publisher) = known.signed_by() else { return Ok(Claim::Stands) };
+        let Some(publisher) = known.signed_by() else { return Ok(Claim::Accepted) };
         if trust.pinned(&known.name)?.is_some() {
-            return Ok(Claim::Stands);
+            return Ok(Claim::Accepted);
         }
         let Choice { publisher: chosen, pinning } =
             trust.choose(&known.name, &self.claimants(known, publisher), None)?;
@@ -154,16 +154,16 @@ impl Node {
             return Ok(Claim::Another);
         }
         trust.accept(&known.name, Some(publisher), pinning)?;
-        Ok(Claim::Stands)
+        Ok(Claim::Accepted)
     }
 
     /// The names that are disputed, with the publishers.
-    fn disputed_now(&self) -> Vec<(ModelRef, Vec<PublisherKey>)> {
+    fn find(&self) -> Vec<(ModelRef, Vec<PublisherKey>)> {
         let Ok(document) = self.library.trust.document() else { return Vec::new() };
         let of = |known: Arc<Manifest>| {
             let publisher = known.signed_by()?;
             let claimants = self.claimants(&known, publisher);
-            if claimants.iter().all(|(key, _)| *key == publisher) || !self.library.stands(&known) {
+            if claimants.iter().all(|(key, _)| *key == publisher) || !self.library.is_accepted(&known) {
                 return None;
             }
             match self.library.trust.choose(&known.name, &claimants, None) {
@@ -180,8 +180,8 @@ impl Node {
         all.filter(|manifest| document.pinned(&manifest.name).is_none())
     }
 
-    /// The publishers known of a model, with what they publish: of the manifest known here, of manifests that are read by
-    /// fingerprint, and of valid records.
+    /// The known publishers of a model with their torrents: from the manifest in the registry, from manifests that are
+    /// read by fingerprint, and from valid records.
     fn claimants(&self, known: &Manifest, publisher: PublisherKey) -> Vec<(PublisherKey, InfoHash)> {
         let model = known.model_ref();
         let mut all = vec![(publisher, known.torrent.info_hash)];
@@ -200,13 +200,20 @@ impl Node {
                 }
             }
         }
-        for other in self.library.beside.of_model(&model) {
+        for other in self.library.by_publisher.of_model(&model) {
             if let Some(key) = other.signed_by() {
                 claim(key, other.torrent.info_hash);
             }
         }
         all
     }
+}
+
+/// The paths under which the models of several publishers are read; none without a mount.
+pub(super) fn paths_by(model: &ModelRef, keys: &[PublisherKey], mounts: &[PathBuf]) -> Vec<PathBuf> {
+    let sought =
+        |key: &PublisherKey| RequestedModel { model: model.clone(), publisher: Some(key.fingerprint()) };
+    mounts.iter().flat_map(|mount| keys.iter().map(|key| mount.join(sought(key).path()))).collect()
 }
 
 /// Facts that a reader of a model should know, as `status` reports them.
@@ -218,7 +225,7 @@ pub struct ModelNote {
     pub publisher: Option<PublisherKey>,
     /// The key for people to compare.
     pub fingerprint: Option<String>,
-    /// What this node's user calls the publisher.
+    /// The alias that the user has given the publisher.
     pub alias: Option<String>,
     /// Whether the name is pinned to this publisher.
     pub pinned: bool,
@@ -226,22 +233,20 @@ pub struct ModelNote {
     pub runs_code: Vec<crate::model::code::RunsCode>,
 }
 
-impl Node {
-    /// Facts that readers of the models in swarms should know.
-    pub(super) fn notes(&self) -> Vec<ModelNote> {
-        let document = self.library.trust.document().unwrap_or_default();
-        let note = |revision: Arc<StoredRevision>| {
-            let manifest = &revision.manifest;
-            let publisher = manifest.signed_by();
-            ModelNote {
-                model: manifest.model_ref().to_string(),
-                publisher,
-                fingerprint: publisher.map(|key| key.fingerprint()),
-                alias: publisher.and_then(|key| document.alias(&key)).map(ToString::to_string),
-                pinned: publisher.is_some() && document.pinned(&manifest.name) == publisher,
-                runs_code: super::models::runs_code(&revision).kinds(),
-            }
-        };
-        self.fetch.joined().into_iter().map(note).collect()
-    }
+/// Facts that readers of the models in swarms should know.
+pub(super) fn notes(library: &Library, fetch: &Fetch) -> Vec<ModelNote> {
+    let document = library.trust.document().unwrap_or_default();
+    let note = |revision: Arc<StoredRevision>| {
+        let manifest = &revision.manifest;
+        let publisher = manifest.signed_by();
+        ModelNote {
+            model: manifest.model_ref().to_string(),
+            publisher,
+            fingerprint: publisher.map(|key| key.fingerprint()),
+            alias: publisher.and_then(|key| document.alias(&key)).map(ToString::to_string),
+            pinned: publisher.is_some() && document.pinned(&manifest.name) == publisher,
+            runs_code: super::models::runs_code(&revision).kinds(),
+        }
+    };
+    fetch.joined().into_iter().map(note).collect()
 }

@@ -1,8 +1,10 @@
-//! Why a node could not do what was asked, and what stays the same of an error when it crosses the control socket.
+//! The errors of the node, and the kind of each, which crosses the control socket.
 
 use std::path::PathBuf;
 
 use super::ErrorKind;
+use super::get::GetError;
+use super::share::ShareError;
 use crate::catalog::CatalogError;
 use crate::catalog::query::QueryError;
 use crate::fetch::{NotReleased, ReadError};
@@ -16,7 +18,7 @@ use crate::store::StoreError;
 use crate::torrent::EngineError;
 use crate::trust::TrustError;
 
-/// Why the node could not do what was asked. `cli` turns it into a message, hints and an exit code.
+/// Why a job or a request failed. `cli` turns it into a message, hints and an exit code.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// Another process holds the base directory.
@@ -24,7 +26,7 @@ pub enum NodeError {
     Busy {
         /// The base directory.
         base: PathBuf,
-        /// Its process id; `?` where unknown.
+        /// Its process id; `?` if unknown.
         pid: String,
     },
     /// The model is in the models directory, and the user put it there.
@@ -35,7 +37,7 @@ pub enum NodeError {
         /// Its directory.
         dir: PathBuf,
     },
-    /// No manifest of that model is here.
+    /// No manifest of that model is known.
     #[error("no such model here: {0}")]
     UnknownModel(ModelRef),
     /// The publisher is not accepted, or `trust.yaml` cannot be used.
@@ -44,19 +46,19 @@ pub enum NodeError {
     /// The publisher's key cannot be replaced.
     #[error(transparent)]
     Rotation(#[from] crate::trust::rotation::RotationError),
-    /// The network does not know the name, or the catalog failed.
+    /// No peer knows the name, or the catalog failed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// What to search for makes no sense.
+    /// The search pattern has a mistake.
     #[error(transparent)]
     Query(#[from] QueryError),
     /// The machine has no network, which this needs.
     #[error("cannot {doing}: no network: no interface of this machine is up but loopback")]
     NoNetwork {
-        /// What cannot be done, such as `get org/name`.
+        /// The action, such as `get org/name`.
         doing: String,
     },
-    /// The catalog could not be opened; the log says why.
+    /// The catalog could not be opened; the log has the reason.
     #[error("this node runs without a catalog, which could not be opened")]
     NoCatalog,
     /// A state is older than the one known of the same publisher.
@@ -64,7 +66,7 @@ pub enum NodeError {
     Older {
         /// Which model.
         model: ModelRef,
-        /// When the refused state was signed, in seconds since 1970; none where that is not known.
+        /// When the refused state was signed, in seconds since 1970; none if unknown.
         given: Option<i64>,
         /// When the known state was signed, in seconds since 1970.
         known: Option<i64>,
@@ -72,9 +74,9 @@ pub enum NodeError {
     /// A file or directory could not be used.
     #[error("{path}: {source}", path = path.display())]
     Io {
-        /// Which one.
+        /// Its path.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// The base directory cannot be used.
@@ -103,7 +105,7 @@ pub enum NodeError {
     Refused {
         /// The file or link.
         origin: String,
-        /// What was wrong with it.
+        /// The fault.
         reason: String,
     },
     /// Fetching failed.
@@ -111,19 +113,19 @@ pub enum NodeError {
     Fetch {
         /// Which model.
         model: ModelRef,
-        /// Why.
+        /// The reason.
         source: crate::fetch::ReadError,
     },
     /// A file system has too little space.
     #[error("{}: too little space: {} needed, {} available{}", path.display(), text(*need), text(*free), limit)]
     Space {
-        /// A directory of it.
+        /// A directory on it.
         path: PathBuf,
         /// Bytes that are needed.
         need: u64,
         /// Bytes that can be used.
         free: u64,
-        /// What else limits them, to be appended; empty where the disk alone does.
+        /// A further limit, appended to the message; empty if only the disk limits.
         limit: String,
     },
     /// Files do not match the manifest.
@@ -137,33 +139,44 @@ pub enum NodeError {
     /// A fault of silmaril, or of the system below it.
     #[error("{0}")]
     Internal(String),
-    /// The command line has a mistake, which only the node can see.
+    /// The command line has a mistake that only the node can find.
     #[error("{0}")]
     Usage(String),
-    /// The request cannot be carried out; the text has the reason.
-    #[error("{0}")]
-    Request(String),
-    /// The control socket answered badly or not at all.
+    /// The files of a `get` cannot be chosen.
+    #[error(transparent)]
+    Get(#[from] GetError),
+    /// The directory cannot be shared with these options.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// The path cannot be fetched.
+    #[error(transparent)]
+    Warm(#[from] super::warm::WarmError),
+    /// The work was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+    /// The control socket sends no valid response.
     #[error("the running silmaril does not answer on {socket}: {reason}", socket = socket.display())]
     Control {
         /// The socket.
         socket: PathBuf,
-        /// What happened.
+        /// The reason.
         reason: String,
     },
-    /// Something of this model is needed, and nothing is here.
-    #[error("nothing of {0} is here")]
+    /// No bytes of the model are stored.
+    #[error("no bytes of {0} are stored here")]
     NothingHere(ModelRef),
-    /// The model is here and not to be shared.
+    /// The model is withheld.
     #[error("{model} is not shared: {}", why.reason())]
     Withheld {
         /// Which model.
         model: ModelRef,
-        /// Why.
+        /// The reason.
         why: super::sharing::Withheld,
     },
     /// Another job has the model.
-    #[error("{0} is being fetched or verified by another command; wait until that has ended, or end it")]
+    #[error(
+        "{0} is being fetched or verified by another command; wait until that command has ended, or end it"
+    )]
     InUse(ModelRef),
     /// The base directory belongs to another user.
     #[error("{base} belongs to another user (uid {uid})", base = base.display())]
@@ -173,7 +186,7 @@ pub enum NodeError {
         /// Its owner.
         uid: u32,
     },
-    /// The running node is of a version that speaks differently.
+    /// The running node has another version of the protocol.
     #[error("the running silmaril (process {pid}) is version {theirs}, this is {ours}", ours = env!("CARGO_PKG_VERSION"))]
     OtherVersion {
         /// Its process id.
@@ -181,10 +194,10 @@ pub enum NodeError {
         /// Its version.
         theirs: String,
     },
-    /// The node that did the work went away before it was done.
+    /// The node has ended before the work was complete.
     #[error("the silmaril daemon has ended")]
     HostLost,
-    /// The user has stopped the node that did the work.
+    /// The user has stopped the node before the work was complete.
     #[error("the silmaril daemon was stopped before this was done")]
     Stopped,
     /// A directory cannot be mounted on, or unmounted.
@@ -198,17 +211,17 @@ pub enum NodeError {
         /// The type of the file system.
         kind: String,
     },
-    /// What another node's error was, from its socket.
+    /// An error of another node, from its socket.
     #[error("{message}")]
     Remote {
-        /// What sort of error.
+        /// Its kind.
         kind: ErrorKind,
         /// The error with its causes.
         message: String,
     },
 }
 
-/// The work of a thread panicked.
+/// A thread panicked.
 impl From<tokio::task::JoinError> for NodeError {
     fn from(error: tokio::task::JoinError) -> Self {
         Self::Internal(format!("the work was interrupted: {error}"))
@@ -222,22 +235,22 @@ impl From<NotReleased> for NodeError {
 }
 
 impl NodeError {
-    /// A fault of silmaril: what failed that cannot fail.
+    /// A fault of silmaril: an operation failed that must not fail.
     pub(super) fn internal(error: impl ToString) -> Self {
         Self::Internal(error.to_string())
     }
 
-    /// Whether the model that was waited for is another one here now, or is held in another way, or not at all.
+    /// Whether the awaited model was replaced or removed, or its files have moved.
     pub(super) fn is_left(&self) -> bool {
         matches!(self, Self::Fetch { source: ReadError::Left, .. })
     }
 
-    /// Whether a file that was complete is not any more: the only copy of its bytes was replaced, or turned out damaged.
+    /// Whether a complete file is incomplete now: the only copy of its bytes was replaced or is damaged.
     pub(super) fn is_incomplete(&self) -> bool {
         matches!(self, Self::Store(StoreError::Incomplete { .. }))
     }
 
-    /// What sort of error it is.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         if is_disk_failure(self) {
             return ErrorKind::Disk;
@@ -322,7 +335,11 @@ impl NodeError {
                 ErrorKind::Internal
             }
             Self::NetworkDisk { .. } => ErrorKind::NetworkDisk,
-            Self::Usage(_) => ErrorKind::Usage,
+            Self::Usage(_)
+            | Self::Get(GetError::Glob(_))
+            | Self::Share(
+                ShareError::Licence(_) | ShareError::WebSeedOfFile { .. } | ShareError::TooManyWebSeeds(_),
+            ) => ErrorKind::Usage,
             Self::Remote { kind, .. } => *kind,
             Self::Io { .. }
             | Self::Key(_)
@@ -333,14 +350,25 @@ impl NodeError {
             | Self::Refused { .. }
             | Self::InUse(_)
             | Self::Mount(_)
-            | Self::Request(_) => ErrorKind::Failed,
+            | Self::Get(GetError::NoMatch(_))
+            | Self::Share(ShareError::InsideMount { .. })
+            | Self::Warm(_)
+            | Self::Cancelled => ErrorKind::Failed,
             Self::Space { .. } => ErrorKind::Space,
             Self::Paths(_) => ErrorKind::BaseDirectory,
         }
     }
 }
 
-/// Bytes for people.
+/// Whether an error is caused by a disk that is full or read-only.
+pub fn is_disk_failure(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .any(|error| matches!(error.kind(), StorageFull | ReadOnlyFilesystem | QuotaExceeded))
+}
+
+/// Bytes as text for messages.
 pub(super) fn text(bytes: u64) -> String {
     crate::model::text::format_size(bytes)
 }
@@ -361,15 +389,7 @@ fn older(given: Option<i64>, known: Option<i64>) -> String {
     }
 }
 
-/// Whether an error is caused by a disk that is full or read-only.
-pub fn is_disk_failure(error: &(dyn std::error::Error + 'static)) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    std::iter::successors(Some(error), |error| error.source())
-        .filter_map(|error| error.downcast_ref::<std::io::Error>())
-        .any(|error| matches!(error.kind(), StorageFull | ReadOnlyFilesystem | QuotaExceeded))
-}
-
-/// An error and its causes as one line; what an error says already is not said twice.
+/// An error and its causes as one line. A cause whose text is contained already is left out.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,5 @@
-//! What other BitTorrent clients need to join the swarm of a model: a `.torrent` file, and a magnet link.
+//! `registry export`: a `.torrent` file and a magnet link, with which other BitTorrent clients join the swarm of a
+//! model.
 
 use sha1::{Digest as _, Sha1};
 
@@ -16,30 +17,28 @@ pub struct Torrent {
     pub metainfo: Vec<u8>,
 }
 
-impl Library {
-    /// The torrent of a model: the hybrid one where it was made on this host with `share --hybrid`, unless `v2_only`.
-    pub fn torrent(&self, model: &ModelRef, v2_only: bool) -> Result<Torrent, NodeError> {
-        let manifest = self.manifest(model)?;
-        if !v2_only && let Some(hybrid) = self.hybrid_torrent(&manifest)? {
-            return Ok(hybrid);
+/// The torrent of a model: the hybrid one if this host made it with `share --hybrid`, unless `v2_only`.
+pub fn torrent(library: &Library, model: &ModelRef, v2_only: bool) -> Result<Torrent, NodeError> {
+    let manifest = library.manifest(model)?;
+    if !v2_only && let Some(hybrid) = hybrid_torrent(library, &manifest)? {
+        return Ok(hybrid);
+    }
+    let info_hash = manifest.torrent.info_hash;
+    let metainfo = match library.store.torrents.load_metainfo(&info_hash)? {
+        Some(kept) => kept,
+        None => {
+            let layers = library.store.torrents.layers(&manifest)?;
+            manifest.metainfo(Some(&layers).filter(|layers| !layers.is_empty()))
         }
-        let info_hash = manifest.torrent.info_hash;
-        let metainfo = match self.store.torrents.load_metainfo(&info_hash)? {
-            Some(kept) => kept,
-            None => {
-                let layers = self.store.torrents.layers(&manifest)?;
-                manifest.metainfo(Some(&layers).filter(|layers| !layers.is_empty()))
-            }
-        };
-        finish(&manifest, metainfo)
-    }
+    };
+    finish(&manifest, metainfo)
+}
 
-    /// The hybrid torrent of a model, where it was made on this host.
-    pub fn hybrid_torrent(&self, manifest: &Manifest) -> Result<Option<Torrent>, NodeError> {
-        let Some(hybrid) = manifest.torrent.hybrid_info_hash else { return Ok(None) };
-        let metainfo = self.store.torrents.load_metainfo(&hybrid)?;
-        metainfo.map(|metainfo| finish(manifest, metainfo)).transpose()
-    }
+/// The hybrid torrent of a model, if this host made it.
+pub(super) fn hybrid_torrent(library: &Library, manifest: &Manifest) -> Result<Option<Torrent>, NodeError> {
+    let Some(hybrid) = manifest.torrent.hybrid_info_hash else { return Ok(None) };
+    let metainfo = library.store.torrents.load_metainfo(&hybrid)?;
+    metainfo.map(|metainfo| finish(manifest, metainfo)).transpose()
 }
 
 /// Adds the trackers that the manifest names.

@@ -1,8 +1,9 @@
-//! What the catalog announces and hands out: the signed manifests known here, and which models are here.
+//! What the catalog announces and sends to peers: the signed manifests of this node, and which of their models are
+//! stored.
 //!
-//! Answered from memory: an index of the registry by name and digest, made anew by [`NodeHoldings::refresh`] when the
-//! registry changed. A manifest's JSON is written when it is asked for; a bounded number of bytes of it is kept, since a
-//! peer asks for one part after another.
+//! All answers come from memory: an index of the registry by name and digest, which [`NodeHoldings::refresh`] builds
+//! again when the registry has changed. The JSON of a manifest is encoded when a peer requests it. A bounded number of
+//! bytes is cached, because peers request one part after another.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,24 +20,24 @@ use crate::node::sharing::Sharing;
 use crate::store::Registry;
 use crate::trust::Trust;
 
-/// How many bytes of manifests' JSON are kept in memory: a large one, and room for those of everyday size.
+/// How many bytes of the JSON of manifests are cached: a large manifest and several of usual size.
 const MAX_TEXTS: usize = 24 << 20;
 
-/// What a node holds.
+/// The manifests of a node, for its catalog.
 pub(super) struct NodeHoldings {
     registry: Arc<Registry>,
     fetch: Arc<Fetch>,
     trust: Arc<Trust>,
     sharing: Arc<Sharing>,
     index: RwLock<Arc<Index>>,
-    /// Held by whoever makes the index anew.
+    /// Held while the index is built.
     refreshing: Mutex<()>,
     texts: Mutex<Texts>,
 }
 
 /// A signed manifest, and its JSON's length and digest.
 #[derive(Clone)]
-struct Entry {
+struct HeldManifest {
     manifest: Arc<Manifest>,
     publisher: PublisherKey,
     len: u32,
@@ -45,15 +46,15 @@ struct Entry {
 
 #[derive(Default)]
 struct Index {
-    /// Of the registry and of the rules of sharing when this was made; none before the first time.
+    /// The generations of the registry and of the rules of sharing when this was built; none before the first time.
     generation: Option<(u64, u64)>,
-    entries: HashMap<ModelRef, Entry>,
+    entries: HashMap<ModelRef, HeldManifest>,
     by_name: HashMap<ModelName, Vec<ModelRef>>,
     by_digest: HashMap<Sha256Digest, ModelRef>,
 }
 
 impl NodeHoldings {
-    /// Nothing is known until the first [`refresh`](Self::refresh).
+    /// Empty until the first [`refresh`](Self::refresh).
     pub fn new(registry: Arc<Registry>, fetch: Arc<Fetch>, trust: Arc<Trust>, sharing: Arc<Sharing>) -> Self {
         Self {
             registry,
@@ -66,7 +67,7 @@ impl NodeHoldings {
         }
     }
 
-    /// Takes in what changed in the registry. Blocks for hashing what is new in it.
+    /// Builds the index again if the registry or the rules have changed. Hashes new manifests, which blocks.
     pub fn refresh(&self) {
         let _refreshing = self.refreshing.lock();
         let generation = (self.registry.generation(), self.sharing.generation());
@@ -87,15 +88,18 @@ impl NodeHoldings {
                     let json = manifest.to_json();
                     let fits = u32::try_from(json.len()).ok().filter(|_| json.len() <= MAX_MANIFEST);
                     let Some(len) = fits else {
-                        tracing::warn!(
-                            "The manifest of {model} is too long for others; it is not announced."
-                        );
+                        tracing::warn!(%model, "the manifest is too long for peers and is not announced");
                         continue;
                     };
-                    Entry { publisher, len, digest: Sha256Digest(Sha256::digest(&json).into()), manifest }
+                    HeldManifest {
+                        publisher,
+                        len,
+                        digest: Sha256Digest(Sha256::digest(&json).into()),
+                        manifest,
+                    }
                 }
             };
-            // Whoever knows its digest knows of it.
+            // A model that is not announced is found only by its digest.
             if self.sharing.is_announced(&model) {
                 new.by_name.entry(model.name.clone()).or_default().push(model.clone());
             }
@@ -105,7 +109,7 @@ impl NodeHoldings {
         *self.index.write() = Arc::new(new);
     }
 
-    /// The digest of a manifest of the registry, where it is signed.
+    /// The digest of a manifest of the registry, if it is signed.
     pub fn digest(&self, manifest: &Arc<Manifest>) -> Option<Sha256Digest> {
         let index = self.index();
         let entry = index.entries.get(&manifest.model_ref())?;
@@ -116,7 +120,7 @@ impl NodeHoldings {
         self.index.read().clone()
     }
 
-    fn held(&self, model: &ModelRef, entry: &Entry) -> HeldModel {
+    fn held(&self, model: &ModelRef, entry: &HeldManifest) -> HeldModel {
         let info_hash = entry.manifest.torrent.info_hash;
         HeldModel {
             model: model.clone(),
@@ -128,13 +132,9 @@ impl NodeHoldings {
         }
     }
 
-    /// Asked again for every answer: the index is made anew a moment after the rules change.
+    /// Checked for every answer: the index is built a moment after the rules have changed.
     fn is_withheld(&self, model: &ModelRef) -> bool {
         self.sharing.of(model).withheld.is_some()
-    }
-
-    fn texts(&self) -> parking_lot::MutexGuard<'_, Texts> {
-        self.texts.lock()
     }
 }
 
@@ -150,10 +150,10 @@ impl Holdings for NodeHoldings {
         let index = self.index();
         let model = index.by_digest.get(digest).filter(|model| !self.is_withheld(model))?;
         let entry = index.entries.get(model)?;
-        let kept = self.texts().get(digest);
+        let kept = self.texts.lock().get(digest);
         Some(kept.unwrap_or_else(|| {
             let json: Arc<[u8]> = entry.manifest.to_json().into();
-            self.texts().put(*digest, json.clone());
+            self.texts.lock().put(*digest, json.clone());
             json
         }))
     }
@@ -176,7 +176,7 @@ impl Holdings for NodeHoldings {
     }
 }
 
-/// JSON of the manifests asked for last, at most [`MAX_TEXTS`] bytes and one more of them.
+/// JSON of the manifests requested last, at most [`MAX_TEXTS`] bytes, or one larger text.
 struct Texts {
     kept: LruCache<Sha256Digest, Arc<[u8]>>,
     bytes: usize,
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_kept_within_their_bound() {
+    fn cached_texts_stay_within_their_bound() {
         let mut texts = Texts::default();
         let digest = |n: u8| Sha256Digest([n; 32]);
         for n in 0..10 {
@@ -220,11 +220,7 @@ mod tests {
         assert_eq!(texts.bytes, MAX_TEXTS);
         assert!(texts.get(&digest(5)).is_none() && texts.get(&digest(6)).is_some());
         texts.put(digest(20), vec![0; 2 * MAX_TEXTS].into());
-        assert_eq!(
-            (texts.kept.len(), texts.bytes),
-            (1, 2 * MAX_TEXTS),
-            "the last one is kept whatever its size"
-        );
+        assert_eq!((texts.kept.len(), texts.bytes), (1, 2 * MAX_TEXTS), "the last text is kept at any size");
         texts.put(digest(21), vec![0; 10].into());
         assert_eq!((texts.kept.len(), texts.bytes), (1, 10));
     }

@@ -1,4 +1,4 @@
-//! `registry import`: manifests, torrents and magnets from elsewhere, checked before anything is stored.
+//! `registry import`: manifests, torrents and magnet links of other hosts. Everything is checked before it is stored.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use crate::model::{InfoHash, Manifest, ModelRef};
 use crate::node::accept::Intent;
 use crate::node::get::RESOLVE_WITHIN;
 use crate::node::trackers::Trackers;
-use crate::node::{Library, Node, NodeError};
+use crate::node::{Library, Node, NodeError, lookup};
 use crate::torrent::{Swarms, TorrentId};
 use crate::trust::Pinning;
 
-/// What a file given to [`Library::import`] turned out to be.
+/// The content of a file given to [`Library::import`].
 #[derive(Debug)]
 pub enum Imported {
-    /// A manifest or a torrent; it is in the registry now.
+    /// A manifest or a torrent; its manifest is in the registry now.
     Stored(Arc<Manifest>),
-    /// A manifest from before schema 1, which only [`Node::import`] can complete.
+    /// A manifest from before schema 1, which needs the info dictionary from a peer.
     Legacy(Box<LegacyManifest>),
 }
 
@@ -30,9 +30,11 @@ fn refused(origin: &str, reason: impl ToString) -> NodeError {
     NodeError::Refused { origin: origin.to_owned(), reason: reason.to_string() }
 }
 
-/// A torrent does not say which model it is.
+/// The name of the model of a torrent: the torrent does not contain it.
 fn named<'a>(name: Option<&'a ModelRef>, origin: &str) -> Result<&'a ModelRef, NodeError> {
-    name.ok_or_else(|| refused(origin, "a torrent does not say its organisation; pass --name ORG/NAME"))
+    name.ok_or_else(|| {
+        refused(origin, "a torrent does not contain the organisation of its model; pass --name ORG/NAME")
+    })
 }
 
 impl Library {
@@ -62,8 +64,8 @@ impl Library {
         }
     }
 
-    /// Stores a manifest unless its name is another publisher's here, the policy does not trust its publisher, or a newer
-    /// state of that publisher is known.
+    /// Stores a manifest, unless its name belongs to another publisher, the policy does not trust its publisher, or a
+    /// newer state of that publisher is known.
     fn admit(&self, manifest: Manifest, allow_older: bool) -> Result<Arc<Manifest>, NodeError> {
         self.accept(manifest, None, Intent::Take { allow_older }, Pinning::Pin)
     }
@@ -73,7 +75,7 @@ fn from_torrent(torrent: &ParsedMetainfo, name: &ModelRef, origin: &str) -> Resu
     Manifest::from_metainfo(name.name.clone(), name.revision.clone(), torrent).map_err(|e| refused(origin, e))
 }
 
-/// What only a swarm can complete.
+/// The body of `POST /v1/import`: an import that needs peers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ImportRequest {
@@ -81,7 +83,7 @@ pub enum ImportRequest {
     Magnet {
         /// The link.
         link: String,
-        /// The name to know it under.
+        /// The name of the model.
         name: Option<ModelRef>,
         /// Hosts of the swarm.
         peers: Vec<SocketAddr>,
@@ -112,136 +114,134 @@ pub enum ImportRequest {
 /// The port announced with `network.announce: false`, as in the engine: no program listens on it.
 const NO_PORT: u16 = 1;
 
-impl Node {
-    /// Imports what needs the swarm's answer, and shows it.
-    pub async fn import(self: &Arc<Self>, request: &ImportRequest) -> Result<Arc<Manifest>, NodeError> {
-        let (ImportRequest::Magnet { peers, .. }
-        | ImportRequest::Of { peers, .. }
-        | ImportRequest::Legacy { peers, .. }) = request;
-        self.session.trust_hosts(peers);
-        let manifest = match request {
-            ImportRequest::Magnet { link, name, peers } => {
-                self.import_magnet(link, name.as_ref(), peers).await?
-            }
-            ImportRequest::Of { publisher, model, peers, allow_older } => {
-                let intent = Intent::Take { allow_older: *allow_older };
-                return self.resolve_of(publisher, model, peers, RESOLVE_WITHIN, intent).await;
-            }
-            ImportRequest::Legacy { text, origin, peers } => {
-                match self.library.import(text.as_bytes(), origin, None, false)? {
-                    Imported::Stored(manifest) => manifest,
-                    Imported::Legacy(legacy) => self.import_legacy(&legacy, origin, peers).await?,
-                }
-            }
-        };
-        self.changed();
-        Ok(manifest)
-    }
-
-    /// Stores the model behind a magnet link, under `name`, once some peer has sent its info dictionary. Gives up
-    /// after `torrent.download_timeout`.
-    async fn import_magnet(
-        &self,
-        link: &str,
-        name: Option<&ModelRef>,
-        peers: &[SocketAddr],
-    ) -> Result<Arc<Manifest>, NodeError> {
-        let name = named(name, link)?;
-        let magnet: Magnet = link.parse().map_err(|e| refused(link, e))?;
-        let torrent = self.metadata_of(&magnet, link, peers).await?;
-        // What comes from a torrent is unsigned: it is a state of no publisher.
-        self.library.admit(from_torrent(&torrent, name, link)?, false)
-    }
-
-    /// Completes a manifest from before schema 1 with the info dictionary that its swarm sends.
-    async fn import_legacy(
-        &self,
-        legacy: &LegacyManifest,
-        origin: &str,
-        peers: &[SocketAddr],
-    ) -> Result<Arc<Manifest>, NodeError> {
-        let torrent = self.metadata_of(&legacy.magnet, origin, peers).await?;
-        self.library.admit(legacy.complete(&torrent).map_err(|e| refused(origin, e))?, false)
-    }
-
-    async fn metadata_of(
-        &self,
-        magnet: &Magnet,
-        origin: &str,
-        peers: &[SocketAddr],
-    ) -> Result<ParsedMetainfo, NodeError> {
-        // The link's own are all there are: the info dictionary names none.
-        let with_web_seeds = |torrent| ParsedMetainfo { web_seeds: magnet.web_seeds.clone(), ..torrent };
-        let mut known = self.library.registry.all().into_iter();
-        if let Some(known) = known.find(|m| m.torrent.info_hash == magnet.info_hash) {
-            // The engine would refuse the torrent a second time.
-            let torrent = checked(&known.info_dict(), &magnet.info_hash).map_err(|e| refused(origin, e))?;
-            return Ok(with_web_seeds(torrent));
+/// Imports a model with the help of peers, and shows it in the mounts.
+pub(super) async fn run(node: &Arc<Node>, request: &ImportRequest) -> Result<Arc<Manifest>, NodeError> {
+    let (ImportRequest::Magnet { peers, .. }
+    | ImportRequest::Of { peers, .. }
+    | ImportRequest::Legacy { peers, .. }) = request;
+    node.session.trust_hosts(peers);
+    let manifest = match request {
+        ImportRequest::Magnet { link, name, peers } => {
+            import_magnet(node, link, name.as_ref(), peers).await?
         }
-        let peers: Vec<SocketAddr> =
-            self.settings.peers.list().into_iter().chain(peers.iter().copied()).collect();
-        let proxied = self.library.config.network.proxy.is_some();
-        let trackers = Trackers::of(&magnet.trackers, &self.http, proxied).await;
-        // Of what a stranger wrote, the engine receives nothing that it would resolve or fetch.
-        let plain = Magnet {
-            v1_info_hash: None,
-            trackers: trackers.engine.clone(),
-            web_seeds: Vec::new(),
-            exact_sources: Vec::new(),
-            peers: magnet.peers.iter().copied().filter(|peer| scope(peer.ip()) != Scope::Forbidden).collect(),
-            ..magnet.clone()
-        };
-        let id = self.session.fetch_metadata(&plain.to_string(), &peers)?;
-        let _asking = Asking { node: self, id };
-        // A tracker answers only an announcement; without a port that can be called, it names this node to others in
-        // vain.
-        let announce = self.library.config.network.announce;
-        let port = if announce { self.listening().first().map_or(0, SocketAddr::port) } else { NO_PORT };
-        let found = |peer| {
-            if let Err(error) = self.session.connect_peer(id, peer) {
-                tracing::debug!(%peer, %error, "A peer that a tracker named could not be called.");
+        ImportRequest::Of { publisher, model, peers, allow_older } => {
+            let intent = Intent::Take { allow_older: *allow_older };
+            return lookup::resolve_of(node, publisher, model, peers, RESOLVE_WITHIN, intent).await;
+        }
+        ImportRequest::Legacy { text, origin, peers } => {
+            match node.library.import(text.as_bytes(), origin, None, false)? {
+                Imported::Stored(manifest) => manifest,
+                Imported::Legacy(legacy) => import_legacy(node, &legacy, origin, peers).await?,
             }
-        };
-        let within = self.library.config.torrent.download_timeout;
-        let received = async {
-            tokio::select! {
-                received = self.metadata.expect(id) => received,
-                never = trackers.ask(&self.http, magnet.info_hash, port, found) => match never {},
-            }
-        };
-        let info = match tokio::time::timeout(within, received).await {
-            Ok(Ok(info)) => info,
-            Ok(Err(_)) => {
-                return Err(refused(origin, "the engine cannot ask for this torrent now; try again"));
-            }
-            Err(_) => {
-                let why = format!("no peer sent the torrent within {} s", within.as_secs());
-                return Err(refused(origin, why));
-            }
-        };
-        checked(&info, &magnet.info_hash).map(with_web_seeds).map_err(|e| refused(origin, e))
-    }
+        }
+    };
+    node.changed();
+    Ok(manifest)
 }
 
-/// A torrent that is in the engine for its metadata alone, and leaves it with this, whoever stops waiting.
-struct Asking<'a> {
+/// Stores the model of a magnet link under `name`, when a peer has sent its info dictionary. Fails after
+/// `torrent.download_timeout`.
+async fn import_magnet(
+    node: &Node,
+    link: &str,
+    name: Option<&ModelRef>,
+    peers: &[SocketAddr],
+) -> Result<Arc<Manifest>, NodeError> {
+    let name = named(name, link)?;
+    let magnet: Magnet = link.parse().map_err(|e| refused(link, e))?;
+    let torrent = metadata_of(node, &magnet, link, peers).await?;
+    // The manifest of a torrent is unsigned and belongs to no publisher.
+    node.library.admit(from_torrent(&torrent, name, link)?, false)
+}
+
+/// Completes a manifest from before schema 1 with the info dictionary that its swarm sends.
+async fn import_legacy(
+    node: &Node,
+    legacy: &LegacyManifest,
+    origin: &str,
+    peers: &[SocketAddr],
+) -> Result<Arc<Manifest>, NodeError> {
+    let torrent = metadata_of(node, &legacy.magnet, origin, peers).await?;
+    node.library.admit(legacy.complete(&torrent).map_err(|e| refused(origin, e))?, false)
+}
+
+async fn metadata_of(
+    node: &Node,
+    magnet: &Magnet,
+    origin: &str,
+    peers: &[SocketAddr],
+) -> Result<ParsedMetainfo, NodeError> {
+    // Only the link has web seeds: the info dictionary has none.
+    let with_web_seeds = |torrent| ParsedMetainfo { web_seeds: magnet.web_seeds.clone(), ..torrent };
+    let mut known = node.library.registry.all().into_iter();
+    if let Some(known) = known.find(|m| m.torrent.info_hash == magnet.info_hash) {
+        // The engine would refuse the torrent a second time.
+        let torrent = checked(&known.info_dict(), &magnet.info_hash).map_err(|e| refused(origin, e))?;
+        return Ok(with_web_seeds(torrent));
+    }
+    let peers: Vec<SocketAddr> =
+        node.settings.peers.list().into_iter().chain(peers.iter().copied()).collect();
+    let proxied = node.library.config.network.proxy.is_some();
+    let trackers = Trackers::of(&magnet.trackers, &node.web.client, proxied).await;
+    // The link is untrusted: the engine receives nothing from it that it would resolve or fetch.
+    let plain = Magnet {
+        v1_info_hash: None,
+        trackers: trackers.engine.clone(),
+        web_seeds: Vec::new(),
+        exact_sources: Vec::new(),
+        peers: magnet.peers.iter().copied().filter(|peer| scope(peer.ip()) != Scope::Forbidden).collect(),
+        ..magnet.clone()
+    };
+    let id = node.session.fetch_metadata(&plain.to_string(), &peers)?;
+    let _torrent = MetadataTorrent { node: node, id };
+    // A tracker answers only an announcement. With `network.announce: false` it receives a port on which no program listens.
+    let announce = node.library.config.network.announce;
+    let port = if announce { node.listening().first().map_or(0, SocketAddr::port) } else { NO_PORT };
+    let found = |peer| {
+        if let Err(error) = node.session.connect_peer(id, peer) {
+            tracing::debug!(%peer, %error, "could not call a peer from a tracker");
+        }
+    };
+    let within = node.library.config.torrent.download_timeout;
+    let received = async {
+        tokio::select! {
+            received = node.metadata.expect(id) => received,
+            never = trackers.ask(&node.web.client, magnet.info_hash, port, found) => match never {},
+        }
+    };
+    let info = match tokio::time::timeout(within, received).await {
+        Ok(Ok(info)) => info,
+        Ok(Err(_)) => {
+            return Err(refused(origin, "the engine cannot request this torrent now; try again"));
+        }
+        Err(_) => {
+            let why = format!("no peer sent the torrent within {} s", within.as_secs());
+            return Err(refused(origin, why));
+        }
+    };
+    checked(&info, &magnet.info_hash).map(with_web_seeds).map_err(|e| refused(origin, e))
+}
+
+/// A torrent that is in the engine only for its metadata. Dropping this removes it.
+struct MetadataTorrent<'a> {
     node: &'a Node,
     id: TorrentId,
 }
 
-impl Drop for Asking<'_> {
+impl Drop for MetadataTorrent<'_> {
     fn drop(&mut self) {
         self.node.metadata.forget(self.id);
-        // It may be gone already, where the engine refused it.
+        // The engine may have refused and removed it already.
         let _ = self.node.session.remove(self.id);
     }
 }
 
-/// Parses an info dictionary that a peer sent, if it is the one asked for.
+/// Parses an info dictionary from a peer, if it is the requested one.
 fn checked(info: &[u8], expected: &InfoHash) -> Result<ParsedMetainfo, String> {
     let parsed = parse_info(info).map_err(|e| e.to_string())?;
-    match parsed.info_hash == *expected {
-        true => Ok(parsed),
-        false => Err(format!("the swarm sent the torrent {}", parsed.info_hash)),
+    if parsed.info_hash == *expected {
+        Ok(parsed)
+    } else {
+        Err(format!("the swarm sent the torrent {}", parsed.info_hash))
     }
 }

@@ -1,4 +1,4 @@
-//! Jobs that move or reread the same files: one at a time, whichever command asked.
+//! Jobs that move or reread the same files run one after another.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -7,38 +7,36 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
-type Turn = tokio::sync::Mutex<()>;
-
-/// Whose turn it is, by what the jobs are about: a torrent, a model.
+/// One lock for each torrent or model that has a job. The value in the lock lasts as long as a job has or awaits it.
 #[derive(Debug)]
-pub(super) struct Jobs<K> {
-    turns: Mutex<HashMap<K, Weak<Turn>>>,
+pub(super) struct Jobs<K, V = ()> {
+    turns: Mutex<HashMap<K, Weak<tokio::sync::Mutex<V>>>>,
 }
 
-impl<K> Default for Jobs<K> {
+impl<K, V> Default for Jobs<K, V> {
     fn default() -> Self {
         Self { turns: Mutex::default() }
     }
 }
 
-impl<K: Clone + Eq + Hash> Jobs<K> {
+impl<K: Clone + Eq + Hash, V: Default> Jobs<K, V> {
     /// Waits for the turn. It ends when the guard is dropped.
-    pub async fn turn(&self, about: &K) -> OwnedMutexGuard<()> {
+    pub async fn turn(&self, about: &K) -> OwnedMutexGuard<V> {
         self.of(about).lock_owned().await
     }
 
-    /// Takes the turn if nobody has it.
-    pub fn try_turn(&self, about: &K) -> Option<OwnedMutexGuard<()>> {
+    /// Takes the turn if it is free.
+    pub fn try_turn(&self, about: &K) -> Option<OwnedMutexGuard<V>> {
         self.of(about).try_lock_owned().ok()
     }
 
-    fn of(&self, about: &K) -> Arc<Turn> {
+    fn of(&self, about: &K) -> Arc<tokio::sync::Mutex<V>> {
         let mut turns = self.turns.lock();
         turns.retain(|_, turn| turn.strong_count() > 0);
         if let Some(turn) = turns.get(about).and_then(Weak::upgrade) {
             return turn;
         }
-        let turn = Arc::new(Turn::default());
+        let turn = Arc::default();
         turns.insert(about.clone(), Arc::downgrade(&turn));
         turn
     }
@@ -50,13 +48,13 @@ mod tests {
     use crate::model::InfoHash;
 
     #[tokio::test]
-    async fn jobs_on_one_torrent_take_turns_and_those_on_others_do_not_wait() {
-        let jobs = Jobs::default();
+    async fn jobs_wait_only_for_jobs_on_the_same_torrent() {
+        let jobs: Jobs<InfoHash> = Jobs::default();
         let held = jobs.turn(&InfoHash([1; 32])).await;
         assert!(jobs.try_turn(&InfoHash([1; 32])).is_none());
         assert!(jobs.try_turn(&InfoHash([2; 32])).is_some());
         drop(held);
         assert!(jobs.try_turn(&InfoHash([1; 32])).is_some());
-        assert!(jobs.turns.lock().len() <= 1, "turns that nobody has are forgotten");
+        assert!(jobs.turns.lock().len() <= 1, "unused turns are removed");
     }
 }

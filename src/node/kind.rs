@@ -22,7 +22,7 @@ macro_rules! error_kinds {
                 match self { $(Self::$kind => $exit,)+ }
             }
 
-            /// The status of the control socket's answer.
+            /// The status of the response on the control socket.
             pub fn status(self) -> StatusCode {
                 match self { $(Self::$kind => StatusCode::$status,)+ }
             }
@@ -139,7 +139,7 @@ error_kinds! {
     Padding: 1, CONFLICT, [
         "rename it, or share without `--hybrid`"
     ];
-    /// Another user can write where files would be collected.
+    /// Another user can write to the directory that receives the files.
     Staging: 1, CONFLICT, [
         "remove that file, or choose another destination with `-o DIR`"
     ];
@@ -157,7 +157,7 @@ error_kinds! {
     Interrupted: 1, BAD_GATEWAY, [
         "run the command again later: received data is kept"
     ];
-    /// A link leads to a host with a private address that is not configured.
+    /// A link leads to a host with a private address that the configuration does not allow.
     PrivateHost: 1, INTERNAL_SERVER_ERROR, [
         "if the host is yours, add it to `network.allow_private_hosts` in the configuration"
     ];
@@ -191,7 +191,7 @@ error_kinds! {
     ];
     /// A fault of silmaril or of the system below it.
     Internal: 3, INTERNAL_SERVER_ERROR, [];
-    /// Anything else: not found, refused, or the network failed.
+    /// Any other error: not found, refused, or the network failed.
     #[serde(other)]
     Failed: 1, BAD_REQUEST, [];
 }

@@ -1,12 +1,13 @@
-//! What this node knows and holds, without an engine: the registry, the store, and whom it trusts.
+//! The data of a base directory, without the engine: registry, store, trust and rules of sharing.
 
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::model::{Manifest, ModelRef};
-use crate::node::NodeError;
+use crate::mount::RequestedModel;
 use crate::node::lock::NodeLock;
 use crate::node::sharing::Sharing;
+use crate::node::{NodeError, rotation, unshared};
 use crate::paths::Paths;
 use crate::store::{ByPublisher, Registry, SignedStates, Store, StoreError, StoredRevision};
 use crate::trust::Trust;
@@ -15,24 +16,24 @@ use crate::trust::Trust;
 pub struct Library {
     /// The effective configuration.
     pub config: Config,
-    /// Where everything lies.
+    /// The paths of its files.
     pub paths: Paths,
-    /// The manifests known.
+    /// The known manifests.
     pub registry: Arc<Registry>,
     /// The manifests that are read by the fingerprint of their publisher.
-    pub beside: Arc<ByPublisher>,
-    /// The newest states known of publishers.
+    pub by_publisher: Arc<ByPublisher>,
+    /// The newest known states of publishers.
     pub states: SignedStates,
-    /// The bytes here.
+    /// The stored bytes.
     pub store: Arc<Store>,
-    /// Whom names belong to.
+    /// Which publisher each name belongs to.
     pub trust: Arc<Trust>,
-    /// What is here and not shared.
+    /// Which models are not shared or not announced.
     pub sharing: Arc<Sharing>,
 }
 
 impl Library {
-    /// Opens the base directory, creating it where needed. Takes no lock: for reading, and for the registry,
+    /// Opens the base directory, and creates it if it is absent. Takes no lock: for reading, and for the registry,
     /// whose files are replaced atomically.
     pub fn open(config: Config) -> Result<Self, NodeError> {
         Self::open_with(config, Store::open_to_read)
@@ -48,25 +49,23 @@ impl Library {
         let store = open(&paths)?;
         let trust = Arc::new(Trust::open(&paths, config.security.trust));
         let sharing = Arc::new(Sharing::open(&paths, config.network.announce)?);
-        let (beside, states) = (Arc::new(ByPublisher::open(&paths)?), SignedStates::new(&paths));
-        let library = Self { config, paths, registry, beside, states, store, trust, sharing };
+        let (by_publisher, states) = (Arc::new(ByPublisher::open(&paths)?), SignedStates::new(&paths));
+        let library = Self { config, paths, registry, by_publisher, states, store, trust, sharing };
         if !library.paths.trust().exists() {
-            library.trust.import_pins(library.taken())?;
+            library.trust.import_pins(library.pinned_by_command())?;
         }
         Ok(library)
     }
 
-    /// Opens the base directory for writing. The lock is taken before the store is looked at. Finishes a replacement of
-    /// the publisher's key that was cut short; where that fails, it is logged.
+    /// Opens the base directory for writing. Takes the lock before it reads the store. Completes an interrupted
+    /// replacement of the publisher's key; a failure is logged.
     pub fn open_locked(config: Config) -> Result<(Self, NodeLock), NodeError> {
         let paths = config.paths();
         paths.create()?;
         let lock = NodeLock::take(&paths)?;
-        tracing::info!("Configuration: {config}.");
+        tracing::info!(%config, "opening the base directory");
         let library = Self::open_with(config, Store::open)?;
-        if let Err(e) = library.finish_rotation() {
-            tracing::error!("the replacement of the publisher's key could not be finished: {e}");
-        }
+        rotation::finish_or_log(&library);
         Ok((library, lock))
     }
 
@@ -80,30 +79,46 @@ impl Library {
         Ok(self.store.revision(self.manifest(model)?)?)
     }
 
-    /// The revisions known of a model, with their contents: that of the registry first, then those that are read by the
+    /// The known revisions of a model with their contents: first that of the registry, then those that are read by the
     /// fingerprint of their publisher.
     pub fn revisions_of(&self, model: &ModelRef) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
-        let all = self.registry.get(model).into_iter().chain(self.beside.of_model(model));
+        let all = self.registry.get(model).into_iter().chain(self.by_publisher.of_model(model));
         all.map(|manifest| Ok(self.store.revision(manifest)?)).collect()
     }
 
-    /// Whether the trust still accepts a manifest that is known here.
-    pub fn stands(&self, manifest: &Manifest) -> bool {
-        let stands = self.trust.still_accepts(&manifest.name, manifest.signed_by());
-        if let Err(e) = &stands {
-            tracing::debug!("{} is not used: {e}", manifest.model_ref());
-        }
-        stands.is_ok()
+    /// The known manifest of the model at a path of a mount.
+    pub(super) fn known_as(&self, sought: &RequestedModel) -> Option<Arc<Manifest>> {
+        let registry = self.registry.get(&sought.model);
+        let Some(fingerprint) = &sought.publisher else { return registry };
+        let mut known = registry.into_iter().chain(self.by_publisher.of_model(&sought.model));
+        known.find(|known| known.signed_by().is_some_and(|key| key.fingerprint() == *fingerprint))
     }
 
-    /// All manifests known, also of publishers that own no name.
+    /// The error for a model of which no manifest is known.
+    pub fn absent(&self, model: ModelRef) -> NodeError {
+        match unshared::find(&self.store, &model.name).filter(|_| model.revision.is_default()) {
+            Some(unshared) => NodeError::Unshared { model, dir: unshared.path },
+            None => NodeError::UnknownModel(model),
+        }
+    }
+
+    /// Whether the trust still accepts a known manifest.
+    pub fn is_accepted(&self, manifest: &Manifest) -> bool {
+        let accepted = self.trust.still_accepts(&manifest.name, manifest.signed_by());
+        if let Err(e) = &accepted {
+            tracing::debug!(error = %e, model = %manifest.model_ref(), "the trust refuses the publisher of a known manifest");
+        }
+        accepted.is_ok()
+    }
+
+    /// All known manifests, also of publishers that own no name.
     pub fn manifests(&self) -> Vec<Arc<Manifest>> {
         let mut all = self.registry.all();
-        all.extend(self.beside.all());
+        all.extend(self.by_publisher.all());
         all
     }
 
-    /// Every known model with its contents, by name; after them the models that are read by the fingerprint of their
+    /// Every known model with its contents, by name; then the models that are read by the fingerprint of their
     /// publisher.
     pub fn revisions(&self) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
         self.manifests().into_iter().map(|m| Ok(self.store.revision(m)?)).collect()

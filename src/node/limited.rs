@@ -5,13 +5,13 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-/// Processes that are remembered.
+/// The most processes that are remembered.
 const MAX_PROCESSES: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 
-/// How long a process is shown after its latest lookup that was not made.
+/// How long a process is shown after its latest refused lookup.
 const SHOWN: Duration = Duration::from_secs(3600);
 
 /// A process that has used up its budget of `mount.max_lookups`, as `status` reports it.
@@ -19,7 +19,7 @@ const SHOWN: Duration = Duration::from_secs(3600);
 pub struct LimitedProcess {
     /// Its process id; 0 for all processes that the daemon cannot see.
     pub pid: u32,
-    /// The name of its program; empty where that is not known.
+    /// The name of its program; empty if unknown.
     pub command: String,
     /// Lookups that were answered from local knowledge alone.
     pub lookups: u64,
@@ -27,12 +27,12 @@ pub struct LimitedProcess {
     pub seconds: u64,
 }
 
-/// The latest of them.
+/// The processes with the latest refused lookups.
 #[derive(Debug)]
-pub(super) struct Limited(Mutex<LruCache<u32, Entry>>);
+pub(super) struct Limited(Mutex<LruCache<u32, RefusedLookups>>);
 
 #[derive(Debug)]
-struct Entry {
+struct RefusedLookups {
     command: String,
     lookups: u64,
     when: Instant,
@@ -45,9 +45,9 @@ impl Default for Limited {
 }
 
 impl Limited {
-    /// Counts a lookup that was not made. Reads the name of the program from /proc, the first time.
+    /// Counts a refused lookup. Reads the name of the program from /proc the first time.
     pub fn note(&self, process: u32) {
-        if let Some(entry) = self.lock().get_mut(&process) {
+        if let Some(entry) = self.0.lock().get_mut(&process) {
             (entry.lookups, entry.when) = (entry.lookups + 1, Instant::now());
             return;
         }
@@ -56,14 +56,14 @@ impl Limited {
         tracing::warn!(
             process,
             command,
-            "A process looks up more unknown names than mount.max_lookups allows."
+            "a process looks up more unknown names than mount.max_lookups allows"
         );
-        self.lock().put(process, Entry { command, lookups: 1, when: Instant::now() });
+        self.0.lock().put(process, RefusedLookups { command, lookups: 1, when: Instant::now() });
     }
 
-    /// What `status` reports, the latest last.
+    /// The processes that `status` reports, the latest last.
     pub fn status(&self) -> Vec<LimitedProcess> {
-        let entries = self.lock();
+        let entries = self.0.lock();
         let mut all: Vec<LimitedProcess> = entries
             .iter()
             .filter(|(_, entry)| entry.when.elapsed() < SHOWN)
@@ -77,10 +77,6 @@ impl Limited {
         all.reverse();
         all
     }
-
-    fn lock(&self) -> MutexGuard<'_, LruCache<u32, Entry>> {
-        self.0.lock()
-    }
 }
 
 #[cfg(test)]
@@ -88,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lookups_of_each_process_are_counted_and_its_program_is_named() {
+    fn refused_lookups_are_counted_for_each_process() {
         let limited = Limited::default();
         for process in [u32::MAX, std::process::id(), std::process::id()] {
             limited.note(process);

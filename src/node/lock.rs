@@ -1,7 +1,7 @@
 //! `node.lock`: one process per base directory.
 //!
-//! It is a lock of the kernel, which releases it when the process dies, however it dies: a file left behind by `kill -9`
-//! is no obstacle. Its first line is the process, its second line the host.
+//! It is a lock of the kernel, which releases it when the process ends in any way: a file that remains after `kill -9`
+//! does not block the next process. Its first line is the process, its second line the host.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek};
@@ -23,7 +23,7 @@ pub struct NodeLock {
 }
 
 impl NodeLock {
-    /// Takes the lock, or fails with the process that holds it.
+    /// Takes the lock; `Busy` with the process that holds it.
     pub fn take(paths: &Paths) -> Result<Self, NodeError> {
         let path = paths.lock();
         let busy = |pid| NodeError::Busy { base: paths.base.clone(), pid };
@@ -58,7 +58,7 @@ fn open(path: &Path) -> Result<File, NodeError> {
     options.open(path).map_err(|source| NodeError::Io { path: path.to_owned(), source })
 }
 
-/// Whether the file could be locked at once.
+/// Locks the file; false if another process has locked it.
 fn lock(file: &File, path: &Path) -> Result<bool, NodeError> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
@@ -67,11 +67,11 @@ fn lock(file: &File, path: &Path) -> Result<bool, NodeError> {
     }
 }
 
-/// Writes this process and this host into the file that it has locked. On a full disk the process is not named: the lock
-/// counts.
+/// Writes this process and this host into the file that it has locked. On a full disk the text is left out: the lock is
+/// valid without it.
 fn sign(file: &mut File, path: &Path) -> Result<(), NodeError> {
     let text = format!("{}\n{}\n", std::process::id(), host());
-    // In this order, so that a reader never sees the end of a former text behind a part of the new one.
+    // Truncated first, so that a reader never sees a mixture of the former and the new text.
     let mut signed = file.set_len(0).and_then(|()| file.write_all_at(text.as_bytes(), 0));
     if signed.as_ref().is_err_and(|e| matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) {
         signed = file.set_len(0).and_then(|()| file.set_modified(SystemTime::now()));
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn second_taker_learns_who_holds_it() {
+    fn second_process_learns_which_one_holds_the_lock() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path());
         let held = NodeLock::take(&paths).unwrap();
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_on_another_host_is_named_with_it() {
+    fn a_holder_on_another_host_is_reported_with_it() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path());
         let held = NodeLock::take(&paths).unwrap();
@@ -135,6 +135,6 @@ mod tests {
         std::fs::remove_file(paths.lock()).unwrap();
         assert!(!held.is_in_place());
         std::fs::write(paths.lock(), "").unwrap();
-        assert!(!held.is_in_place(), "another file has its place");
+        assert!(!held.is_in_place(), "another file is at its path");
     }
 }

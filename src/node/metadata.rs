@@ -1,4 +1,4 @@
-//! Magnet links whose info dictionary is being asked of peers.
+//! Requests for the info dictionaries of magnet links.
 
 use std::collections::HashMap;
 
@@ -7,18 +7,18 @@ use tokio::sync::oneshot;
 
 use crate::torrent::TorrentId;
 
-/// Who waits for which torrent's metadata.
+/// The requests in progress.
 #[derive(Debug, Default)]
 pub struct MetadataWaiters {
-    asked: Mutex<HashMap<TorrentId, Asked>>,
+    asked: Mutex<HashMap<TorrentId, MetadataRequest>>,
 }
 
-/// How far a question is.
+/// The state of a request.
 #[derive(Debug)]
-enum Asked {
-    /// Somebody waits.
+enum MetadataRequest {
+    /// A task waits for the answer.
     Waiting(oneshot::Sender<Vec<u8>>),
-    /// The answer came before the one who asked could wait for it.
+    /// The answer arrived before the task began to wait.
     Answered(Vec<u8>),
 }
 
@@ -26,40 +26,36 @@ impl MetadataWaiters {
     /// Waits for the metadata of a torrent; the receiver fails when it is forgotten.
     pub fn expect(&self, id: TorrentId) -> oneshot::Receiver<Vec<u8>> {
         let (found, receiver) = oneshot::channel();
-        let mut asked = self.lock();
+        let mut asked = self.asked.lock();
         match asked.remove(&id) {
-            Some(Asked::Answered(info)) => {
-                // The receiver is in our hands.
+            Some(MetadataRequest::Answered(info)) => {
+                // The receiver exists: it is returned below.
                 let _ = found.send(info);
             }
             _ => {
-                asked.insert(id, Asked::Waiting(found));
+                asked.insert(id, MetadataRequest::Waiting(found));
             }
         }
         receiver
     }
 
-    /// Hands metadata to whoever waits for it, or will.
+    /// Passes metadata to the task that waits for it, or keeps it until one does.
     pub fn found(&self, id: TorrentId, info: &[u8]) {
-        let mut asked = self.lock();
+        let mut asked = self.asked.lock();
         match asked.remove(&id) {
-            Some(Asked::Waiting(waiter)) => {
+            Some(MetadataRequest::Waiting(waiter)) => {
                 // The waiter may have given up meanwhile.
                 let _ = waiter.send(info.to_vec());
             }
             _ => {
-                asked.insert(id, Asked::Answered(info.to_vec()));
+                asked.insert(id, MetadataRequest::Answered(info.to_vec()));
             }
         }
     }
 
-    /// Nobody waits any longer, or nothing will come: who waits is told so.
+    /// Ends a request: its receiver fails.
     pub fn forget(&self, id: TorrentId) {
-        self.lock().remove(&id);
-    }
-
-    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<TorrentId, Asked>> {
-        self.asked.lock()
+        self.asked.lock().remove(&id);
     }
 }
 
@@ -68,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_found_whether_it_comes_before_or_after_the_waiter() {
+    fn metadata_reaches_early_and_late_waiters() {
         let waiters = MetadataWaiters::default();
         waiters.found(TorrentId(1), b"early");
         assert_eq!(waiters.expect(TorrentId(1)).try_recv().unwrap(), b"early");
@@ -78,6 +74,6 @@ mod tests {
         let mut never = waiters.expect(TorrentId(3));
         waiters.forget(TorrentId(3));
         assert!(never.try_recv().is_err());
-        assert!(waiters.lock().is_empty());
+        assert!(waiters.asked.lock().is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! Figures in the text form that Prometheus reads (OpenMetrics 1.0).
 //!
-//! Nothing is counted here: every figure is read from where it is kept when it is asked for.
+//! Nothing is counted here: every figure is read from its owner when it is requested.
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
@@ -14,7 +14,7 @@ use super::control::Status;
 /// The content type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Writes a node's figures. `cache_bytes` is none where the cache could not be looked at.
+/// Encodes the figures of a node. `cache_bytes` is none if the cache could not be measured.
 pub fn render(status: Status, cache_bytes: Option<u64>) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("silmaril");
     registry.register_collector(Box::new(Figures { status, cache_bytes }));

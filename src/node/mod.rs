@@ -1,16 +1,16 @@
-//! The running engine of one base directory, and what the commands ask of it.
+//! The daemon of one base directory, and the jobs that it does for commands.
 //!
 //! [`Node`] owns the session, the store and the scheduler, and holds `node.lock` while it lives, so that no two
-//! processes ever write the same files. [`Library`] is the part that needs no engine: the registry and the store.
-//! Other processes reach the node through its control socket ([`control`]).
+//! processes write the same files. [`Library`] is the part that needs no engine: the registry and the store. Each job
+//! of a command is the function `run` of its module. Other processes reach the node through its control socket
+//! ([`control`]).
 
 pub(crate) mod accept;
 mod announce;
 pub(crate) mod blocking;
-mod cache;
 mod candidates;
-mod catalog;
 mod check;
+mod clear_cache;
 pub mod clients;
 pub mod control;
 mod dht;
@@ -19,7 +19,7 @@ pub mod discover;
 pub mod disputes;
 mod error;
 pub mod export;
-mod former;
+mod former_states;
 pub mod get;
 mod holdings;
 mod housekeeping;
@@ -30,32 +30,39 @@ pub mod library;
 pub mod limited;
 mod local_models;
 pub mod lock;
-pub mod maintenance;
+mod lookup;
 mod metadata;
 mod metrics;
 pub mod mirror;
 pub mod models;
 mod mount_names;
 pub mod mounts;
+mod node_catalog;
 mod offline;
 pub mod patience;
 pub mod places;
 mod pump;
-mod resolve;
-mod rotation;
+pub mod remove;
+pub mod rotation;
 pub mod running;
 mod scrub;
 mod seed;
+mod seeds;
 pub mod share;
 pub mod sharing;
 pub mod space;
+mod start;
 mod starving;
 mod trackers;
 pub mod unresolved;
 pub mod unshared;
+pub mod verify;
 mod warm;
+mod web;
 
 pub use error::{NodeError, chain, is_disk_failure};
 pub use kind::ErrorKind;
 pub use library::Library;
-pub use running::{Ending, Node, NodeOptions, Surroundings};
+pub use running::{Ending, Node};
+pub use start::NodeOptions;
+pub use web::Surroundings;

@@ -1,18 +1,18 @@
-//! What is known of every model here, as `list` and `GET /v1/models` tell it.
+//! The known models, as `list` and `GET /v1/models` report them.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::sharing::Withheld;
-use super::unshared::{Memory, Unshared};
+use super::unshared::{self, Memory, Unshared};
 use super::{Library, NodeError};
 use crate::model::code::{Findings, RunsCode};
 use crate::model::{InfoHash, ModelName, ModelRef, PublisherKey, Revision, complete};
 use crate::store::StoredRevision;
 use crate::trust::Document;
 
-/// One model known here.
+/// One known model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KnownModel {
     /// `org/name`, or `org/name@revision`.
@@ -23,15 +23,15 @@ pub struct KnownModel {
     pub revision: Revision,
     /// Bytes of all files.
     pub total_size: u64,
-    /// Verified bytes here. All bytes of a model that is not shared count, although they were not hashed.
+    /// Verified bytes. For an unshared model, all bytes count, although they were not hashed.
     pub cached_bytes: u64,
-    /// Whether every byte is here.
+    /// Whether every byte is stored.
     pub complete: bool,
-    /// Whether peers may get it from this node.
+    /// Whether this node uploads it to peers.
     pub shared: bool,
-    /// Why it is not shared; none where the user has only not done it yet.
+    /// Why it is not shared; none if the user has just not shared it.
     pub reason: Option<String>,
-    /// Which rule withholds it, where one does.
+    /// Which rule withholds it, if one does.
     #[serde(default)]
     pub withheld: Option<Withheld>,
     /// Licence, where known.
@@ -40,13 +40,13 @@ pub struct KnownModel {
     pub publisher: Option<PublisherKey>,
     /// The key for people to compare.
     pub fingerprint: Option<String>,
-    /// What this node's user calls them.
+    /// The alias that the user has given the publisher.
     pub alias: Option<String>,
     /// Whether the name belongs to the publisher of this model.
     pub pinned: bool,
-    /// How files of it can run code when they are loaded. The names decide for files that are not here.
+    /// How files of it can run code when they are loaded. For absent files, the names decide.
     pub runs_code: Vec<RunsCode>,
-    /// Its torrent; none where it has not been made.
+    /// Its torrent; none for an unshared model.
     pub info_hash: Option<InfoHash>,
     /// The directory that holds its files, where there is one.
     pub path: Option<PathBuf>,
@@ -108,22 +108,20 @@ impl KnownModel {
     }
 }
 
-impl Library {
-    /// Every model known here, and those in the models directory that are not shared, by name. Blocks for the disk where
-    /// contents are looked at for the first time.
-    pub fn models(&self) -> Result<Vec<KnownModel>, NodeError> {
-        // Who cannot be looked up goes without an alias.
-        let trust = self.trust.document().unwrap_or_default();
-        let mut models: Vec<KnownModel> =
-            self.revisions()?.iter().map(|revision| KnownModel::of(revision, self, &trust)).collect();
-        models.extend(self.unshared(&mut Memory::default()).iter().map(KnownModel::unshared));
-        // Stable: of one name, the model of the registry is first.
-        models.sort_by(|a, b| a.model.cmp(&b.model));
-        Ok(models)
-    }
+/// Every known model, and the unshared models in the models directory, by name. Reads the disk.
+pub fn all(library: &Library) -> Result<Vec<KnownModel>, NodeError> {
+    // If the document cannot be read, no alias is shown.
+    let trust = library.trust.document().unwrap_or_default();
+    let mut models: Vec<KnownModel> =
+        library.revisions()?.iter().map(|revision| KnownModel::of(revision, library, &trust)).collect();
+    models
+        .extend(unshared::find_all(&library.store, &mut Memory::default()).iter().map(KnownModel::unshared));
+    // Stable: the model of the registry is the first of its name.
+    models.sort_by(|a, b| a.model.cmp(&b.model));
+    Ok(models)
 }
 
-/// The files of a revision that can run code when they are loaded. Reads the first bytes of files that are here.
+/// The files of a revision that can run code when they are loaded. Reads the first bytes of stored files.
 pub(super) fn runs_code(revision: &StoredRevision) -> Findings {
     let files = revision.manifest.files.iter().map(|file| (file.path.as_str(), file.size));
     Findings::of(files, |number, limit| revision.contents[number].read(0..limit).ok().flatten())

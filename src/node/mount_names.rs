@@ -1,18 +1,19 @@
-//! What a mount asks the node: models that are not known here, and publishers.
+//! Lookups of a mount in the node: unknown models, and publishers.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::{ErrorKind, Node, chain};
+use super::disputes::paths_by;
+use super::{ErrorKind, Node, NodeError, chain, lookup, offline};
 use crate::catalog::Patience;
 use crate::model::{Manifest, PublisherKey};
 use crate::mount::{PublisherTrust, RequestedModel, ResolveError, Resolver, Resolving};
 use crate::trust::Document;
-use crate::trust::Trust;
+use crate::trust::{Trust, TrustError};
 
-/// Asks the network for models that are looked up and not known.
+/// Looks unknown models up in the network.
 pub(super) struct NetworkNames(pub Weak<Node>);
 
 impl Resolver for NetworkNames {
@@ -20,12 +21,12 @@ impl Resolver for NetworkNames {
         let node = self.0.clone();
         Box::pin(async move {
             let node = node.upgrade().ok_or(ResolveError::NotFound)?;
-            let error = match node.look_up(&sought, within, Patience::Peers).await {
+            let error = match lookup::look_up(&node, &sought, within, Patience::Peers).await {
                 Ok(_) => None,
                 Err(e) if e.kind() == ErrorKind::HostLost => return Err(ResolveError::NotFound),
                 Err(e) => Some(e),
             };
-            node.note_lookup(&sought, error.as_ref());
+            note_lookup(&node, &sought, error.as_ref());
             error.map_or(Ok(()), |e| match e.kind() {
                 ErrorKind::NotFound => Err(ResolveError::NotFound),
                 ErrorKind::NoNetwork | ErrorKind::TimedOut => Err(ResolveError::Unreachable(chain(&e))),
@@ -37,15 +38,52 @@ impl Resolver for NetworkNames {
 
     fn over_budget(&self, sought: &RequestedModel, process: u32) {
         if let Some(node) = self.0.upgrade() {
-            node.note_over_budget(sought, process);
+            note_over_budget(&node, sought, process);
         }
     }
 }
 
-/// How long it may take until a mount knows of a name that was pinned or given away.
-const PINS_LAST: Duration = Duration::from_secs(1);
+/// Records the result of a lookup of an unknown model, for `status`.
+fn note_lookup(node: &Node, sought: &RequestedModel, error: Option<&NodeError>) {
+    let Some(error) = error else { return node.unresolved.forget(sought) };
+    if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NoNetwork) {
+        return node.unresolved.note(sought, true, why_not_found(node), Vec::new());
+    }
+    let paths = match error {
+        NodeError::Trust(TrustError::Ambiguous { keys, .. }) => {
+            paths_by(&sought.model, keys, &node.mounts.paths())
+        }
+        _ => Vec::new(),
+    };
+    node.unresolved.note(sought, false, chain(error), paths);
+}
 
-/// Answers questions about publishers. A listing asks for every entry, so the contents of the file are kept for a moment.
+/// The reason why a name was not found.
+fn why_not_found(node: &Node) -> String {
+    let peers = node.catalog.as_ref().map_or(0, |part| part.catalog.status().peers);
+    let dht = if node.settings.discovery.dht { ", and the DHT has named none so far" } else { "" };
+    match peers {
+        0 if !offline::has_network() => "this machine has no network".to_owned(),
+        0 => format!("no peer is connected that could be asked{dht}"),
+        1 => format!("the connected peer does not have it{dht}"),
+        peers => format!("none of the {peers} connected peers has it{dht}"),
+    }
+}
+
+/// Records a lookup that was refused because its process has used up its budget. Reads only /proc.
+fn note_over_budget(node: &Node, sought: &RequestedModel, process: u32) {
+    node.limited.note(process);
+    let max = node.library.config.mount.max_lookups;
+    let reason =
+        format!("not looked up: process {process} looked up more than {max} unknown names in a minute");
+    node.unresolved.note(sought, true, reason, Vec::new());
+}
+
+/// How long a mount may use an old list of pins.
+const PINS_CACHED: Duration = Duration::from_secs(1);
+
+/// Answers questions about publishers. A listing needs an answer for every entry, so the contents of the file are
+/// cached for a moment.
 pub(super) struct Publishers {
     trust: Arc<Trust>,
     latest: Mutex<Option<(Instant, Option<Arc<Document>>)>>,
@@ -61,9 +99,11 @@ impl Publishers {
 impl PublisherTrust for Publishers {
     fn is_pinned(&self, manifest: &Manifest) -> bool {
         let mut latest = self.latest.lock();
-        if latest.as_ref().is_none_or(|(when, _)| when.elapsed() >= PINS_LAST) {
+        if latest.as_ref().is_none_or(|(when, _)| when.elapsed() >= PINS_CACHED) {
             let read = self.trust.document();
-            let read = read.inspect_err(|error| tracing::error!("no name counts as pinned: {error}"));
+            let read = read.inspect_err(
+                |error| tracing::error!(%error, "could not read the pins; no name counts as pinned"),
+            );
             *latest = Some((Instant::now(), read.ok()));
         }
         let document = latest.as_ref().and_then(|(_, document)| document.as_ref());
@@ -72,7 +112,7 @@ impl PublisherTrust for Publishers {
     }
 
     fn find_publisher(&self, text: &str) -> Option<PublisherKey> {
-        // Beginnings of the keys of strangers could be made to fit.
+        // Known publishers only: a stranger could make a key with the same beginning.
         self.trust.find(text, []).ok()
     }
 }

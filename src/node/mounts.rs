@@ -1,8 +1,8 @@
 //! The mounts that this node serves.
 //!
-//! The command `mount` mounts in its own mount namespace and passes the connection to the kernel on; from then on the node
-//! answers the kernel. A mount that is `held` ends with the command that asked for it: with `mount --foreground`, and in
-//! another mount namespace, where only a process of that namespace can unmount.
+//! The command `mount` mounts in its own mount namespace and passes the connection to the kernel to the node, which
+//! then answers the kernel. A mount that is `held` ends with its command: with `mount --foreground`, and in another
+//! mount namespace, where only a process of that namespace can unmount.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::disputes::Disputes;
 use super::mount_names::{NetworkNames, Publishers};
 use super::{Node, NodeError, Surroundings};
 use crate::catalog::News;
@@ -22,15 +23,15 @@ use crate::fetch::web::Lent;
 use crate::mount::{Connection, LookupRules, MountError, MountLocation, Mounted, Namespaces, NeverResolve};
 use crate::torrent::PeersGuard;
 
-/// How long a new mount waits for the first look at the models directory.
+/// How long a new mount waits for the first scan of the models directory.
 const LOCAL_WITHIN: Duration = Duration::from_secs(2);
 
 /// Body of `POST /v1/mount`; the connection to the kernel is passed with it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MountRequest {
-    /// Where it is mounted.
+    /// The mount point and its namespaces.
     pub place: MountLocation,
-    /// What the user asked for.
+    /// The options of the command.
     pub options: ServeOptions,
     /// Whether the mount ends with the request.
     pub held: bool,
@@ -44,7 +45,7 @@ pub struct MountRequest {
 pub struct ServeOptions {
     /// Whether other users may read. The kernel checks that.
     pub allow_other: bool,
-    /// Whether models that are not known here are looked up.
+    /// Whether unknown models are looked up in the network.
     pub resolve: bool,
     /// Hosts that have models, called for every torrent while the mount lasts.
     #[serde(rename = "given_peers")]
@@ -59,7 +60,7 @@ pub struct MountStatus {
     /// How it is served.
     #[serde(flatten)]
     pub options: ServeOptions,
-    /// Whether it ends with the command that asked for it.
+    /// Whether it ends with its command.
     pub held: bool,
 }
 
@@ -68,13 +69,13 @@ pub struct MountStatus {
 pub struct UnmountRequest {
     /// The mount point.
     pub path: PathBuf,
-    /// The namespaces of the process that asks.
+    /// The namespaces of the process that sends the request.
     pub namespaces: Namespaces,
 }
 
 /// The mounts of one node, in the order in which they were mounted.
-#[derive(Default)]
 pub(super) struct Mounts {
+    disputes: Arc<Disputes>,
     served: Mutex<Vec<Arc<Served>>>,
     /// One publication at a time, so that a former state never replaces a newer one.
     publishing: Mutex<()>,
@@ -89,7 +90,7 @@ pub(super) struct Served {
 }
 
 impl Served {
-    /// Resolves when the mount is to be unmounted or is gone.
+    /// Resolves when the mount closes or is gone.
     pub async fn closing(&self) {
         self.mounted.closing().await;
     }
@@ -100,19 +101,20 @@ impl Served {
 }
 
 impl Mounts {
-    fn served(&self) -> MutexGuard<'_, Vec<Arc<Served>>> {
-        self.served.lock()
+    /// None yet.
+    pub fn new(disputes: Arc<Disputes>) -> Self {
+        Self { disputes, served: Mutex::default(), publishing: Mutex::default() }
     }
 
-    /// Where the mounts are.
+    /// The mount points.
     pub fn paths(&self) -> Vec<PathBuf> {
-        self.served().iter().map(|served| served.request.place.path.clone()).collect()
+        self.served.lock().iter().map(|served| served.request.place.path.clone()).collect()
     }
 
-    /// Where the mounts are that this process can unmount.
+    /// The mount points that this process can unmount.
     pub fn paths_here(&self) -> Vec<PathBuf> {
         let is_here = |place: &&MountLocation| place.namespaces.share_mount_table();
-        let served = self.served();
+        let served = self.served.lock();
         served
             .iter()
             .map(|served| &served.request.place)
@@ -128,17 +130,17 @@ impl Mounts {
             options: served.request.options.clone(),
             held: served.request.held,
         };
-        self.served().iter().map(of).collect()
+        self.served.lock().iter().map(of).collect()
     }
 
-    /// Whether there are none.
+    /// Whether there is no mount.
     pub fn is_empty(&self) -> bool {
-        self.served().is_empty()
+        self.served.lock().is_empty()
     }
 
     /// Unmounts all, at the same time.
     pub async fn stop(&self) {
-        let all = std::mem::take(&mut *self.served());
+        let all = std::mem::take(&mut *self.served.lock());
         let mut stopping = tokio::task::JoinSet::new();
         for served in all {
             stopping.spawn(async move { served.mounted.stop().await });
@@ -146,9 +148,35 @@ impl Mounts {
         while stopping.join_next().await.is_some() {}
     }
 
-    /// Forwards what has become known of names that were looked for in vain.
+    /// Unmounts a path. Returns whether this node served a mount there.
+    pub async fn unmount(&self, request: &UnmountRequest) -> bool {
+        let served = {
+            let mut all = self.served.lock();
+            let at = all.iter().position(|served| served.is_at(&request.path, &request.namespaces));
+            at.map(|at| all.remove(at))
+        };
+        let Some(served) = served else { return false };
+        served.mounted.stop().await;
+        true
+    }
+
+    /// Updates the models that all mounts show.
+    pub fn publish(&self) -> Result<(), NodeError> {
+        let _one_at_a_time = self.publishing.lock();
+        let all = self.served.lock().clone();
+        let mut kept = BTreeSet::new();
+        for served in &all {
+            kept.extend(served.mounted.publish(self.disputes.shown()?));
+        }
+        if !all.is_empty() {
+            self.disputes.set_kept(kept);
+        }
+        Ok(())
+    }
+
+    /// Informs the mounts of new names, peers and holders, so that they repeat failed lookups.
     pub fn news(&self, news: News<'_>) {
-        for served in self.served().iter().filter(|served| served.request.options.resolve) {
+        for served in self.served.lock().iter().filter(|served| served.request.options.resolve) {
             match news {
                 News::Name(name) => served.mounted.name_appeared(name),
                 News::Peer => served.mounted.peer_appeared(),
@@ -158,125 +186,94 @@ impl Mounts {
     }
 }
 
-impl Node {
-    /// Serves a mount from now on. Returns when its models can be read. Where this fails, the caller unmounts.
-    pub(super) async fn mount(
-        self: &Arc<Self>,
-        request: MountRequest,
-        device: OwnedFd,
-    ) -> Result<Arc<Served>, NodeError> {
-        let MountRequest { place, options, .. } = request.clone();
-        let path = place.path.clone();
-        if self.mounts.served().iter().any(|served| served.is_at(&path, &place.namespaces)) {
-            return Err(NodeError::Mount(MountError::Busy(path)));
-        }
-        let peers = self.settings.peers.add(&options.peers);
-        self.call_for_all(&options.peers);
-        let lent = self.lend(&request.surroundings)?;
-        let (fetch, runtime) = (self.fetch.clone(), tokio::runtime::Handle::current());
-        let connection = Connection { device, place };
-        let serving = tokio::task::spawn_blocking(move || Mounted::serve(connection, fetch, runtime));
-        let mounted = serving.await.map_err(NodeError::internal)??;
-        self.set_up(&mounted, &options)?;
-        let served = Arc::new(Served { request, mounted, _peers: peers, _lent: lent });
-        // So that they are there when the mount is ready; a slow disk delays only them.
-        let _ = tokio::time::timeout(LOCAL_WITHIN, self.looked_for_local_models()).await;
-        self.mounts.served().push(served.clone());
-        self.publish_in_mounts()?;
-        let (node, ends) = (Arc::downgrade(self), served.clone());
-        tokio::spawn(async move {
-            ends.mounted.gone().await;
-            if let Some(node) = node.upgrade() {
-                node.mounts.served().retain(|served| !Arc::ptr_eq(served, &ends));
-            }
-        });
-        Ok(served)
+/// Serves a mount from now on. Returns when its models can be read. If this fails, the caller unmounts.
+pub(super) async fn serve(
+    node: &Arc<Node>,
+    request: MountRequest,
+    device: OwnedFd,
+) -> Result<Arc<Served>, NodeError> {
+    let MountRequest { place, options, .. } = request.clone();
+    let path = place.path.clone();
+    if node.mounts.served.lock().iter().any(|served| served.is_at(&path, &place.namespaces)) {
+        return Err(NodeError::Mount(MountError::Busy(path)));
     }
-
-    fn set_up(self: &Arc<Self>, mounted: &Mounted, options: &ServeOptions) -> Result<(), NodeError> {
-        let publishers = Arc::new(Publishers::new(self.library.trust.clone()));
-        mounted.set_trust(publishers.clone());
-        let config = &self.library.config.mount;
-        match config.show {
-            Show::All => {}
-            Show::Pinned => {
-                mounted.list_only(move |revision| {
-                    revision.is_local
-                        || crate::mount::PublisherTrust::is_pinned(&*publishers, &revision.manifest)
-                });
-            }
-            Show::Local => mounted.list_only(|revision| revision.held_bytes() > 0),
+    let peers = node.settings.peers.add(&options.peers);
+    call_for_all(node, &options.peers);
+    let lent = node.web.lend(&request.surroundings)?;
+    let (fetch, runtime) = (node.fetch.clone(), tokio::runtime::Handle::current());
+    let connection = Connection { device, place };
+    let serving = tokio::task::spawn_blocking(move || Mounted::serve(connection, fetch, runtime));
+    let mounted = serving.await.map_err(NodeError::internal)??;
+    set_up(node, &mounted, &options)?;
+    let served = Arc::new(Served { request, mounted, _peers: peers, _lent: lent });
+    // So that unshared models are shown when the mount is ready. On a slow disk they appear later.
+    let _ = tokio::time::timeout(LOCAL_WITHIN, node.local.first_scan()).await;
+    node.mounts.served.lock().push(served.clone());
+    node.mounts.publish()?;
+    let (node, ends) = (Arc::downgrade(node), served.clone());
+    tokio::spawn(async move {
+        ends.mounted.gone().await;
+        if let Some(node) = node.upgrade() {
+            node.mounts.served.lock().retain(|served| !Arc::ptr_eq(served, &ends));
         }
-        if options.resolve {
-            let rules = LookupRules {
-                within: config.resolve_timeout,
-                never: NeverResolve::new(&config.never_resolve).map_err(NodeError::internal)?,
-                per_minute: config.max_lookups,
-            };
-            mounted.resolve_with(Arc::new(NetworkNames(Arc::downgrade(self))), rules);
-        }
-        Ok(())
-    }
-
-    /// Ends the mount at a path. Returns whether this node served one there.
-    pub(super) async fn unmount(&self, request: &UnmountRequest) -> bool {
-        let served = {
-            let mut all = self.mounts.served();
-            let at = all.iter().position(|served| served.is_at(&request.path, &request.namespaces));
-            at.map(|at| all.remove(at))
-        };
-        match &served {
-            Some(served) => served.mounted.stop().await,
-            None => return false,
-        }
-        true
-    }
-
-    /// Has all mounts show the models that are known now.
-    pub(super) fn publish_in_mounts(&self) -> Result<(), NodeError> {
-        let _one_at_a_time = self.mounts.publishing.lock();
-        let all = self.mounts.served().clone();
-        let mut kept = BTreeSet::new();
-        for served in &all {
-            kept.extend(served.mounted.publish(self.shown()?));
-        }
-        if !all.is_empty() {
-            self.note_kept(kept);
-        }
-        Ok(())
-    }
-
-    /// Calls hosts that the user has named in all swarms.
-    fn call_for_all(&self, peers: &[SocketAddr]) {
-        if peers.is_empty() {
-            return;
-        }
-        self.session.trust_hosts(peers);
-        self.call_in_catalog(peers);
-        self.fetch.introduce_to_all(peers);
-    }
+    });
+    Ok(served)
 }
 
-/// Unmounts when it goes out of scope: the command that holds the mount is gone.
-pub(super) struct Holding {
+fn set_up(node: &Arc<Node>, mounted: &Mounted, options: &ServeOptions) -> Result<(), NodeError> {
+    let publishers = Arc::new(Publishers::new(node.library.trust.clone()));
+    mounted.set_trust(publishers.clone());
+    let config = &node.library.config.mount;
+    match config.show {
+        Show::All => {}
+        Show::Pinned => {
+            mounted.list_only(move |revision| {
+                revision.is_local || crate::mount::PublisherTrust::is_pinned(&*publishers, &revision.manifest)
+            });
+        }
+        Show::Local => mounted.list_only(|revision| revision.held_bytes() > 0),
+    }
+    if options.resolve {
+        let rules = LookupRules {
+            within: config.resolve_timeout,
+            never: NeverResolve::new(&config.never_resolve).map_err(NodeError::internal)?,
+            per_minute: config.max_lookups,
+        };
+        mounted.resolve_with(Arc::new(NetworkNames(Arc::downgrade(node))), rules);
+    }
+    Ok(())
+}
+
+/// Connects to hosts that the user has named, in all swarms.
+fn call_for_all(node: &Node, peers: &[SocketAddr]) {
+    if peers.is_empty() {
+        return;
+    }
+    node.session.trust_hosts(peers);
+    node.call_in_catalog(peers);
+    node.fetch.introduce_to_all(peers);
+}
+
+/// Unmounts when it goes out of scope: the command of the mount is gone.
+pub(super) struct MountGuard {
     node: Arc<Node>,
     request: Option<UnmountRequest>,
 }
 
-impl Holding {
-    /// Holds a mount of a node.
+impl MountGuard {
+    /// Unmounts this place later.
     pub fn new(node: &Arc<Node>, place: &MountLocation) -> Self {
         let request = UnmountRequest { path: place.path.clone(), namespaces: place.namespaces };
         Self { node: node.clone(), request: Some(request) }
     }
 }
 
-impl Drop for Holding {
+impl Drop for MountGuard {
     fn drop(&mut self) {
         let (node, request) = (self.node.clone(), self.request.take());
-        // The runtime of the node drops it.
+        // It is dropped on the runtime of the node.
         if let (Some(request), Ok(runtime)) = (request, tokio::runtime::Handle::try_current()) {
-            runtime.spawn(async move { node.unmount(&request).await });
+            runtime.spawn(async move { node.mounts.unmount(&request).await });
         }
     }
 }

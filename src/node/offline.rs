@@ -2,35 +2,45 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use url::Url;
 
-use super::{Node, NodeError};
+use super::node_catalog::NodeCatalog;
+use super::{Library, NodeError};
 use crate::model::ModelRef;
+use crate::torrent::GivenPeers;
 
 /// The flag of a route that can be used (`RTF_UP`).
 const ROUTE_IS_UP: u32 = 1;
 
-impl Node {
-    /// Fails if a model cannot be fetched because the machine has no network: no interface but loopback is up, no peer is
-    /// connected, and neither `peers`, nor the peers that the node was started with, nor a proxy or a hub on this machine
-    /// can deliver it.
-    pub(super) fn refuse_offline(&self, model: &ModelRef, peers: &[SocketAddr]) -> Result<(), NodeError> {
+/// Checks whether this node can reach a peer or a server.
+pub(super) struct Reach {
+    pub library: Arc<Library>,
+    pub catalog: Option<Arc<NodeCatalog>>,
+    /// The peers that the node was started with.
+    pub peers: GivenPeers,
+}
+
+impl Reach {
+    /// Fails if a model cannot be fetched because the machine has no network: [`Self::is_offline`], and the hub is not
+    /// on this machine.
+    pub fn check_model(&self, model: &ModelRef, peers: &[SocketAddr]) -> Result<(), NodeError> {
         let is_hub_here = is_on_this_machine(&self.library.config.hub.endpoint);
         if is_hub_here || !self.is_offline(peers) { Ok(()) } else { Err(no_network(format!("get {model}"))) }
     }
 
     /// Fails if a repository at this address cannot be reached because the machine has no network.
-    pub(super) fn refuse_unreachable(&self, address: &Url, shown: &str) -> Result<(), NodeError> {
+    pub fn check_repository(&self, address: &Url, shown: &str) -> Result<(), NodeError> {
         let may_reach = is_on_this_machine(address) || self.library.config.network.proxy.is_some();
         if may_reach || has_network() { Ok(()) } else { Err(no_network(format!("mirror {shown}"))) }
     }
 
-    /// Whether no peer can be reached: no interface but loopback is up, no peer is connected, and neither `peers`, nor the
-    /// peers that the node was started with, nor a proxy can be on this machine.
-    pub(super) fn is_offline(&self, peers: &[SocketAddr]) -> bool {
+    /// Whether no peer can be reached: no interface but loopback is up, no peer is connected, and neither `peers`, nor
+    /// the peers that the node was started with, nor a proxy can be on this machine.
+    pub fn is_offline(&self, peers: &[SocketAddr]) -> bool {
         let has_peers = !peers.is_empty()
-            || !self.settings.peers.list().is_empty()
+            || !self.peers.list().is_empty()
             || self.catalog.as_ref().is_some_and(|part| part.catalog.status().peers > 0);
         !has_peers && self.library.config.network.proxy.is_none() && !has_network()
     }
@@ -71,7 +81,8 @@ fn has_carrier(interface: &str) -> bool {
         .map_or(true, |carrier| carrier.trim() != "0")
 }
 
-/// The interfaces of IPv4 routes that are up. A line: interface, destination, gateway and flags in hexadecimal, and more.
+/// The interfaces of IPv4 routes that are up. A line: interface, destination, gateway and flags in hexadecimal, and
+/// more.
 fn with_routes(routes: &str) -> impl Iterator<Item = &str> {
     routes.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();

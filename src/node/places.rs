@@ -1,124 +1,135 @@
-//! Looking after the directories outside the cache whose files are shared: a disk may be disconnected, a file changed.
+//! Checks the shared directories outside the cache: a disk may be disconnected, a file changed.
 //!
-//! Each directory is looked at every few seconds, a bounded number of files at a time. A directory that is absent is
-//! withdrawn, looked at again with growing pauses, and offered again when it returns as it was. A file that has changed is
-//! proved again before it is offered. `status` reports what is wrong and which command helps.
+//! Each directory is checked every few seconds, a bounded number of files at a time. An absent directory is withdrawn,
+//! checked again with growing pauses, and offered again when it returns unchanged. A changed file is proved again
+//! before it is offered. `status` reports each problem and the command that helps.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-use super::{Node, NodeError, blocking};
+use super::{Library, Node, NodeError, blocking};
 use crate::fetch::TransferStatus;
 use crate::model::hash::Control;
 use crate::model::{InfoHash, Manifest};
 use crate::store::Stamp;
 use crate::store::tend::{CheckedFiles, Fault, FaultyFile, PlacedDirId};
 
-/// How often the task looks which directories are due.
+/// How often the task searches for directories that are due.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How often a directory without a fault is looked at.
+/// How often a directory without a fault is checked.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// The longest pause between two looks at a directory with a fault; the first is [`TICK`], each further twice as long.
+/// The longest pause between two checks of a directory with a fault; the first is [`TICK`], each further twice as long.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Files that are looked at in one look at a directory.
+/// The most files in one check of a directory.
 const FILES_AT_A_TIME: usize = 256;
 
-/// A file system that has not answered for so long counts as absent.
+/// A file system that has not answered for this long counts as absent.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
-/// Faults reported of one directory.
+/// The most faults reported for one directory.
 const MAX_REPORTED: usize = 16;
 
-/// Something wrong with files that were verified, as `status` reports it.
+/// A fault of files that were verified, as `status` reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StorageProblem {
     /// The model.
     pub model: String,
     /// The file or directory.
     pub path: PathBuf,
-    /// What is wrong.
+    /// The fault.
     pub reason: String,
-    /// What to do.
+    /// How to repair it.
     pub help: String,
 }
 
-/// What is known of all directories.
+/// The faults of all shared directories.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    known: Mutex<Known>,
+    faults: Mutex<Faults>,
     /// Held while a file is proved again: one at a time, since each uses all cores.
     proving: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct Faults {
     problems: BTreeMap<PlacedDirId, Vec<StorageProblem>>,
-    /// Torrents that were to be seeded when nothing of them was there.
+    /// Torrents without any stored byte, which are seeded when their files return.
     expected: HashSet<InfoHash>,
-    /// Torrents with a file of which only the change time is another one.
+    /// Torrents with a file of which only the change time has changed.
     touched: HashSet<InfoHash>,
 }
 
 impl Places {
-    /// A torrent is to be seeded, and nothing of it is there now.
+    /// Marks a torrent without any stored byte: it is seeded when its files return.
     pub fn expect(&self, info_hash: InfoHash) {
-        self.lock().expected.insert(info_hash);
+        self.faults.lock().expected.insert(info_hash);
     }
 
-    /// A torrent is not to be seeded when its files return.
+    /// Removes the mark of [`Self::expect`].
     pub fn forget(&self, info_hash: &InfoHash) {
-        self.lock().expected.remove(info_hash);
+        self.faults.lock().expected.remove(info_hash);
     }
 
-    /// Whether a file of a torrent has another change time than when it was verified, and was not read since.
+    /// Whether the change time of a file differs from that of its verification, and the file was not read since.
     pub fn is_touched(&self, info_hash: &InfoHash) -> bool {
-        self.lock().touched.contains(info_hash)
+        self.faults.lock().touched.contains(info_hash)
     }
 
-    /// The files of a torrent are read again from now on.
+    /// Removes the mark of [`Self::is_touched`]: the files are read again from now on.
     pub fn forget_touch(&self, info_hash: &InfoHash) {
-        self.lock().touched.remove(info_hash);
+        self.faults.lock().touched.remove(info_hash);
     }
 
     fn is_expected(&self, info_hash: &InfoHash) -> bool {
-        self.lock().expected.contains(info_hash)
+        self.faults.lock().expected.contains(info_hash)
     }
 
-    /// What `status` reports.
+    /// The faults that `status` reports.
     pub fn problems(&self) -> Vec<StorageProblem> {
-        self.lock().problems.values().flatten().cloned().collect()
+        self.faults.lock().problems.values().flatten().cloned().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock()
+    /// Replaces the faults that `status` reports for a directory.
+    fn report(&self, place: &PlacedDirId, manifest: &Arc<Manifest>, faulty: &[FaultyFile]) {
+        let problems = problems(place, manifest, faulty);
+        let mut known = self.faults.lock();
+        let former = known.problems.get(place);
+        for new in problems.iter().filter(|new| former.is_none_or(|former| !former.contains(new))) {
+            tracing::warn!(model = new.model, path = %new.path.display(), reason = new.reason, "a shared file has a fault");
+        }
+        if problems.is_empty() {
+            known.problems.remove(place);
+        } else {
+            known.problems.insert(place.clone(), problems);
+        }
     }
 }
 
-/// What is known of one directory between two looks.
+/// The state of one directory between two checks.
 #[derive(Debug)]
-struct Round {
+struct DirCheck {
     due: Instant,
     pause: Duration,
     next: usize,
-    /// The look that is under way, since when, and whether it has been given up.
-    looking: Option<(JoinHandle<CheckedFiles>, Instant, bool)>,
-    /// Faults of this pass over the files, and how changed files looked the last time.
+    /// The running check, its start, and whether its deadline has passed.
+    running: Option<(JoinHandle<CheckedFiles>, Instant, bool)>,
+    /// Faults of this pass over the files, and the stamps of changed files in the pass before.
     faulty: Vec<FaultyFile>,
     changed: HashMap<PathBuf, Option<Stamp>>,
-    /// Files of it that are proved again now.
+    /// The task that proves changed files again.
     proving: Option<AbortOnDrop>,
 }
 
-/// A task that ends when it is no longer waited for.
+/// A task that ends when this is dropped.
 #[derive(Debug)]
 struct AbortOnDrop(JoinHandle<()>);
 
@@ -128,21 +139,21 @@ impl Drop for AbortOnDrop {
     }
 }
 
-impl Round {
+impl DirCheck {
     fn new(now: Instant) -> Self {
         Self {
             due: now,
             pause: TICK,
             next: 0,
-            looking: None,
+            running: None,
             faulty: Vec::new(),
             changed: HashMap::new(),
             proving: None,
         }
     }
 
-    /// Takes in a look. Returns the faults of the whole directory when all files were looked at.
-    fn take(&mut self, tended: CheckedFiles, now: Instant) -> Option<Vec<FaultyFile>> {
+    /// Applies the result of a check. Returns the faults of the whole directory when all files were checked.
+    fn apply(&mut self, tended: CheckedFiles, now: Instant) -> Option<Vec<FaultyFile>> {
         self.faulty.extend(tended.faulty);
         self.next = tended.next;
         let all_absent = self.faulty.iter().all(|file| matches!(file.fault, Fault::Absent(_)));
@@ -150,7 +161,7 @@ impl Round {
         let faulty = is_over.then(|| std::mem::take(&mut self.faulty));
         let fine = faulty.as_ref().map_or(!all_absent, Vec::is_empty);
         self.pause = if fine { TICK } else { (self.pause * 2).min(LONGEST) };
-        // The rest of a large directory soon: only its files are many.
+        // A large directory continues soon: it needs several checks.
         self.due = now
             + match (&faulty, fine) {
                 (None, _) => TICK,
@@ -163,7 +174,7 @@ impl Round {
 
 /// Runs until the node is gone.
 pub(super) async fn run(node: Weak<Node>) {
-    let mut rounds: HashMap<PlacedDirId, Round> = HashMap::new();
+    let mut rounds: HashMap<PlacedDirId, DirCheck> = HashMap::new();
     let mut clock = tokio::time::interval(TICK);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -175,22 +186,22 @@ pub(super) async fn run(node: Weak<Node>) {
         let manifests: HashMap<InfoHash, Arc<Manifest>> =
             node.library.manifests().into_iter().map(|m| (m.torrent.info_hash, m)).collect();
         let mut places = node.library.store.placed().all();
-        // Those of former states are nothing to the user.
+        // Faults of former states are not reported.
         places.retain(|place| manifests.contains_key(&place.info_hash));
         let known: HashSet<&PlacedDirId> = places.iter().collect();
         rounds.retain(|place, _| known.contains(place));
-        node.places.lock().problems.retain(|place, _| known.contains(place));
+        node.places.faults.lock().problems.retain(|place, _| known.contains(place));
         for place in &places {
-            let round = rounds.entry(place.clone()).or_insert_with(|| Round::new(Instant::now()));
-            look(&node, place, round, &manifests[&place.info_hash]).await;
+            let round = rounds.entry(place.clone()).or_insert_with(|| DirCheck::new(Instant::now()));
+            check(&node, place, round, &manifests[&place.info_hash]).await;
         }
     }
 }
 
-/// Begins a look at a directory that is due, or takes in one that has ended.
-async fn look(node: &Arc<Node>, place: &PlacedDirId, round: &mut Round, manifest: &Arc<Manifest>) {
+/// Starts the check of a directory that is due, or applies the result of a check that has ended.
+async fn check(node: &Arc<Node>, place: &PlacedDirId, round: &mut DirCheck, manifest: &Arc<Manifest>) {
     let now = Instant::now();
-    match &mut round.looking {
+    match &mut round.running {
         Some((looking, _, _)) if looking.is_finished() => {}
         Some((_, since, given_up)) => {
             if now.duration_since(*since) >= ANSWERS_WITHIN && !*given_up {
@@ -203,9 +214,9 @@ async fn look(node: &Arc<Node>, place: &PlacedDirId, round: &mut Round, manifest
                     ours: false,
                     looks: None,
                 };
-                node.report(place, manifest, &[file]);
+                node.places.report(place, manifest, &[file]);
                 if node.library.store.placed().leave(place) {
-                    node.files_moved(place);
+                    files_moved(&node, place);
                 }
             }
             return;
@@ -220,150 +231,128 @@ async fn look(node: &Arc<Node>, place: &PlacedDirId, round: &mut Round, manifest
             let looking = tokio::task::spawn_blocking(move || {
                 store.placed().check(&at, from, FILES_AT_A_TIME, &|key| !fetch.waited_for(key).is_empty())
             });
-            round.looking = Some((looking, now, false));
+            round.running = Some((looking, now, false));
             return;
         }
     }
-    let Some((looking, _, _)) = round.looking.take() else { return };
+    let Some((looking, _, _)) = round.running.take() else { return };
     // A panic in there was reported.
     let Ok(tended) = looking.await else { return };
     if tended.moved {
-        node.files_moved(place);
+        files_moved(&node, place);
     }
-    let Some(faulty) = round.take(tended, now) else { return };
-    node.report(place, manifest, &faulty);
+    let Some(faulty) = round.apply(tended, now) else { return };
+    node.places.report(place, manifest, &faulty);
     let is_back = faulty.iter().all(|file| file.fault == Fault::Touched);
     if is_back && node.places.is_expected(&place.info_hash) {
-        node.files_moved(place);
+        files_moved(&node, place);
     }
     if faulty.iter().any(|file| file.fault == Fault::Touched) {
-        node.places.lock().touched.insert(place.info_hash);
+        node.places.faults.lock().touched.insert(place.info_hash);
     }
     // The twin is seeded whole or not at all.
     if !is_back {
-        node.unseed_hybrid(manifest);
-    } else if let Err(error) = node.reseed_hybrid(manifest) {
-        tracing::warn!("cannot seed {}: {error}", manifest.model_ref());
+        node.seeds.leave_hybrid(manifest);
+    } else if let Err(error) = node.seeds.rejoin_hybrid(manifest) {
+        tracing::warn!(%error, model = %manifest.model_ref(), "could not seed a hybrid torrent");
     }
-    let (mut changed, mut still) = (HashMap::new(), Vec::new());
+    let (mut changed, mut settled) = (HashMap::new(), Vec::new());
     for file in faulty.into_iter().filter(|file| matches!(file.fault, Fault::Changed)) {
-        // A file that is just being written looks another way the next time.
+        // The stamp of a file that is being written changes until the next check.
         if round.changed.get(&file.at).is_some_and(|looked| *looked == file.looks) {
-            still.push(file);
+            settled.push(file);
         } else {
             changed.insert(file.at, file.looks);
         }
     }
     round.changed = changed;
-    if round.changed.is_empty() && still.is_empty() {
+    if round.changed.is_empty() && settled.is_empty() {
         return;
     }
     round.due = now + 2 * TICK;
-    if !still.is_empty() {
+    if !settled.is_empty() {
         let (node, manifest) = (Arc::downgrade(node), manifest.clone());
         round.proving = Some(AbortOnDrop(tokio::spawn(async move {
-            for file in still {
+            for file in settled {
                 let Some(node) = node.upgrade() else { return };
-                node.prove_again(&manifest, file).await;
+                prove_again(&node, &manifest, file).await;
             }
         })));
     }
 }
 
-impl Node {
-    /// Contents of a directory have another home now: the engine learns of it, and what returned is offered again.
-    fn files_moved(self: &Arc<Self>, place: &PlacedDirId) {
-        for revision in self.fetch.joined() {
-            let is_whole = revision.is_complete();
-            self.fetch.relocate(&revision);
-            let twin_left = (revision.manifest.torrent.info_hash == place.info_hash || !is_whole)
-                && self.unseed_hybrid(&revision.manifest);
-            if (twin_left || self.places.is_expected(&revision.manifest.torrent.info_hash))
-                && is_whole
-                && let Err(error) = self.seed(&revision)
-            {
-                tracing::warn!("cannot seed {}: {error}", revision.manifest.model_ref());
-            }
-        }
-        if self.places.is_expected(&place.info_hash) && self.fetch.joined_as(&place.info_hash).is_none() {
-            // What is withheld, or still not there, is left out again.
-            if let Err(error) = self.seed_local() {
-                tracing::warn!("the files that returned cannot be seeded: {error}");
-            }
-        }
-        self.changed();
-    }
-
-    /// What `status` reports of bytes of the cache that turned out damaged.
-    pub(super) fn damage_in_cache(&self, transfer: &TransferStatus) -> Option<StorageProblem> {
-        let model = transfer.model.clone();
-        (transfer.damaged_bytes > 0).then(|| StorageProblem {
-            path: self.library.paths.cache(),
-            reason: format!(
-                "damaged: {} bytes of it were wrong and are not offered; they are fetched again when they are read",
-                transfer.damaged_bytes
-            ),
-            help: format!(
-                "`silmaril verify {model}` checks the rest; damage that returns means that the disk or the memory fails"
-            ),
-            model,
-        })
-    }
-
-    /// Has `status` report the faults of a directory, in place of those reported before.
-    fn report(&self, place: &PlacedDirId, manifest: &Arc<Manifest>, faulty: &[FaultyFile]) {
-        let problems = problems(place, manifest, faulty);
-        let mut known = self.places.lock();
-        let former = known.problems.get(place);
-        for new in problems.iter().filter(|new| former.is_none_or(|former| !former.contains(new))) {
-            tracing::warn!("{}: {}: {}", new.model, new.path.display(), new.reason);
-        }
-        match problems.is_empty() {
-            true => drop(known.problems.remove(place)),
-            false => drop(known.problems.insert(place.clone(), problems)),
+/// Updates the engine after files of a directory have gone or returned, and offers returned files again.
+fn files_moved(node: &Arc<Node>, place: &PlacedDirId) {
+    for revision in node.fetch.joined() {
+        let is_whole = revision.is_complete();
+        node.fetch.relocate(&revision);
+        let twin_left = (revision.manifest.torrent.info_hash == place.info_hash || !is_whole)
+            && node.seeds.leave_hybrid(&revision.manifest);
+        if (twin_left || node.places.is_expected(&revision.manifest.torrent.info_hash))
+            && is_whole
+            && let Err(error) = node.seeds.join(&revision)
+        {
+            tracing::warn!(%error, model = %revision.manifest.model_ref(), "could not seed a model");
         }
     }
-
-    /// Reads a file that has changed again, offers what is right of it, and withdraws what is wrong.
-    pub(super) async fn prove_again(self: &Arc<Self>, manifest: &Arc<Manifest>, file: FaultyFile) {
-        let _one_at_a_time = self.places.proving.lock().await;
-        // What has the turn moves or reads the files itself.
-        let Some(turn) = self.jobs.try_turn(&manifest.torrent.info_hash) else { return };
-        let (node, manifest) = (self.clone(), manifest.clone());
-        let (at, place) =
-            (file.at.clone(), PlacedDirId { info_hash: manifest.torrent.info_hash, dir: file.at.clone() });
-        let proved = blocking::cancellable(move |cancel| {
-            let _until_done = turn;
-            let store = &node.library.store;
-            let revision = store.revision(manifest.clone())?;
-            let Some(index) = manifest.files.iter().position(|entry| entry.path == file.path) else {
-                return Ok(None);
-            };
-            let known = store.torrents.piece_hashes(&manifest, store.torrents.layers(&manifest)?)?;
-            let watch = Control { progress: &|_| (), cancel };
-            let layer = known.layer(index);
-            Ok::<_, NodeError>(Some(store.placed().prove(
-                &revision,
-                index,
-                &file.at,
-                layer.as_deref(),
-                watch,
-            )?))
-        });
-        match proved.await {
-            Ok(Some((wrong, moved))) => {
-                tracing::info!(path = %at.display(), wrong, "A file that had changed was proved again.");
-                if moved {
-                    self.files_moved(&place);
-                }
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!("{} could not be proved again: {error}", at.display()),
+    if node.places.is_expected(&place.info_hash) && node.fetch.joined_as(&place.info_hash).is_none() {
+        // This skips withheld models, and models without any stored byte.
+        if let Err(error) = node.seed_local() {
+            tracing::warn!(%error, "could not seed files that have returned");
         }
+    }
+    node.changed();
+}
+
+/// The fault that `status` reports for damaged bytes of the cache.
+pub(super) fn damage_in_cache(library: &Library, transfer: &TransferStatus) -> Option<StorageProblem> {
+    let model = transfer.model.clone();
+    (transfer.damaged_bytes > 0).then(|| StorageProblem {
+        path: library.paths.cache(),
+        reason: format!(
+            "damaged: {} bytes of it were wrong and are not offered; they are fetched again when they are read",
+            transfer.damaged_bytes
+        ),
+        help: format!(
+            "`silmaril verify {model}` checks the rest; damage that returns means that the disk or the memory fails"
+        ),
+        model,
+    })
+}
+
+/// Reads a changed file again, offers its right pieces, and withdraws the wrong ones.
+async fn prove_again(node: &Arc<Node>, manifest: &Arc<Manifest>, file: FaultyFile) {
+    let _one_at_a_time = node.places.proving.lock().await;
+    // Another job has the turn: it moves or reads the files itself.
+    let Some(turn) = node.jobs.try_turn(&manifest.torrent.info_hash) else { return };
+    let (holder, manifest) = (node.clone(), manifest.clone());
+    let (at, place) =
+        (file.at.clone(), PlacedDirId { info_hash: manifest.torrent.info_hash, dir: file.at.clone() });
+    let proved = blocking::cancellable(move |cancel| {
+        let _until_done = turn;
+        let store = &holder.library.store;
+        let revision = store.revision(manifest.clone())?;
+        let Some(index) = manifest.files.iter().position(|entry| entry.path == file.path) else {
+            return Ok(None);
+        };
+        let known = store.torrents.piece_hashes(&manifest, store.torrents.layers(&manifest)?)?;
+        let watch = Control { progress: &|_| (), cancel };
+        let layer = known.layer(index);
+        Ok::<_, NodeError>(Some(store.placed().prove(&revision, index, &file.at, layer.as_deref(), watch)?))
+    });
+    match proved.await {
+        Ok(Some((wrong, moved))) => {
+            tracing::info!(path = %at.display(), wrong, "proved a changed file again");
+            if moved {
+                files_moved(node, &place);
+            }
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, path = %at.display(), "could not prove a changed file again"),
     }
 }
 
-/// What to report of a directory.
+/// The faults to report for a directory.
 fn problems(place: &PlacedDirId, manifest: &Manifest, faulty: &[FaultyFile]) -> Vec<StorageProblem> {
     let model = manifest.model_ref().to_string();
     let absent = |file: &&FaultyFile| matches!(file.fault, Fault::Absent(_));
@@ -382,13 +371,12 @@ fn problems(place: &PlacedDirId, manifest: &Manifest, faulty: &[FaultyFile]) -> 
         }];
     }
     let of = |file: &FaultyFile| {
-        let repair = match file.ours {
-            true => format!("`silmaril verify {model}` and `silmaril get {model}` fetch it again"),
-            false => {
-                "restore the file, and it is offered again by itself; or `silmaril share` its directory \
-                      again, to publish it as it is now"
-                    .to_owned()
-            }
+        let repair = if file.ours {
+            format!("`silmaril verify {model}` and `silmaril get {model}` fetch it again")
+        } else {
+            "restore the file, and it is offered again by itself; or `silmaril share` its directory again, to \
+             publish it as it is now"
+                .to_owned()
         };
         let (problem, help) = match &file.fault {
             Fault::Absent(why) => (format!("it is absent and is not offered: {why}"), repair),

@@ -1,4 +1,4 @@
-//! Hands the session's events on, in order, to whoever they are for.
+//! Passes the events of the session, in order, to the parts of the node that handle them.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -6,24 +6,24 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use super::catalog::NodeCatalog;
 use super::metadata::MetadataWaiters;
+use super::node_catalog::NodeCatalog;
 use crate::fetch::Fetch;
 use crate::torrent::Event;
 
-/// Whom events are for.
+/// The parts that handle events.
 pub(super) struct Pump {
     pub fetch: Arc<Fetch>,
     pub metadata: Arc<MetadataWaiters>,
     pub catalog: Option<Arc<NodeCatalog>>,
-    /// Told the addresses that the session listens on.
+    /// Receives the addresses on which the session listens.
     pub listening: watch::Sender<Vec<SocketAddr>>,
 }
 
 impl Pump {
     /// Runs until the session is gone.
     pub async fn run(self, mut queue: mpsc::UnboundedReceiver<Event>) {
-        // Torrents of which something came in this run.
+        // Torrents with a piece received in this run.
         let mut begun = HashSet::new();
         while let Some(event) = queue.recv().await {
             match &event {
@@ -39,7 +39,7 @@ impl Pump {
                     }
                 }),
                 Event::ListenFailed(address, reason) => {
-                    tracing::warn!("cannot listen on {address}: {reason}");
+                    tracing::warn!(%address, reason, "could not listen on an address");
                 }
                 Event::Metadata(id, info) => self.metadata.found(*id, info),
                 Event::Failed(id, _) => self.metadata.forget(*id),
@@ -53,7 +53,7 @@ impl Pump {
         }
     }
 
-    /// What is here, or which swarms are joined, has changed: others are told other names.
+    /// Has the catalog announce the names of the models again.
     fn changed(&self) {
         if let Some(part) = &self.catalog {
             part.changed.notify_one();

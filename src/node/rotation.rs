@@ -1,52 +1,50 @@
-//! After the publisher's key was replaced: what the former one signed here is signed by the new one.
+//! After a replacement of the publisher's key: signs the manifests of the former key with the new one.
 
-use super::{Library, Node, NodeError};
+use super::{Library, NodeError};
 use crate::keys::PublisherKeypair;
 use crate::model::PublisherKey;
 use crate::trust::rotation;
 
-impl Library {
-    /// Completes a replacement of the key, however often it was begun: names that belonged to a former key belong to
-    /// its successor, and manifests of ours are signed by the key that signs now. Returns how many were. The caller
-    /// holds the node lock. Blocks.
-    pub fn finish_rotation(&self) -> Result<usize, NodeError> {
-        rotation::complete(&self.paths)?;
-        let steps = rotation::successors(&self.paths);
-        if steps.is_empty() {
-            return Ok(0);
-        }
-        self.trust.succeed(&steps)?;
-        let key = PublisherKeypair::load(&self.paths.publisher_key())?;
-        let former = former_keys(&steps, key.public());
-        let mut signed = 0;
-        for manifest in self.registry.all() {
-            if manifest.signed_by().is_none_or(|publisher| !former.contains(&publisher)) {
-                continue;
-            }
-            let revised = self.registry.revise(&manifest.model_ref(), |manifest| {
-                let ours = manifest.signed_by().is_some_and(|publisher| former.contains(&publisher));
-                ours.then(|| {
-                    let mut manifest = manifest.clone();
-                    manifest.sign(&key);
-                    manifest
-                })
-            })?;
-            signed += usize::from(revised);
-        }
-        if signed > 0 {
-            tracing::info!("{signed} manifests are signed by the new key {}", key.public().fingerprint());
-        }
-        Ok(signed)
+/// Completes all replacements of the key: names of a former key belong to its successor, and own manifests are signed
+/// with the present key. Returns how many manifests it signed. The caller holds the node lock. Blocks.
+pub fn finish(library: &Library) -> Result<usize, NodeError> {
+    rotation::complete(&library.paths)?;
+    let steps = rotation::successors(&library.paths);
+    if steps.is_empty() {
+        return Ok(0);
     }
+    library.trust.succeed(&steps)?;
+    let key = PublisherKeypair::load(&library.paths.publisher_key())?;
+    let former = former_keys(&steps, key.public());
+    let mut signed = 0;
+    for manifest in library.registry.all() {
+        if manifest.signed_by().is_none_or(|publisher| !former.contains(&publisher)) {
+            continue;
+        }
+        let revised = library.registry.revise(&manifest.model_ref(), |manifest| {
+            let ours = manifest.signed_by().is_some_and(|publisher| former.contains(&publisher));
+            ours.then(|| {
+                let mut manifest = manifest.clone();
+                manifest.sign(&key);
+                manifest
+            })
+        })?;
+        signed += usize::from(revised);
+    }
+    if signed > 0 {
+        tracing::info!(
+            manifests = signed,
+            key = key.public().fingerprint(),
+            "signed manifests with the new key"
+        );
+    }
+    Ok(signed)
 }
 
-impl Node {
-    /// [`Library::finish_rotation`], where there is something to finish. A failure is logged: the node goes on with
-    /// what the former key signed.
-    pub(super) fn finish_rotation(&self) {
-        if let Err(e) = self.library.finish_rotation() {
-            tracing::error!("the replacement of the publisher's key could not be finished: {e}");
-        }
+/// Like [`finish`]. A failure is logged: the node continues with the manifests that the former key signed.
+pub(super) fn finish_or_log(library: &Library) {
+    if let Err(error) = finish(library) {
+        tracing::error!(%error, "could not finish the replacement of the publisher's key");
     }
 }
 
@@ -97,7 +95,7 @@ mod tests {
             library.trust.accept(&manifest.name, manifest.signed_by(), Pinning::Pin).unwrap();
             library.registry.insert(manifest).unwrap();
         }
-        assert_eq!(library.finish_rotation().unwrap(), 0);
+        assert_eq!(finish(&library).unwrap(), 0);
         rotation::rotate(&library.paths, 1000).unwrap();
         // Killed here, and once more.
         let second = rotation::rotate(&library.paths, 2000).unwrap();
@@ -108,8 +106,8 @@ mod tests {
         let pinned = |name: &str| reopened.trust.pinned(&name.parse().unwrap()).unwrap();
         assert_eq!(["acme/a", "acme/b", "acme/c", "acme/d"].map(pinned), expected);
         let replaced = first.public();
-        assert!(reopened.trust.is_known(&replaced), "the record that says so would be forgotten with time");
-        assert_eq!(reopened.finish_rotation().unwrap(), 0);
+        assert!(reopened.trust.is_known(&replaced), "otherwise the record of the succession expires");
+        assert_eq!(finish(&reopened).unwrap(), 0);
         let read_again =
             Manifest::from_json(&std::fs::read(reopened.paths.manifest(&"acme/a".parse().unwrap())).unwrap());
         assert_eq!(read_again.unwrap().signed_by(), Some(second.current));

@@ -1,8 +1,8 @@
-//! The background check: reads what is uploaded again, slowly, and withdraws what is wrong.
+//! The background check: reads uploaded files again, slowly, and withdraws wrong pieces.
 //!
-//! A torrent is read every two weeks, and soon when the machine stopped while its files were in use, or when a file's
-//! change time is another one. Reading is limited to 4 MiB a second, in a thread of the lowest priority; a pass that is
-//! interrupted goes on where it was.
+//! A torrent is read every two weeks, and soon when the machine stopped while its files were in use, or when the change
+//! time of a file has changed. Reading is limited to 4 MiB a second, in a thread of the lowest priority; an interrupted
+//! pass continues where it stopped.
 
 use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
 use super::Node;
-use super::catalog::now;
+use super::node_catalog::now;
 use crate::ffi::process::lowest_priority;
 use crate::model::merkle::Hash;
 use crate::model::{BLOCK_LEN, PieceHashes, PieceIndex};
@@ -20,8 +20,8 @@ use crate::store::{Content, Pass, StoredRevision};
 /// How long after the start the first piece is read.
 const START_AFTER: Duration = Duration::from_secs(10);
 
-/// How often the task looks for a torrent that is due.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often the task searches for a torrent that is due.
+const SEARCH_EVERY: Duration = Duration::from_secs(10);
 
 /// How often each torrent is read.
 const PASS_EVERY: u64 = 14 * 24 * 3600;
@@ -29,12 +29,12 @@ const PASS_EVERY: u64 = 14 * 24 * 3600;
 /// Bytes a second: 345 GB a day.
 const RATE: u64 = 4 << 20;
 
-/// After so many pieces the state is saved.
+/// After how many pieces the progress is saved.
 const SAVE_EVERY: u32 = 64;
 
 /// Runs until the node is gone.
 pub(super) async fn run(node: Weak<Node>) {
-    let Ok(reader) = Reader::start() else { return };
+    let Ok(reader) = PieceReader::start() else { return };
     tokio::time::sleep(START_AFTER).await;
     loop {
         let due = match node.upgrade() {
@@ -43,23 +43,23 @@ pub(super) async fn run(node: Weak<Node>) {
         };
         match due {
             Some(revision) => pass(&node, &revision, &reader).await,
-            None => tokio::time::sleep(LOOK_EVERY).await,
+            None => tokio::time::sleep(SEARCH_EVERY).await,
         }
     }
 }
 
-/// The torrent to be read now.
+/// The torrent to read now.
 fn next_due(node: &Node) -> Option<Arc<StoredRevision>> {
     let store = &node.library.store;
     let joined = node.fetch.joined();
     let urgency = |revision: &Arc<StoredRevision>| {
-        let ih = &revision.manifest.torrent.info_hash;
-        let soon = store.scrub.is_doubted(ih) || node.places.is_touched(ih);
-        if !soon && store.scrub.pass(ih) == Pass::default() {
-            // It was verified when it came.
-            store.scrub.set_pass(ih, Pass { at: now(), ..Pass::default() });
+        let info_hash = &revision.manifest.torrent.info_hash;
+        let soon = store.scrub.is_doubted(info_hash) || node.places.is_touched(info_hash);
+        if !soon && store.scrub.pass(info_hash) == Pass::default() {
+            // It was verified when it arrived.
+            store.scrub.set_pass(info_hash, Pass { at: now(), ..Pass::default() });
         }
-        let at = store.scrub.pass(ih).at;
+        let at = store.scrub.pass(info_hash).at;
         (soon || at + PASS_EVERY <= now()).then_some((!soon, at))
     };
     let due = joined.into_iter().filter(|revision| revision.cached_bytes() > 0);
@@ -68,14 +68,14 @@ fn next_due(node: &Node) -> Option<Arc<StoredRevision>> {
 }
 
 /// Reads one torrent, or the rest of it.
-async fn pass(node: &Weak<Node>, revision: &Arc<StoredRevision>, reader: &Reader) {
+async fn pass(node: &Weak<Node>, revision: &Arc<StoredRevision>, reader: &PieceReader) {
     let manifest = &revision.manifest;
-    let ih = manifest.torrent.info_hash;
+    let info_hash = manifest.torrent.info_hash;
     let Some((store, mut pass)) = node.upgrade().map(|node| {
         let store = node.library.store.clone();
-        let pass = store.scrub.pass(&ih);
-        // A touch that is noticed from now on is another one.
-        node.places.forget_touch(&ih);
+        let pass = store.scrub.pass(&info_hash);
+        // A change that is noticed from now on needs another pass.
+        node.places.forget_touch(&info_hash);
         (store, pass)
     }) else {
         return;
@@ -88,8 +88,8 @@ async fn pass(node: &Weak<Node>, revision: &Arc<StoredRevision>, reader: &Reader
         tokio::task::spawn_blocking(move || saved.torrents.piece_hashes(&of, saved.torrents.layers(&of)?))
             .await;
     let Ok(Ok(known)) = known else {
-        // What cannot be judged is not read.
-        return store.scrub.set_pass(&ih, Pass { at: pass.began, ..Pass::default() });
+        // Without hashes there is no reason to read it.
+        return store.scrub.set_pass(&info_hash, Pass { at: pass.began, ..Pass::default() });
     };
     let known = Arc::new(known);
     for (file, span) in revision.layout.spans().iter().enumerate() {
@@ -97,69 +97,69 @@ async fn pass(node: &Weak<Node>, revision: &Arc<StoredRevision>, reader: &Reader
         let (began, mut all_right) = (content.change_time(), pass.next <= span.first_piece);
         for piece in pass.next.max(span.first_piece)..span.first_piece + span.pieces {
             if node.upgrade().is_none_or(|node| node.is_stopping()) {
-                return store.scrub.set_pass(&ih, pass);
+                return store.scrub.set_pass(&info_hash, pass);
             }
             let outcome = reader.check(content, file, piece - span.first_piece, revision, &known).await;
-            all_right &= matches!(outcome, Outcome::Right(_));
+            all_right &= matches!(outcome, PieceCheck::Right(_));
             match outcome {
-                Outcome::Right(bytes) => tokio::time::sleep(pause(bytes)).await,
-                Outcome::Wrong(bytes) => {
-                    let (node, ih) = (node.clone(), ih);
+                PieceCheck::Right(bytes) => tokio::time::sleep(pause(bytes)).await,
+                PieceCheck::Wrong(bytes) => {
+                    let (node, info_hash) = (node.clone(), info_hash);
                     let withdrawing = tokio::task::spawn_blocking(move || {
-                        node.upgrade().map(|node| node.fetch.withdraw_damaged(&ih, PieceIndex(piece)))
+                        node.upgrade().map(|node| node.fetch.withdraw_damaged(&info_hash, PieceIndex(piece)))
                     });
-                    // A panic in there was reported.
+                    // A panic in the thread was reported.
                     let _ = withdrawing.await;
                     tokio::time::sleep(pause(bytes)).await;
                 }
-                Outcome::Unknown => {}
+                PieceCheck::Unknown => {}
             }
             pass.next = piece + 1;
             if pass.next % SAVE_EVERY == 0 {
-                store.scrub.set_pass(&ih, pass);
+                store.scrub.set_pass(&info_hash, pass);
             }
         }
         let settled = began.filter(|_| all_right).filter(|began| content.change_time() == Some(*began));
         if let Some(Err(error)) = settled.map(|began| store.placed().set_change_time(content, began)) {
-            tracing::warn!("that {} is right could not be recorded: {error}", content.path().display());
+            tracing::warn!(%error, path = %content.path().display(), "could not record a checked file");
         }
     }
-    tracing::info!(model = %manifest.model_ref(), "All stored pieces were read again.");
-    store.scrub.set_pass(&ih, Pass { at: pass.began, ..Pass::default() });
+    tracing::info!(model = %manifest.model_ref(), "read all stored pieces again");
+    store.scrub.set_pass(&info_hash, Pass { at: pass.began, ..Pass::default() });
 }
 
 fn pause(bytes: u64) -> Duration {
     Duration::from_secs_f64(bytes as f64 / RATE as f64)
 }
 
-/// What reading a piece showed, and how many bytes that were.
-enum Outcome {
+/// The result of reading a piece, with its length in bytes.
+enum PieceCheck {
     Right(u64),
     Wrong(u64),
-    /// It is not here, cannot be read or cannot be judged.
+    /// It is absent, cannot be read, or its hash is not known.
     Unknown,
 }
 
 /// A piece to read.
-struct Job {
+struct PieceRead {
     content: Arc<Content>,
     range: std::ops::Range<u64>,
     file: usize,
     number: PieceIndex,
     known: Arc<PieceHashes>,
-    answer: oneshot::Sender<Outcome>,
+    answer: oneshot::Sender<PieceCheck>,
 }
 
 /// The thread that reads. It ends when this is dropped.
-struct Reader(mpsc::Sender<Job>);
+struct PieceReader(mpsc::Sender<PieceRead>);
 
-impl Reader {
+impl PieceReader {
     fn start() -> std::io::Result<Self> {
-        let (jobs, queue) = mpsc::channel::<Job>();
+        let (jobs, queue) = mpsc::channel::<PieceRead>();
         let work = move || {
             lowest_priority();
-            for Job { content, range, file, number, known, answer } in queue {
-                // Nobody waits any more where the task has ended.
+            for PieceRead { content, range, file, number, known, answer } in queue {
+                // The task may have ended.
                 let _ = answer.send(check(&content, range, file, number, &known));
             }
         };
@@ -174,16 +174,16 @@ impl Reader {
         number: u32,
         revision: &StoredRevision,
         known: &Arc<PieceHashes>,
-    ) -> Outcome {
+    ) -> PieceCheck {
         let step = u64::from(revision.layout.piece_length());
         let start = u64::from(number) * step;
         let range = start..(start + step).min(content.len());
         let (answer, answered) = oneshot::channel();
         let (content, known, number) = (content.clone(), known.clone(), PieceIndex(number));
-        if self.0.send(Job { content, range, file, number, known, answer }).is_err() {
-            return Outcome::Unknown;
+        if self.0.send(PieceRead { content, range, file, number, known, answer }).is_err() {
+            return PieceCheck::Unknown;
         }
-        answered.await.unwrap_or(Outcome::Unknown)
+        answered.await.unwrap_or(PieceCheck::Unknown)
     }
 }
 
@@ -193,25 +193,25 @@ fn check(
     file: usize,
     number: PieceIndex,
     known: &PieceHashes,
-) -> Outcome {
+) -> PieceCheck {
     let len = range.end - range.start;
     if known.hash(file, number).is_none() {
-        return Outcome::Unknown;
+        return PieceCheck::Unknown;
     }
     match content.read_to_prove(range) {
         Ok(Some(bytes)) => {
             let leaves: Vec<Hash> =
                 bytes.chunks(BLOCK_LEN as usize).map(|block| Sha256::digest(block).into()).collect();
             match known.fits(file, number, leaves) {
-                Some(true) => Outcome::Right(len),
-                Some(false) => Outcome::Wrong(len),
-                None => Outcome::Unknown,
+                Some(true) => PieceCheck::Right(len),
+                Some(false) => PieceCheck::Wrong(len),
+                None => PieceCheck::Unknown,
             }
         }
-        Ok(None) => Outcome::Unknown,
+        Ok(None) => PieceCheck::Unknown,
         Err(error) => {
-            tracing::debug!("{} could not be checked: {error}", content.path().display());
-            Outcome::Unknown
+            tracing::debug!(%error, path = %content.path().display(), "could not check a piece");
+            PieceCheck::Unknown
         }
     }
 }

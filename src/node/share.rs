@@ -1,4 +1,4 @@
-//! `share`: a directory becomes a manifest and a torrent, in place.
+//! `share`: makes a manifest and a torrent of a directory, which stays in its place.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,39 +11,39 @@ use url::Url;
 use crate::keys::PublisherKeypair;
 use crate::model::codec::MAX_WEB_SEEDS;
 use crate::model::describe::{DescribeOptions, Description, describe};
-use crate::model::license;
+use crate::model::license::{self, LicenseError};
 use crate::model::magnet::Magnet;
 use crate::model::metainfo::parse_metainfo;
 use crate::model::scan::OutsideLinks;
 use crate::model::web_seed::WebSeed;
 use crate::model::{FileEntry, Manifest, ModelName, ModelRef, PieceLayers, Revision};
-use crate::node::catalog::now;
+use crate::node::node_catalog::now;
 use crate::node::sharing::Rule;
-use crate::node::{Library, Node, NodeError, blocking};
+use crate::node::{Library, Node, NodeError, blocking, export};
 use crate::store::{ContentKey, Pass, Stamp};
 use crate::torrent::create::{self, NewFile};
 
-/// What to share.
+/// The body of `POST /v1/share`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ShareRequest {
-    /// The directory, from the root.
+    /// The directory, an absolute path.
     pub path: PathBuf,
-    /// Under which name.
+    /// The name of the model.
     pub name: ModelName,
     /// Which revision.
     pub version: Revision,
-    /// Licence identifier; none takes it from the model card.
+    /// Licence identifier; none uses that of the model card.
     pub license: Option<String>,
-    /// Bytes a piece.
+    /// Bytes of a piece.
     pub piece_length: u32,
     /// Whether to sign.
     pub sign: bool,
     /// Whether to make a hybrid (v1 + v2) torrent as well.
     pub hybrid: bool,
-    /// Where its files are on the web, too: directories that end in `/`, or the only file.
+    /// Addresses of its files on the web: directories that end in `/`, or the only file.
     #[serde(default)]
     pub web_seeds: Vec<WebSeed>,
-    /// Links out of the directory that are followed: those that the user has seen, with their targets.
+    /// Links out of the directory that are followed: the user has confirmed these targets.
     #[serde(default)]
     pub follow_links: OutsideLinks,
     /// Whether it is kept out of the DHT.
@@ -51,21 +51,52 @@ pub struct ShareRequest {
     pub skip_dht: bool,
 }
 
-/// What came of it.
+/// The result of a `share`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Shared {
-    /// The manifest, now in the registry.
+    /// The manifest, which is in the registry.
     pub manifest: Arc<Manifest>,
-    /// The link to the hybrid torrent, which v1 clients can use; none where it was not made.
+    /// The magnet link of the hybrid torrent, which v1 clients can use; none if it was not made.
     #[serde(default)]
     pub hybrid_magnet: Option<String>,
-    /// Things the publisher should know: unknown licence, pickles, …
+    /// Warnings for the publisher: unknown licence, pickles, …
     pub warnings: Vec<String>,
 }
 
+/// Why a directory cannot be shared with the options of a request.
+#[derive(Debug, thiserror::Error)]
+pub enum ShareError {
+    /// The directory is inside a silmaril mount.
+    #[error(
+        "{dir} is inside the silmaril mount {mount}, which shares what it reads by itself",
+        dir = dir.display(),
+        mount = mount.display()
+    )]
+    InsideMount {
+        /// The directory.
+        dir: PathBuf,
+        /// The mount point.
+        mount: PathBuf,
+    },
+    /// The licence is invalid.
+    #[error(transparent)]
+    Licence(LicenseError),
+    /// A web seed is the address of one file, and the model has several.
+    #[error("{seed} is the address of one file, and there are {files}; that of a directory ends in /")]
+    WebSeedOfFile {
+        /// The address.
+        seed: String,
+        /// Number of files of the model.
+        files: usize,
+    },
+    /// The request has more web seeds than a manifest may contain.
+    #[error("at most {0} --web-seed can be given")]
+    TooManyWebSeeds(usize),
+}
+
 impl Library {
-    /// Hashes the directory in one pass and records manifest, metainfo and placement. `progress` gets bytes done
-    /// and bytes in all; once `cancel` is set it stops and records nothing. The caller holds the node lock.
+    /// Hashes the directory in one pass and records manifest, metainfo and placement. `progress` receives the bytes
+    /// done and the bytes to do. When `cancel` is set, it stops and records nothing. The caller holds the node lock.
     pub fn publish(
         &self,
         request: &ShareRequest,
@@ -106,7 +137,7 @@ impl Library {
         }
         self.seal(&mut manifest, request.sign)?;
         if cancel.load(Ordering::Relaxed) {
-            return Err(NodeError::Request("cancelled".to_owned()));
+            return Err(NodeError::Cancelled);
         }
         self.trust.claim(&request.name, manifest.publisher)?;
         self.store
@@ -122,22 +153,20 @@ impl Library {
         self.store.scrub.set_pass(&manifest.torrent.info_hash, Pass { at: now(), ..Pass::default() });
         self.enter_own_state(&manifest)?;
         let manifest = self.registry.insert(manifest)?;
-        let hybrid_magnet = self.hybrid_torrent(&manifest)?.map(|hybrid| hybrid.magnet.to_string());
+        let hybrid_magnet = export::hybrid_torrent(self, &manifest)?.map(|hybrid| hybrid.magnet.to_string());
         Ok(Shared { manifest, hybrid_magnet, warnings })
     }
 
-    /// Our key, made where there is none; nothing where nothing is to be signed.
+    /// The key of this node, created if there is none; none without `sign`.
     pub(super) fn signer(&self, sign: bool) -> Result<Option<PublisherKeypair>, NodeError> {
-        match sign {
-            true => Ok(Some(PublisherKeypair::load_or_create(&self.paths.publisher_key())?)),
-            false => Ok(None),
-        }
+        let load = || PublisherKeypair::load_or_create(&self.paths.publisher_key());
+        Ok(sign.then(load).transpose()?)
     }
 
-    /// Adds to a manifest what depends on this node: trackers, and the signature where there is to be one.
+    /// Completes a manifest with the trackers of this node and, with `sign`, its signature.
     pub(super) fn seal(&self, manifest: &mut Manifest, sign: bool) -> Result<(), NodeError> {
         add_trackers(manifest, &self.config.network.trackers);
-        // Read now: it may have been replaced while the files were hashed.
+        // Loaded now: the key may have been replaced while the files were hashed.
         if let Some(key) = self.signer(sign)? {
             manifest.sign(&key);
         }
@@ -145,84 +174,69 @@ impl Library {
     }
 }
 
-impl Node {
-    /// [`Library::publish`] on a thread of its own. Dropping the future stops it soon, with nothing recorded. The
-    /// node goes on with what it knows now: a model of the same name and other files is left.
-    pub async fn publish(
-        self: &Arc<Self>,
-        request: ShareRequest,
-        progress: impl Fn(u64, u64) + Send + Sync + 'static,
-    ) -> Result<Shared, NodeError> {
-        let model = ModelRef { name: request.name.clone(), revision: request.version.clone() };
-        let former = self.library.registry.get(&model);
-        let rule = Rule { without_dht: request.skip_dht, ..Rule::default() };
-        let node = self.clone();
-        let shared =
-            blocking::cancellable(move |cancel| node.library.publish(&request, &progress, cancel)).await?;
-        let revision = self.library.revision(&model)?;
-        // Whoever shares a directory says that it is theirs to share.
-        self.set_rule(&shared.manifest, rule)?;
-        self.fetch.relocate(&revision);
-        // Whether or not the command lives to see it.
-        self.seed(&revision)?;
-        let same = |m: &Arc<Manifest>| m.torrent.info_hash == shared.manifest.torrent.info_hash;
-        if let Some(former) = former.filter(|former| !same(former)) {
-            self.leave_unless_used(&former);
-        }
-        self.changed();
-        Ok(shared)
+/// [`Library::publish`] on its own thread. Dropping the future stops it soon, with nothing recorded. Leaves the swarm
+/// of a former model of this name.
+pub(super) async fn run(
+    node: &Arc<Node>,
+    request: ShareRequest,
+    progress: impl Fn(u64, u64) + Send + Sync + 'static,
+) -> Result<Shared, NodeError> {
+    let model = ModelRef { name: request.name.clone(), revision: request.version.clone() };
+    let former = node.library.registry.get(&model);
+    let rule = Rule { without_dht: request.skip_dht, ..Rule::default() };
+    let holder = node.clone();
+    let shared =
+        blocking::cancellable(move |cancel| holder.library.publish(&request, &progress, cancel)).await?;
+    let revision = node.library.revision(&model)?;
+    // By sharing a directory, the user confirms the right to share it.
+    node.set_rule(&shared.manifest, rule)?;
+    node.fetch.relocate(&revision);
+    // Also when the client disconnects now.
+    node.seeds.join(&revision)?;
+    let same = |m: &Arc<Manifest>| m.torrent.info_hash == shared.manifest.torrent.info_hash;
+    if let Some(former) = former.filter(|former| !same(former)) {
+        node.seeds.leave_unless_used(&former);
     }
-
-    /// Leaves the swarm of a manifest that is no longer known, unless another model is the same torrent.
-    pub(super) fn leave_unless_used(&self, manifest: &Manifest) {
-        let info_hash = manifest.torrent.info_hash;
-        if !self.library.manifests().iter().any(|m| m.torrent.info_hash == info_hash) {
-            self.unseed(manifest);
-        }
-    }
+    node.changed();
+    Ok(shared)
 }
 
-/// Refuses a directory that a silmaril mount shows: sharing it in place would make reads of the mount wait for
-/// the mount.
+/// Refuses a directory inside a silmaril mount: seeding it would make reads of the mount wait for the mount.
 fn refuse_own_mount(dir: &Path) -> Result<(), NodeError> {
-    let mounts = crate::mount::list_mounts().map_err(|e| NodeError::Internal(e.to_string()))?;
+    let mounts = crate::mount::list_mounts().map_err(NodeError::internal)?;
     match mounts.iter().find(|mount| dir.starts_with(&mount.mountpoint)) {
-        Some(mount) => Err(NodeError::Request(format!(
-            "{} is inside the silmaril mount {}, which shares what it reads by itself",
-            dir.display(),
-            mount.mountpoint.display()
-        ))),
+        Some(mount) => {
+            Err(ShareError::InsideMount { dir: dir.to_owned(), mount: mount.mountpoint.clone() }.into())
+        }
         None => Ok(()),
     }
 }
 
-/// Refuses a licence of the command line that cannot be one.
+/// Refuses an invalid licence of the command line.
 pub(super) fn check_licence(given: Option<&str>) -> Result<(), NodeError> {
-    given.map_or(Ok(()), |given| license::check(given).map(drop)).map_err(|e| NodeError::Usage(e.to_string()))
+    Ok(given.map_or(Ok(()), |given| license::check(given).map(drop)).map_err(ShareError::Licence)?)
 }
 
-/// Names the configured trackers in the magnet link, so that whoever has only that finds them.
+/// Adds the configured trackers to the magnet link, which may be all that a peer has.
 fn add_trackers(manifest: &mut Manifest, trackers: &[Url]) {
     let mut magnet = Magnet::new(manifest.torrent.info_hash, &manifest.torrent.name);
     magnet.trackers = trackers.iter().map(Url::to_string).collect();
     manifest.magnet_uri = magnet.to_string();
 }
 
-/// Says where the files are on the web, and what their pieces hash to, so that whoever has only the manifest can verify
-/// what comes from there. Returns a warning where that is too much to say.
+/// Adds the web seeds and the piece hashes to the manifest, so that a host with only the manifest can verify bytes from
+/// the web. Returns a warning if the hashes are too many.
 fn add_web_seeds(
     manifest: &mut Manifest,
     seeds: &[WebSeed],
     layers: &PieceLayers,
-) -> Result<Option<String>, NodeError> {
+) -> Result<Option<String>, ShareError> {
     if let Some(file) = seeds.iter().find(|seed| !seed.is_directory() && manifest.files.len() > 1) {
         let count = manifest.files.len();
-        return Err(NodeError::Usage(format!(
-            "{file} is the address of one file, and there are {count}; that of a directory ends in /"
-        )));
+        return Err(ShareError::WebSeedOfFile { seed: file.to_string(), files: count });
     }
     if seeds.len() > MAX_WEB_SEEDS {
-        return Err(NodeError::Usage(format!("at most {MAX_WEB_SEEDS} --web-seed can be given")));
+        return Err(ShareError::TooManyWebSeeds(MAX_WEB_SEEDS));
     }
     manifest.web_seeds = seeds.iter().map(WebSeed::to_string).collect();
     if seeds.is_empty() || manifest.carry_piece_layers(layers) {

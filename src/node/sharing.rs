@@ -1,21 +1,20 @@
-//! What this node keeps to itself: models that are here and not shared, and models that are shared and not announced.
+//! The rules of sharing: which stored models are not shared, or shared without an announcement.
 //!
-//! `sharing.yaml` in the base directory, read once and written by the holder of the node's lock. A model that it does not
-//! name is shared and announced. A file that cannot be read is an error and not an empty one: whoever withholds a model has
-//! a reason.
+//! `sharing.yaml` in the base directory, read once and written by the holder of the node's lock. A model that is not in
+//! the file is shared and announced. If the file cannot be read, that is an error: otherwise a withheld model would be
+//! shared.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{Node, NodeError};
+use super::NodeError;
 use crate::fetch::Exposure;
 use crate::fsutil;
-use crate::model::{InfoHash, Manifest, ModelRef};
+use crate::model::ModelRef;
 use crate::paths::Paths;
 use crate::store::StoreError;
 use crate::yaml::{self, Limits};
@@ -34,14 +33,14 @@ pub enum Withheld {
     NotAsked,
     /// Its licence is unknown, or not known to permit it.
     Licence,
-    /// The hub asks everybody for consent before it hands it out.
+    /// The hub requires consent to its conditions (it is gated).
     Gated,
-    /// The hub shows it to some only.
+    /// The hub shows it only to some users.
     Private,
 }
 
 impl Withheld {
-    /// Whether sharing it takes a right that the user has to claim.
+    /// Whether the user must confirm the right to share it.
     pub fn needs_right(self) -> bool {
         match self {
             Self::NotAsked => false,
@@ -54,7 +53,7 @@ impl Withheld {
         match self {
             Self::NotAsked => "its sharing was turned off (--no-auto-share, or get --seed=false)",
             Self::Licence => "its licence is not known to permit passing it on",
-            Self::Gated => "its hub asks everybody for consent before handing it out (it is gated)",
+            Self::Gated => "its hub requires consent to its conditions (it is gated)",
             Self::Private => "it is private at its hub",
         }
     }
@@ -64,10 +63,10 @@ impl Withheld {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Not at all, and why.
+    /// Why it is not shared; none if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withheld: Option<Withheld>,
-    /// Without the DHT, LAN discovery and the catalog: only with peers that know of us by other ways.
+    /// Shared without the DHT, LAN discovery and the catalog: only with peers that know this host in another way.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unannounced: bool,
     /// Announced, but not in the DHT.
@@ -76,8 +75,8 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// What the engine may do with its torrent.
-    fn exposure(self) -> Exposure {
+    /// How the engine may expose its torrent.
+    pub(super) fn exposure(self) -> Exposure {
         match self {
             Self { withheld: Some(_), .. } => Exposure::Hidden,
             Self { unannounced: true, .. } => Exposure::Unannounced,
@@ -91,7 +90,7 @@ type Rules = BTreeMap<ModelRef, Rule>;
 
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
+struct SharingFile {
     #[serde(default)]
     models: Rules,
 }
@@ -107,14 +106,14 @@ pub struct Sharing {
 }
 
 impl Sharing {
-    /// Reads the rules; none where there is no file. Without `announce` no model is announced, whatever its rule is.
+    /// Reads the rules; no file means no rules. Without `announce` no model is announced, also if its rule permits it.
     pub fn open(paths: &Paths, announce: bool) -> Result<Self, NodeError> {
         let path = paths.sharing();
         let document = match fsutil::read_capped(&path, LIMITS.bytes as u64) {
-            Ok(bytes) => yaml::read::<Option<Document>>(&bytes, LIMITS)
+            Ok(bytes) => yaml::read::<Option<SharingFile>>(&bytes, LIMITS)
                 .map(Option::unwrap_or_default)
                 .map_err(|e| StoreError::Damaged { path: path.clone(), reason: e.to_string() })?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Document::default(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => SharingFile::default(),
             Err(source) => return Err(NodeError::Io { path, source }),
         };
         Ok(Self { path, announce, rules: Mutex::new(document.models), generation: AtomicU64::new(0) })
@@ -122,7 +121,7 @@ impl Sharing {
 
     /// The rule of a model.
     pub fn of(&self, model: &ModelRef) -> Rule {
-        self.rules().get(model).copied().unwrap_or_default()
+        self.rules.lock().get(model).copied().unwrap_or_default()
     }
 
     /// Whether a model is announced: by its name, its record, and as one that is held here.
@@ -131,7 +130,7 @@ impl Sharing {
         self.announce && withheld.is_none() && !unannounced
     }
 
-    /// Whether a model is announced in the DHT, too.
+    /// Whether a model is also announced in the DHT.
     pub fn is_in_dht(&self, model: &ModelRef) -> bool {
         self.is_announced(model) && !self.of(model).without_dht
     }
@@ -141,18 +140,19 @@ impl Sharing {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Sets the rule of a model, on the disk before anybody sees it.
+    /// Sets the rule of a model. It is on the disk before it has an effect.
     pub fn set(&self, model: &ModelRef, rule: Rule) -> Result<(), NodeError> {
-        let mut rules = self.rules();
+        let mut rules = self.rules.lock();
         let mut models = rules.clone();
-        match rule == Rule::default() {
-            true => models.remove(model),
-            false => models.insert(model.clone(), rule),
-        };
+        if rule == Rule::default() {
+            models.remove(model);
+        } else {
+            models.insert(model.clone(), rule);
+        }
         if models == *rules {
             return Ok(());
         }
-        let document = Document { models };
+        let document = SharingFile { models };
         let text = yaml::write(&document)
             .map_err(|e| StoreError::Damaged { path: self.path.clone(), reason: e.to_string() })?;
         fsutil::write_atomic(&self.path, format!("{HEADING}{text}").as_bytes(), fsutil::MODE_PRIVATE)
@@ -161,105 +161,6 @@ impl Sharing {
         self.generation.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
-
-    fn rules(&self) -> MutexGuard<'_, Rules> {
-        self.rules.lock()
-    }
-}
-
-impl Node {
-    /// Sets how a model is shared, and has the engine and the catalog keep to it from now on.
-    pub(super) fn set_rule(&self, manifest: &Manifest, rule: Rule) -> Result<(), NodeError> {
-        self.library.sharing.set(&manifest.model_ref(), rule)?;
-        self.apply_rules(&manifest.torrent.info_hash);
-        self.changed();
-        Ok(())
-    }
-
-    /// Has the engine treat a torrent as the rules of its models say. Of several models that are the same torrent, the
-    /// most open one counts; where one of them is withheld, only those others that are stored here: a stranger may have
-    /// given the files another name.
-    pub(super) fn apply_rules(&self, info_hash: &InfoHash) {
-        let mut models = self.library.registry.all();
-        self.reserve(&models);
-        models.retain(|manifest| manifest.torrent.info_hash == *info_hash);
-        self.expose(info_hash, self.exposure_of(info_hash, &models));
-    }
-
-    /// [`Self::apply_rules`] for all models known.
-    pub(super) fn apply_all_rules(&self) {
-        let all = self.library.registry.all();
-        self.reserve(&all);
-        let mut torrents: HashMap<InfoHash, Vec<Arc<Manifest>>> = HashMap::new();
-        for manifest in all {
-            torrents.entry(manifest.torrent.info_hash).or_default().push(manifest);
-        }
-        for (info_hash, models) in torrents {
-            self.expose(&info_hash, self.exposure_of(&info_hash, &models));
-        }
-    }
-
-    fn exposure_of(&self, info_hash: &InfoHash, models: &[Arc<Manifest>]) -> Exposure {
-        let rules: Vec<(ModelRef, Rule)> = (models.iter().map(|manifest| manifest.model_ref()))
-            .map(|model| (model.clone(), self.library.sharing.of(&model)))
-            .collect();
-        let is_withheld = rules.iter().any(|(_, rule)| rule.withheld.is_some());
-        let counts = |(model, rule): &&(ModelRef, Rule)| {
-            !is_withheld
-                || rule.withheld.is_some()
-                || self.library.store.placed().is_stored_for(info_hash, model)
-        };
-        rules.iter().filter(counts).map(|(_, rule)| rule.exposure()).max().unwrap_or_default()
-    }
-
-    /// Keeps what only withheld models have stored from the swarms of other models that list the same files.
-    fn reserve(&self, models: &[Arc<Manifest>]) {
-        let withheld = models.iter().filter(|m| self.library.sharing.of(&m.model_ref()).withheld.is_some());
-        if !self.library.store.withheld.set(withheld.map(|manifest| &**manifest)) {
-            return;
-        }
-        self.fetch.withdraw_reserved();
-        for manifest in models.iter().filter(|manifest| manifest.torrent.hybrid_info_hash.is_some()) {
-            let offered =
-                self.library.store.revision(manifest.clone()).map(|r| r.offered_pieces().0.is_full());
-            if !offered.unwrap_or(false) {
-                self.unseed_hybrid(manifest);
-            }
-        }
-    }
-
-    fn expose(&self, info_hash: &InfoHash, exposure: Exposure) {
-        if !self.fetch.expose(info_hash, exposure) {
-            return;
-        }
-        // A hybrid twin is a torrent of its own with the same files.
-        let models = self.library.registry.all().into_iter().filter(|m| m.torrent.info_hash == *info_hash);
-        let twins: Vec<_> = models.filter(|manifest| self.unseed_hybrid(manifest)).collect();
-        if exposure == Exposure::Hidden {
-            // A reader of what is missing here joins again, and accepts no peer.
-            self.fetch.leave(info_hash);
-            return;
-        }
-        for manifest in twins {
-            let model = manifest.model_ref();
-            let seeded = self.library.store.revision(manifest).map_err(NodeError::from);
-            if let Err(e) = seeded.and_then(|revision| self.seed(&revision)) {
-                tracing::warn!("cannot seed the hybrid torrent of {model}: {e}");
-            }
-        }
-    }
-
-    /// Whether a model may be shared now that somebody asks for it by name. `right` is their word that they may. A rule
-    /// that stood in the way goes.
-    pub(super) fn permit(&self, manifest: &Manifest, right: bool) -> Result<(), NodeError> {
-        let model = manifest.model_ref();
-        let rule = self.library.sharing.of(&model);
-        let Some(why) = rule.withheld else { return Ok(()) };
-        if why.needs_right() && !right {
-            return Err(NodeError::Withheld { model, why });
-        }
-        self.set_rule(manifest, Rule { withheld: None, ..rule })
-    }
 }
 
 #[cfg(test)]
@@ -267,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_survive_a_restart_and_the_default_leaves_nothing() {
+    fn rules_survive_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path());
         let sharing = Sharing::open(&paths, true).unwrap();
@@ -286,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_cannot_be_read_are_not_taken_for_none() {
+    fn unreadable_rules_are_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path());
         for bad in ["models: [", "models: {acme/m: {withheld: perhaps}}", "modells: {}", &"[".repeat(100_000)]

@@ -1,8 +1,8 @@
-//! The limits of the cache, kept while the node runs: bytes are deleted as soon as requests wait for space.
+//! Keeps the limits of the cache: bytes are deleted as soon as requests wait for space.
 //!
-//! What is deleted, in this order: files that no swarm uses, least recently read first; then pieces that no reader needs
-//! soon, of the least recently read file first; the remains of pieces that never became whole; what all reads but the
-//! one that has waited longest wait for. When none of that makes space, the files that are being read go on in memory.
+//! Bytes are deleted in this order: files that no swarm uses, least recently read first; pieces that no reader needs
+//! soon, of the least recently read file first; the remains of incomplete pieces; bytes for which reads wait, except
+//! the read that has waited longest. If none of this makes space, the files that are being read continue in memory.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -12,27 +12,27 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::error::text;
-use super::{Node, NodeError, blocking};
-use crate::fetch::{Fetch, Shedding};
+use super::{Library, Node, NodeError, blocking};
+use crate::fetch::{Fetch, ReadError, Shedding};
 use crate::model::PiecesRoot;
 use crate::store::eviction::disk_space;
 use crate::store::{
     CacheEntry, Content, ContentKey, Room, Rooms, SpaceClass, Store, StoredRevision, kept_free,
 };
 
-/// How often space is looked at without a request that waits for some: other programs fill disks, too.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often space is measured without a request that waits for some: other programs fill disks as well.
+const MEASURE_EVERY: Duration = Duration::from_secs(10);
 
 /// The pause after an attempt that made no space.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// So many attempts in a row may make no space before reads that wait have to give way to each other.
-const PATIENCE: u32 = 3;
+/// The number of failed attempts in a row before bytes are deleted for which reads wait.
+const MAX_FAILED: u32 = 3;
 
 /// How long the engine may take to remove torrents whose bytes are deleted or move.
 const RELEASE_WITHIN: Duration = Duration::from_secs(20);
 
-/// Allocated bytes of a file that are more than its verified ones by this much are remains of unfinished pieces.
+/// If a file has this many more allocated bytes than verified ones, they are remains of incomplete pieces.
 const REMAINS: u64 = 256 << 10;
 
 /// A file leaves memory when this much space is free, or a quarter of the cache if that is less.
@@ -56,83 +56,89 @@ pub(super) async fn run(node: Weak<Node>, rooms: Arc<Rooms>) {
         if stuck > 0 {
             tokio::time::sleep(RETRY).await;
         }
-        // Without a request for so long, other programs may have taken space, or given some back.
-        let idle = tokio::time::timeout(LOOK_EVERY, rooms.space_requested()).await.is_err();
+        // Without a request, other programs may have used or released space.
+        let idle = tokio::time::timeout(MEASURE_EVERY, rooms.space_requested()).await.is_err();
         let Some(node) = node.upgrade() else { return };
-        let keeper = Keeper { node: &node, fetch: &node.fetch, store: &node.library.store, rooms: &rooms };
+        let keeper =
+            SpaceKeeper { node: &node, fetch: &node.fetch, store: &node.library.store, rooms: &rooms };
         match keeper.make_room(stuck, idle).await {
             Ok(true) => stuck = 0,
             Ok(false) => {
                 stuck += 1;
-                // What lacks space now lacks it until something changes.
+                // The requests still wait for space.
                 rooms.request_space();
             }
             Err(error) => {
                 stuck += 1;
-                tracing::error!("no space could be made in the cache: {error}");
+                tracing::error!(%error, "could not make space in the cache");
             }
         }
     }
 }
 
-impl Node {
-    /// The files that are read through memory, if there are any.
-    pub(super) fn lack_of_space(&self) -> Option<LackOfSpace> {
-        let files = self.fetch.in_memory().len();
-        let (free, min_free) = self.settings.rooms.cache.free();
-        (files > 0).then_some(LackOfSpace { files, free, min_free })
-    }
-
-    /// Whether files of a revision that are to come fit below a directory, or into the cache without one. Bytes in the
-    /// cache count as free, since they give way.
-    pub(super) fn check_space(
-        &self,
-        revision: &StoredRevision,
-        files: &[usize],
-        dest: Option<&Path>,
-    ) -> Result<(), NodeError> {
-        let missing = files
-            .iter()
-            .map(|&i| &revision.contents[i])
-            .filter(|content| content.space_class() != SpaceClass::Unlimited || !content.is_placed());
-        let need = missing.map(|content| content.len() - content.cached_bytes()).sum();
-        self.check_space_for(need, dest)
-    }
-
-    /// Like [`Self::check_space`], for so many bytes.
-    pub(super) fn check_space_for(&self, need: u64, dest: Option<&Path>) -> Result<(), NodeError> {
-        let store = &self.library.store;
-        let cache = self.library.paths.cache();
-        let config = &self.library.config.cache;
-        let at = dest.unwrap_or(&cache);
-        let at = at.ancestors().find(|dir| dir.exists()).unwrap_or(at);
-        let (_, mut free) = disk_space(at)?;
-        let mut limit = String::new();
-        if store.is_on_cache_disk(at) {
-            free = free.saturating_add(store.cache().usage()?).saturating_sub(kept_free(config.min_free));
-            limit = format!(" ({} stay free: cache.min_free)", text(config.min_free));
-        }
-        let bound = store.cache().bound(config)?;
-        if dest.is_none() && bound < free {
-            (free, limit) = (bound, " (cache.max_size)".to_owned());
-        }
-        match need <= free {
-            true => Ok(()),
-            false => Err(NodeError::Space { path: at.to_owned(), need, free, limit }),
-        }
-    }
+/// The files that are read through memory, if there are any.
+pub(super) fn lack(fetch: &Fetch, rooms: &Rooms) -> Option<LackOfSpace> {
+    let files = fetch.in_memory().len();
+    let (free, min_free) = rooms.cache.free();
+    (files > 0).then_some(LackOfSpace { files, free, min_free })
 }
 
-/// One look at the limits.
-struct Keeper<'a> {
+/// Fails if the missing bytes of files of a revision do not fit below a directory, or into the cache without one. Bytes
+/// in the cache count as free, since the cache deletes them for new ones.
+pub(super) fn check(
+    library: &Library,
+    revision: &StoredRevision,
+    files: &[usize],
+    dest: Option<&Path>,
+) -> Result<(), NodeError> {
+    let missing = files
+        .iter()
+        .map(|&i| &revision.contents[i])
+        .filter(|content| content.space_class() != SpaceClass::Unlimited || !content.is_placed());
+    let need = missing.map(|content| content.len() - content.cached_bytes()).sum();
+    let store = &library.store;
+    let cache = library.paths.cache();
+    let config = &library.config.cache;
+    let at = dest.unwrap_or(&cache);
+    let at = at.ancestors().find(|dir| dir.exists()).unwrap_or(at);
+    let (_, mut free) = disk_space(at)?;
+    let mut limit = String::new();
+    if store.is_on_cache_disk(at) {
+        free = free.saturating_add(store.cache().usage()?).saturating_sub(kept_free(config.min_free));
+        limit = format!(" ({} stay free: cache.min_free)", text(config.min_free));
+    }
+    let bound = store.cache().bound(config)?;
+    if dest.is_none() && bound < free {
+        (free, limit) = (bound, " (cache.max_size)".to_owned());
+    }
+    if need <= free { Ok(()) } else { Err(NodeError::Space { path: at.to_owned(), need, free, limit }) }
+}
+
+/// Fetches files of a revision. If the space is not sufficient, the error has the needed and the free bytes.
+pub(super) async fn fetch_files(
+    node: &Node,
+    revision: &Arc<StoredRevision>,
+    files: &[usize],
+    dest: Option<&Path>,
+) -> Result<(), NodeError> {
+    let stall = node.library.config.torrent.download_timeout;
+    let fetched = node.fetch.fetch_files(revision, files, stall).await;
+    if let Err(ReadError::NoSpace) = &fetched {
+        check(&node.library, revision, files, dest)?;
+    }
+    fetched.map_err(|source| NodeError::Fetch { model: revision.manifest.model_ref(), source })
+}
+
+/// One attempt to make space.
+struct SpaceKeeper<'a> {
     node: &'a Node,
     fetch: &'a Arc<Fetch>,
     store: &'a Arc<Store>,
     rooms: &'a Arc<Rooms>,
 }
 
-impl Keeper<'_> {
-    /// Makes space where it lacks. Returns false if requests still wait for some and none could be made.
+impl SpaceKeeper<'_> {
+    /// Makes space if requests wait for some. Returns false if they still wait and no space could be made.
     async fn make_room(&self, stuck: u32, idle: bool) -> Result<bool, NodeError> {
         let in_memory = self.make_room_in_memory(stuck).await?;
         let in_cache = self.make_room_in_cache(stuck).await?;
@@ -212,7 +218,7 @@ impl Keeper<'_> {
         if unused.is_empty() {
             return Ok(0);
         }
-        // One that is joined meanwhile stays out of the engine until this is done.
+        // A torrent that is joined meanwhile stays out of the engine until this is done.
         let held = self.held(&unused).await?;
         let roots: HashSet<PiecesRoot> = unused.iter().map(|key| key.root).collect();
         let (store, lock, rooms) = (self.store.clone(), self.node.lock.clone(), self.rooms.clone());
@@ -241,7 +247,7 @@ impl Keeper<'_> {
         .await
     }
 
-    /// Deletes the remains of pieces that did not become whole, where nothing is on its way.
+    /// Deletes the remains of incomplete pieces of files that receive no bytes now.
     async fn trim(&self, entries: &[CacheEntry]) -> Result<u64, NodeError> {
         let with_remains = |entry: &&CacheEntry| {
             self.store.live.get(&entry.key).is_some_and(|content| {
@@ -267,7 +273,7 @@ impl Keeper<'_> {
         .await
     }
 
-    /// Has the files for which reads wait go on in memory.
+    /// Moves the files for which reads wait to memory.
     async fn enter_memory(&self) -> Result<(), NodeError> {
         let contents = self.fetch.starved();
         let (free, min_free) = self.rooms.cache.free();
@@ -276,12 +282,12 @@ impl Keeper<'_> {
             free,
             min_free,
             files,
-            "There is no space for the cache, and nothing in it can be deleted; files are read through memory."
+            "the cache has no space and nothing to delete; files are read through memory"
         );
         self.moved(contents, Content::enter_memory).await
     }
 
-    /// Has files in memory go on in the cache where it has space again.
+    /// Moves files in memory back to the cache if it has space again.
     async fn leave_memory(&self) -> Result<(), NodeError> {
         let contents: Vec<Arc<Content>> =
             self.fetch.in_memory().into_iter().map(|(content, _)| content).collect();
@@ -319,12 +325,12 @@ impl Keeper<'_> {
     }
 }
 
-/// Whether reads that wait give way to each other: only where none of them gets anything any more.
+/// Deletes bytes for which reads wait only if no waiting read receives bytes any more.
 fn shedding(room: &Room, stuck: u32) -> Shedding {
-    if stuck >= PATIENCE && !room.is_reserved() { Shedding::AllButOldest } else { Shedding::Spare }
+    if stuck >= MAX_FAILED && !room.is_reserved() { Shedding::AllButOldest } else { Shedding::Spare }
 }
 
-/// Deletes pieces of contents, of the first first, until `target` bytes are free.
+/// Deletes pieces of contents, in the given order, until `target` bytes are free.
 fn shed(
     fetch: &Fetch,
     contents: Vec<Arc<Content>>,

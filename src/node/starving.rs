@@ -1,7 +1,7 @@
-//! Hosts for torrents that a read waits for and whose peers send nothing: the catalog's peers are asked who has them.
+//! Finds hosts for torrents for which a read waits and whose peers send nothing, by asking the peers of the catalog.
 //!
-//! Without this a reader depends on the ways in which the torrent's own swarm is found, which take seconds on a local
-//! network, and longer when a host has moved to another address.
+//! Without this, a reader depends on discovery by the swarm of the torrent, which takes seconds on a local network, and
+//! longer when the address of a host has changed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -9,26 +9,26 @@ use std::sync::{Arc, Weak};
 use futures_util::future::{AbortHandle, abortable};
 
 use super::Node;
-use super::catalog::NodeCatalog;
+use super::node_catalog::NodeCatalog;
 use crate::fetch::Exposure;
 use crate::model::InfoHash;
 
 /// Searches at a time. Each is a few short messages to the peers of the catalog.
 const MAX_SEARCHES: usize = 32;
 
-/// Ends a search when it is dropped.
-struct Search(AbortHandle);
+/// A running search. Dropping this ends it.
+struct HolderSearch(AbortHandle);
 
-impl Drop for Search {
+impl Drop for HolderSearch {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-/// Looks for hosts as long as they are missing. Runs until the node is gone.
+/// Searches for hosts while reads starve. Runs until the node is gone.
 pub(super) async fn run(node: Weak<Node>, part: Arc<NodeCatalog>) {
     let Some(mut starving) = node.upgrade().map(|node| node.fetch.starving()) else { return };
-    let mut searches: HashMap<InfoHash, Search> = HashMap::new();
+    let mut searches: HashMap<InfoHash, HolderSearch> = HashMap::new();
     while starving.changed().await.is_ok() {
         let now = starving.borrow_and_update().clone();
         searches.retain(|info_hash, _| now.contains(info_hash));
@@ -46,8 +46,8 @@ pub(super) async fn run(node: Weak<Node>, part: Arc<NodeCatalog>) {
     }
 }
 
-/// None for a torrent of which other hosts may not hear.
-fn begin(node: &Arc<Node>, part: &Arc<NodeCatalog>, info_hash: InfoHash) -> Option<Search> {
+/// None for a torrent that is not public.
+fn begin(node: &Arc<Node>, part: &Arc<NodeCatalog>, info_hash: InfoHash) -> Option<HolderSearch> {
     if node.fetch.exposure(&info_hash) != Exposure::Public {
         return None;
     }
@@ -62,5 +62,5 @@ fn begin(node: &Arc<Node>, part: &Arc<NodeCatalog>, info_hash: InfoHash) -> Opti
         part.catalog.look_for_holders(&model, &info_hash, introduce).await;
     });
     tokio::spawn(search);
-    Some(Search(handle))
+    Some(HolderSearch(handle))
 }

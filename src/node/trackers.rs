@@ -1,8 +1,8 @@
-//! Trackers that a magnet link or an old manifest names: they are a stranger's, and follow the rule of all addresses.
+//! Trackers of a magnet link or an old manifest. They are untrusted, and the rules for addresses apply to them.
 //!
-//! The engine resolves names itself, and follows redirects of HTTP trackers. So it receives only trackers that cannot lead
-//! to another address later: UDP trackers, with the address that was checked in place of the name. HTTP trackers are asked
-//! here, by the HTTP client. With a proxy, names of UDP trackers are left to the proxy.
+//! The engine resolves names itself, and follows redirects of HTTP trackers. So it receives only trackers that cannot
+//! lead to another address later: UDP trackers, with the checked address instead of the name. The HTTP client of the
+//! node asks HTTP trackers. With a proxy, the proxy resolves the names of UDP trackers.
 
 mod announce;
 
@@ -22,7 +22,7 @@ use announce::Announce;
 const MAX_TRACKERS: usize = 20;
 /// The most addresses of one tracker: one of each family, and a few to choose from.
 const MAX_ADDRESSES: usize = 4;
-/// How long a tracker that failed is left alone.
+/// The pause after a failure of a tracker.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
 /// The trackers of one torrent, checked.
@@ -30,16 +30,18 @@ const AFTER_FAILURE: Duration = Duration::from_secs(60);
 pub(super) struct Trackers {
     /// For the engine.
     pub engine: Vec<String>,
-    /// To be asked by [`Self::ask`].
+    /// For [`Self::ask`].
     http: Vec<Url>,
 }
 
 impl Trackers {
-    /// Checks what a stranger named. Trackers that are refused or not understood are logged and left out.
+    /// Checks untrusted trackers. Refused or invalid ones are logged and left out.
     pub async fn of(named: &[String], client: &Client, proxied: bool) -> Self {
         let checks = named.iter().take(MAX_TRACKERS).map(async |tracker| {
             let checked = check(tracker, client, proxied).await;
-            checked.inspect_err(|why| tracing::info!("A tracker is not used: {why}.")).unwrap_or_default()
+            checked
+                .inspect_err(|why| tracing::info!(reason = %why, "a tracker is not used"))
+                .unwrap_or_default()
         });
         let mut all = Self::default();
         for checked in join_all(checks).await {
@@ -66,7 +68,7 @@ impl Trackers {
                         reply.interval
                     }
                     Err(error) => {
-                        tracing::info!(tracker = without_secrets(tracker), "A tracker failed: {error}.");
+                        tracing::info!(tracker = without_secrets(tracker), %error, "a tracker failed");
                         AFTER_FAILURE
                     }
                 };
@@ -80,14 +82,14 @@ impl Trackers {
 
 /// Why a tracker is not used.
 #[derive(Debug)]
-enum Unfit {
+enum TrackerError {
     /// Not a URL of a tracker.
     Shape(String),
     /// Its host is refused, or has no address.
     Http(HttpError),
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for TrackerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Shape(text) => write!(f, "{text:?} is not the address of a tracker"),
@@ -96,14 +98,14 @@ impl fmt::Display for Unfit {
     }
 }
 
-impl From<HttpError> for Unfit {
+impl From<HttpError> for TrackerError {
     fn from(error: HttpError) -> Self {
         Self::Http(error)
     }
 }
 
-async fn check(tracker: &str, client: &Client, proxied: bool) -> Result<Trackers, Unfit> {
-    let shape = || Unfit::Shape(tracker.chars().take(100).collect());
+async fn check(tracker: &str, client: &Client, proxied: bool) -> Result<Trackers, TrackerError> {
+    let shape = || TrackerError::Shape(tracker.chars().take(100).collect());
     let url: Url = tracker.trim().parse().map_err(|_| shape())?;
     if matches!(url.scheme(), "http" | "https") {
         // The client checks the host of each hop.
@@ -111,7 +113,7 @@ async fn check(tracker: &str, client: &Client, proxied: bool) -> Result<Trackers
     }
     let (host, port) = (url.host_str().filter(|_| url.scheme() == "udp"), url.port());
     let (host, port) = host.zip(port).filter(|(_, port)| *port > 0).ok_or_else(shape)?;
-    // Outside of http and https the parser leaves the spelling of a host as it is, and an address may have many.
+    // The parser normalises addresses only for http and https, and an address has many spellings.
     let host = Host::parse(host).map_err(|_| shape())?;
     let borrowed = match &host {
         Host::Domain(name) => Host::Domain(name.as_str()),

@@ -1,8 +1,8 @@
 //! Models that the user put into the models directory by other means: copied, cloned, downloaded by another program.
 //!
 //! Such a directory is known by its place alone, `models/org/name`. It is whole when nothing in it has changed for
-//! [`SETTLES_AFTER`], no remains of a download are in it, each header fits its file, and each file that an index names is
-//! present. A mount shows whole ones; nothing is sent to any peer until the user shares them.
+//! [`SETTLES_AFTER`], no remains of a download are in it, each header fits its file, and each file that an index names
+//! is present. A mount shows whole ones; nothing is sent to any peer until the user shares them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -11,9 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::model::scan::{OutsideLinks, ScanError, ScannedFile, scan};
-use crate::model::{ModelName, ModelRef, complete, describe, text};
-use crate::node::{Library, NodeError};
-use crate::store::Stamp;
+use crate::model::{ModelName, complete, describe, text};
+use crate::store::{Stamp, Store};
 use crate::{fsutil, nofollow};
 
 /// A directory counts as still changing for this long after its latest change.
@@ -45,9 +44,9 @@ impl Unshared {
         self.state == Wholeness::Whole
     }
 
-    /// How each file looks.
-    fn looks(&self) -> Looks {
-        looks(&self.files)
+    /// The stamp of each file.
+    fn stamps(&self) -> Stamps {
+        stamps(&self.files)
     }
 }
 
@@ -56,9 +55,9 @@ impl Unshared {
 pub enum Wholeness {
     /// All of it is present.
     Whole,
-    /// Something in it changed a moment ago; it is looked at again after this time.
+    /// It changed a moment ago; it is checked again after this time.
     Changing(Duration),
-    /// A part is missing, or cannot be shared; the text gives the reason.
+    /// A part is missing, or cannot be shared; the text is the reason.
     Incomplete(String),
 }
 
@@ -73,47 +72,37 @@ impl fmt::Display for Wholeness {
 }
 
 /// The paths and stamps of files.
-type Looks = Vec<(String, Stamp)>;
+type Stamps = Vec<(String, Stamp)>;
 
-fn looks(files: &[ScannedFile]) -> Looks {
+fn stamps(files: &[ScannedFile]) -> Stamps {
     files.iter().map(|file| (file.path.clone(), Stamp::of(&file.metadata))).collect()
 }
 
-/// What reading the headers of a directory showed, kept while its files look the same.
+/// The results of reading the headers of directories, kept while the files are unchanged.
 #[derive(Debug, Default)]
-pub struct Memory(HashMap<PathBuf, (Looks, Wholeness, Option<String>)>);
+pub struct Memory(HashMap<PathBuf, (Stamps, Wholeness, Option<String>)>);
 
-impl Library {
-    /// The unshared models in the models directory, by name. Blocks for the disk. `memory` keeps results between calls.
-    pub fn unshared(&self, memory: &mut Memory) -> Vec<Unshared> {
-        let models = &self.store.dirs.models;
-        let recorded = self.store.placed().recorded_dirs();
-        let mut found: Vec<Unshared> = directories(models)
-            .into_iter()
-            .filter(|(_, dir)| !is_recorded(&recorded, dir))
-            .filter_map(|(name, dir)| look(name, dir, memory, SystemTime::now()))
-            .collect();
-        found.sort_by(|a, b| a.name.cmp(&b.name));
-        memory.0.retain(|dir, _| found.iter().any(|model| model.path == *dir));
-        found
-    }
+/// The unshared models in the models directory, by name. Reads the disk. `memory` keeps results between calls.
+pub fn find_all(store: &Store, memory: &mut Memory) -> Vec<Unshared> {
+    let models = &store.dirs.models;
+    let recorded = store.placed().recorded_dirs();
+    let mut found: Vec<Unshared> = directories(models)
+        .into_iter()
+        .filter(|(_, dir)| !is_recorded(&recorded, dir))
+        .filter_map(|(name, dir)| check(name, dir, memory, SystemTime::now()))
+        .collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    memory.0.retain(|dir, _| found.iter().any(|model| model.path == *dir));
+    found
+}
 
-    /// The error for a model that no manifest is known of.
-    pub fn absent(&self, model: ModelRef) -> NodeError {
-        match self.unshared_model(&model.name).filter(|_| model.revision.is_default()) {
-            Some(unshared) => NodeError::Unshared { model, dir: unshared.path },
-            None => NodeError::UnknownModel(model),
-        }
+/// One unshared model, by its name.
+pub fn find(store: &Store, name: &ModelName) -> Option<Unshared> {
+    let dir = store.dirs.models.join(name.to_string());
+    if is_recorded(&store.placed().recorded_dirs(), &dir) {
+        return None;
     }
-
-    /// One unshared model, by its name.
-    pub fn unshared_model(&self, name: &ModelName) -> Option<Unshared> {
-        let dir = self.store.dirs.models.join(name.to_string());
-        if is_recorded(&self.store.placed().recorded_dirs(), &dir) {
-            return None;
-        }
-        look(name.clone(), dir, &mut Memory::default(), SystemTime::now())
-    }
+    check(name.clone(), dir, &mut Memory::default(), SystemTime::now())
 }
 
 /// Whether a directory holds, or is inside, a directory that a record has.
@@ -145,15 +134,15 @@ fn collect(org: &str, dir: &Path, found: &mut Vec<(ModelName, PathBuf)>) {
 /// The directories in a directory, without links. One that cannot be read counts as empty.
 pub(super) fn subdirectories(dir: &Path) -> Vec<(String, PathBuf)> {
     let entries = nofollow::read_dir(dir).unwrap_or_else(|error| {
-        tracing::debug!("{} cannot be listed: {error}", dir.display());
+        tracing::debug!(%error, path = %dir.display(), "could not list a directory");
         Vec::new()
     });
     let dirs = entries.into_iter().filter(|(_, kind)| kind.is_dir());
     dirs.filter_map(|(name, _)| Some((name.to_str()?.to_owned(), dir.join(&name)))).collect()
 }
 
-/// Looks at one directory. None where it has no files.
-fn look(name: ModelName, dir: PathBuf, memory: &mut Memory, now: SystemTime) -> Option<Unshared> {
+/// Checks one directory. None if it has no files.
+fn check(name: ModelName, dir: PathBuf, memory: &mut Memory, now: SystemTime) -> Option<Unshared> {
     let files = match scan(&dir, &OutsideLinks::new()) {
         Ok(files) => files,
         Err(ScanError::Empty(_) | ScanError::NotADirectory(_)) => return None,
@@ -164,16 +153,16 @@ fn look(name: ModelName, dir: PathBuf, memory: &mut Memory, now: SystemTime) -> 
         }
     };
     let mut model = Unshared { name, path: dir, files, license: None, state: Wholeness::Whole };
-    let looks = model.looks();
+    let stamps = model.stamps();
     match memory.0.get(&model.path) {
-        Some((before, state, license)) if *before == looks => {
+        Some((before, state, license)) if *before == stamps => {
             model.state.clone_from(state);
             model.license.clone_from(license);
         }
         _ => {
-            model.state = judge(&model.files);
+            model.state = wholeness(&model.files);
             model.license = describe::license_of(&model.files);
-            let kept = (looks, model.state.clone(), model.license.clone());
+            let kept = (stamps, model.state.clone(), model.license.clone());
             memory.0.insert(model.path.clone(), kept);
         }
     }
@@ -191,7 +180,7 @@ fn reason(error: &ScanError) -> String {
     }
 }
 
-fn judge(files: &[ScannedFile]) -> Wholeness {
+fn wholeness(files: &[ScannedFile]) -> Wholeness {
     if files.iter().all(|file| file.metadata.len() == 0) {
         return Wholeness::Incomplete("all files are empty".to_owned());
     }
@@ -202,13 +191,13 @@ fn judge(files: &[ScannedFile]) -> Wholeness {
     if gaps.is_empty() { Wholeness::Whole } else { Wholeness::Incomplete(text::listed(&gaps)) }
 }
 
-/// How long it takes until the latest change of a file or directory is [`SETTLES_AFTER`] ago; none if it is.
+/// The time until the latest change of a file or directory is [`SETTLES_AFTER`] ago; none if it is.
 fn settles_in(model: &Unshared, now: SystemTime) -> Option<Duration> {
     let mut dirs: BTreeSet<&Path> = model.files.iter().map(|file| fsutil::parent(&file.source)).collect();
     dirs.insert(&model.path);
     let dirs = dirs.into_iter().filter_map(|dir| Some(changed_at(&nofollow::metadata(dir).ok()?)));
     let latest = model.files.iter().map(|file| changed_at(&file.metadata)).chain(dirs).max()?;
-    // A change in the future counts as one of now: the clocks of a network file system differ.
+    // A change in the future counts as a change now: the clocks of a network file system differ.
     let age = now.duration_since(latest).unwrap_or_default();
     SETTLES_AFTER.checked_sub(age).filter(|left| !left.is_zero())
 }
@@ -225,6 +214,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::node::Library;
 
     fn put(dir: &Path, path: &str, bytes: &[u8]) {
         fs::create_dir_all(dir.join(path).parent().unwrap()).unwrap();
@@ -239,7 +229,7 @@ mod tests {
         let models = &library.store.dirs.models;
         let found = directories(models).into_iter();
         let now = SystemTime::now() + later;
-        let found = found.filter_map(|(name, dir)| look(name, dir, &mut Memory::default(), now));
+        let found = found.filter_map(|(name, dir)| check(name, dir, &mut Memory::default(), now));
         let mut states: Vec<_> =
             found.map(|model| (model.name.to_string(), model.state.to_string())).collect();
         states.sort();
@@ -309,13 +299,13 @@ mod tests {
         put(&models, "a/m/README.md", b"---\nlicense: mit\n---\n");
         put(&models, "a/m/w.bin", b"x");
         let mut memory = Memory::default();
-        assert_eq!(library.unshared(&mut memory)[0].license.as_deref(), Some("mit"));
+        assert_eq!(find_all(&library.store, &mut memory)[0].license.as_deref(), Some("mit"));
         let kept = memory.0.values_mut().next().unwrap();
         kept.2 = Some("kept".to_owned());
-        assert_eq!(library.unshared(&mut memory)[0].license.as_deref(), Some("kept"));
+        assert_eq!(find_all(&library.store, &mut memory)[0].license.as_deref(), Some("kept"));
         put(&models, "a/m/README.md", b"---\nlicense: apache-2.0\n---\n");
-        assert_eq!(library.unshared(&mut memory)[0].license.as_deref(), Some("apache-2.0"));
+        assert_eq!(find_all(&library.store, &mut memory)[0].license.as_deref(), Some("apache-2.0"));
         fs::remove_dir_all(models.join("a/m")).unwrap();
-        assert!(library.unshared(&mut memory).is_empty() && memory.0.is_empty());
+        assert!(find_all(&library.store, &mut memory).is_empty() && memory.0.is_empty());
     }
 }

@@ -1,81 +1,71 @@
-//! `warm`: whole files ahead of their readers.
+//! `warm`: fetches whole files before they are read.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::accept::Intent;
 use super::control::Warmed;
 use super::get::MAX_CHANGES;
-use super::{Node, NodeError};
+use super::{Node, NodeError, lookup, space};
 use crate::catalog::Patience;
-use crate::fetch::ReadError;
-use crate::model::{Manifest, ModelRef};
+use crate::model::ModelRef;
+use crate::model::names::NameError;
 use crate::mount::RequestedModel;
 use crate::store::StoredRevision;
 
-impl Node {
-    /// Fetches all files at or below `path`, given as the mount shows it: `[datasets/]org/name[@revision][/path]`, or the
-    /// same after `.by/FINGERPRINT/`. A model that is not known here is looked up as a mount would, if `resolve`. Begins
-    /// again when the model becomes another one here meanwhile.
-    pub(super) async fn warm(self: &Arc<Self>, path: &str, resolve: bool) -> Result<Warmed, NodeError> {
-        let (sought, below) = split(path)?;
-        if let Some(local) = self.local_model(&sought.model).filter(|_| sought.publisher.is_none()) {
-            return warmed(&local, &sought.model, &below).map(|(_, warmed)| warmed);
-        }
-        if resolve && self.known_as(&sought).is_none() {
-            self.look_up(&sought, self.library.config.mount.resolve_timeout, Patience::All).await?;
-        }
-        if sought.publisher.is_none() {
-            self.refuse_disputed(&sought.model)?;
-        }
-        let mut changes = 0..MAX_CHANGES;
-        loop {
-            match self.warm_as_known_now(&sought, &below).await {
-                Err(e) if e.is_left() && changes.next().is_some() => {}
-                done => return done,
-            }
-        }
-    }
+/// Why a path cannot be fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum WarmError {
+    /// The path is too short for a model.
+    #[error("{0} is not a model or a file of one")]
+    NotAModel(String),
+    /// The path contains no valid name of a model.
+    #[error("{path}: {source}")]
+    Name {
+        /// The path.
+        path: String,
+        /// The reason.
+        source: NameError,
+    },
+    /// The model has no file at or below the path.
+    #[error("{model} has no file {path}")]
+    NoFile {
+        /// Which model.
+        model: ModelRef,
+        /// The path inside the model.
+        path: String,
+    },
+}
 
-    /// Asks the network for the model that a path of a mount means, for at most so long. Fails immediately where there is
-    /// no network.
-    pub async fn look_up(
-        self: &Arc<Self>,
-        sought: &RequestedModel,
-        within: Duration,
-        patience: Patience,
-    ) -> Result<Arc<Manifest>, NodeError> {
-        let RequestedModel { model, publisher } = sought;
-        self.refuse_offline(model, &[])?;
-        match publisher {
-            None => self.resolve(model, None, within, patience, Intent::Read).await,
-            Some(publisher) => self.resolve_by(model, publisher, within, patience).await,
+/// Fetches all files at or below `path`, a path relative to a mount point: `[datasets/]org/name[@revision][/path]`, or
+/// the same after `.by/FINGERPRINT/`. With `resolve`, an unknown model is looked up like in a mount. Starts again if
+/// the model is replaced by another one meanwhile.
+pub(super) async fn run(node: &Arc<Node>, path: &str, resolve: bool) -> Result<Warmed, NodeError> {
+    let (sought, below) = split(path)?;
+    if let Some(local) = node.local.revision(&sought.model).filter(|_| sought.publisher.is_none()) {
+        return warmed(&local, &sought.model, &below).map(|(_, warmed)| warmed);
+    }
+    if resolve && node.library.known_as(&sought).is_none() {
+        lookup::look_up(node, &sought, node.library.config.mount.resolve_timeout, Patience::All).await?;
+    }
+    if sought.publisher.is_none() {
+        node.disputes.check(&sought.model)?;
+    }
+    let mut changes = 0..MAX_CHANGES;
+    loop {
+        match warm_as_known_now(node, &sought, &below).await {
+            Err(e) if e.is_left() && changes.next().is_some() => {}
+            done => return done,
         }
     }
+}
 
-    /// The manifest known here of the model that a path of the mount means.
-    pub(super) fn known_as(&self, sought: &RequestedModel) -> Option<Arc<Manifest>> {
-        let registry = self.library.registry.get(&sought.model);
-        let Some(fingerprint) = &sought.publisher else { return registry };
-        let mut known = registry.into_iter().chain(self.library.beside.of_model(&sought.model));
-        known.find(|known| known.signed_by().is_some_and(|key| key.fingerprint() == *fingerprint))
-    }
-
-    async fn warm_as_known_now(&self, sought: &RequestedModel, below: &str) -> Result<Warmed, NodeError> {
-        let model = &sought.model;
-        let manifest = self.known_as(sought).ok_or_else(|| NodeError::UnknownModel(model.clone()))?;
-        let revision: Arc<StoredRevision> = self.library.store.revision(manifest)?;
-        let (files, warmed) = warmed(&revision, model, below)?;
-        self.check_space(&revision, &files, None)?;
-        let stall = self.library.config.torrent.download_timeout;
-        let fetched = self.fetch.fetch_files(&revision, &files, stall).await;
-        if let Err(ReadError::NoSpace) = &fetched {
-            // The error names what is needed and what is free now.
-            self.check_space(&revision, &files, None)?;
-        }
-        fetched.map_err(|source| NodeError::Fetch { model: model.clone(), source })?;
-        Ok(warmed)
-    }
+async fn warm_as_known_now(node: &Node, sought: &RequestedModel, below: &str) -> Result<Warmed, NodeError> {
+    let model = &sought.model;
+    let manifest = node.library.known_as(sought).ok_or_else(|| NodeError::UnknownModel(model.clone()))?;
+    let revision: Arc<StoredRevision> = node.library.store.revision(manifest)?;
+    let (files, warmed) = warmed(&revision, model, below)?;
+    space::check(&node.library, &revision, &files, None)?;
+    space::fetch_files(node, &revision, &files, None).await?;
+    Ok(warmed)
 }
 
 /// The files of a revision at or below a path, and their sum.
@@ -87,7 +77,7 @@ fn warmed(
     let all = &revision.manifest.files;
     let files: Vec<usize> = (0..all.len()).filter(|&i| is_below(&all[i].path, below)).collect();
     if files.is_empty() {
-        return Err(NodeError::Request(format!("{model} has no file {below}")));
+        return Err(WarmError::NoFile { model: model.clone(), path: below.to_owned() }.into());
     }
     let bytes = files.iter().map(|&i| all[i].size).sum();
     Ok((files.clone(), Warmed { files: files.len(), bytes }))
@@ -100,10 +90,10 @@ fn split(path: &str) -> Result<(RequestedModel, String), NodeError> {
     let publisher = publisher.map(|named| named.unwrap_or_default().to_owned());
     let head = if parts.first() == Some(&"datasets") { 3 } else { 2 };
     if parts.len() < head {
-        return Err(NodeError::Request(format!("{path} is not a model or a file of one")));
+        return Err(WarmError::NotAModel(path.to_owned()).into());
     }
-    let model: ModelRef =
-        parts[..head].join("/").parse().map_err(|e| NodeError::Request(format!("{path}: {e}")))?;
+    let model = parts[..head].join("/").parse();
+    let model: ModelRef = model.map_err(|source| WarmError::Name { path: path.to_owned(), source })?;
     Ok((RequestedModel { model, publisher }, parts[head..].join("/")))
 }
 
@@ -130,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_holds_what_is_below_it_only() {
+    fn a_directory_contains_only_paths_below_it() {
         assert!(is_below("a/b", "a") && is_below("a", "a") && is_below("x", ""));
         assert!(!is_below("ab", "a") && !is_below("a", "a/b"));
     }

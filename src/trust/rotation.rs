@@ -69,7 +69,7 @@ pub struct Rotated {
 }
 
 /// Makes a new key, and a record in which the former key names it as successor. Manifests signed with the former key are
-/// signed again by [`Library::finish_rotation`](crate::node::Library::finish_rotation). Blocks.
+/// signed again by [`finish`](crate::node::rotation::finish). Blocks.
 pub fn rotate(paths: &Paths, now: UnixTime) -> Result<Rotated, RotationError> {
     let _lock = TrustLock::acquire(paths)?;
     complete_locked(paths)?;

@@ -1,4 +1,4 @@
-//! A model that becomes another one while a node waits for its bytes.
+//! Models that are replaced or removed while a node waits for their bytes.
 
 use std::path::{Path, PathBuf};
 
@@ -6,25 +6,25 @@ use silmaril::node::get::{GetProgress, GetRequest};
 use silmaril::node::{Library, Node, NodeOptions};
 use tokio::time::timeout;
 
-use super::rig::{acme_m, client, config, in_home, of_nobody, share_as_acme_m};
+use super::rig::{acme_m, client, config, in_home, manifest_without_holders, share_as_acme_m};
 use crate::support::fixtures::{model_dir, noise};
 use crate::support::process::{PATIENCE, until_async};
 
-/// What is shared under the name meanwhile.
+/// A directory to share under the name meanwhile.
 fn ours(home: &Path) -> PathBuf {
     model_dir(&home.join("ours"), &[("w.bin", &noise(2, 50_000))])
 }
 
-/// Starts a node that knows the model, and has nothing of it.
+/// Starts a node that knows the model and has no bytes of it.
 async fn node(base: &Path, manifest: &[u8]) -> std::sync::Arc<Node> {
     Library::open(config(base)).unwrap().import(manifest, "a test", None, false).unwrap();
     Node::start(config(base), NodeOptions::default()).await.unwrap()
 }
 
 #[test]
-fn a_get_goes_on_with_what_was_shared_under_the_name_meanwhile() {
+fn get_continues_with_a_model_shared_meanwhile() {
     in_home(async |home| {
-        let (base, manifest, ours) = (home.join("base"), of_nobody(home), ours(home));
+        let (base, manifest, ours) = (home.join("base"), manifest_without_holders(home), ours(home));
         let node = node(&base, &manifest).await;
         let request = GetRequest {
             allow_older: false,
@@ -42,12 +42,12 @@ fn a_get_goes_on_with_what_was_shared_under_the_name_meanwhile() {
         let (waits, mut waiting) = tokio::sync::mpsc::unbounded_channel();
         let getting = client(&base).await;
         let getting = async {
-            let told = |progress| {
+            let report = |progress| {
                 if matches!(progress, GetProgress::Fetching { .. }) {
                     let _ = waits.send(());
                 }
             };
-            timeout(PATIENCE, getting.get(&request, told)).await.unwrap().unwrap()
+            timeout(PATIENCE, getting.get(&request, report)).await.unwrap().unwrap()
         };
         let sharing = async {
             timeout(PATIENCE, waiting.recv()).await.unwrap();
@@ -62,9 +62,9 @@ fn a_get_goes_on_with_what_was_shared_under_the_name_meanwhile() {
 }
 
 #[test]
-fn what_is_warmed_may_become_another_or_go_meanwhile() {
+fn warm_continues_when_its_model_is_replaced_or_removed() {
     in_home(async |home| {
-        let (base, manifest, ours) = (home.join("base"), of_nobody(home), ours(home));
+        let (base, manifest, ours) = (home.join("base"), manifest_without_holders(home), ours(home));
         let node = node(&base, &manifest).await;
         let warming = client(&base).await;
         let warming = async { timeout(PATIENCE, warming.warm("acme/m", true)).await.unwrap() };
@@ -88,7 +88,7 @@ fn what_is_warmed_may_become_another_or_go_meanwhile() {
     });
 }
 
-/// Returns once somebody waits for bytes of a model: its swarm is joined then, and not before.
+/// Returns when a job waits for bytes of a model: its swarm is joined only then.
 async fn until_waited_for(node: &Node) {
-    until_async("somebody waits", PATIENCE, || !node.fetch.status().is_empty()).await;
+    until_async("a job waits for bytes", PATIENCE, || !node.fetch.status().is_empty()).await;
 }

@@ -26,12 +26,12 @@ pub fn config(base: &Path) -> Config {
     Config { network: network(), ..Config::defaults(base) }
 }
 
-/// A client of the node that runs.
+/// A client of the running node.
 pub async fn client(base: &Path) -> Client {
     Client::connect(&config(base).paths()).await.unwrap().unwrap()
 }
 
-/// Shares a directory as `acme/m`, unsigned, so that it may become another one.
+/// Shares a directory as `acme/m`, unsigned, so that another model may replace it.
 pub fn share_as_acme_m(dir: &Path) -> ShareRequest {
     ShareRequest {
         path: dir.to_owned(),
@@ -52,8 +52,8 @@ pub fn acme_m() -> ModelRef {
     "acme/m".parse().unwrap()
 }
 
-/// Its manifest by somebody who does not run: nobody has its bytes.
-pub fn of_nobody(home: &Path) -> Vec<u8> {
+/// A manifest of [`acme_m`] of a host that does not run: no peer has its bytes.
+pub fn manifest_without_holders(home: &Path) -> Vec<u8> {
     let dir = model_dir(&home.join("theirs"), &[("w.bin", &noise(1, 100_000))]);
     let library = Library::open(config(&home.join("other"))).unwrap();
     library.publish(&share_as_acme_m(&dir), &|_, _| (), &AtomicBool::new(false)).unwrap();

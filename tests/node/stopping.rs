@@ -1,4 +1,4 @@
-//! A node that stops while other commands have it do something.
+//! A node that stops while it does jobs for commands.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::support::fixtures::{model_dir, noise};
 use crate::support::process::{PATIENCE, until};
 
 #[test]
-fn a_request_to_a_node_that_stops_is_left_for_the_next_and_not_refused() {
+fn requests_to_a_stopping_node_fail_with_host_lost() {
     in_home(async |home| {
         let base = home.join("base");
         let dir = model_dir(&home.join("m"), &[("w.bin", &noise(1, 100_000))]);
@@ -23,25 +23,27 @@ fn a_request_to_a_node_that_stops_is_left_for_the_next_and_not_refused() {
             if round == 0 {
                 client(&base).await.share(&request, |_| ()).await.unwrap();
             }
-            let (asked, mut first) = tokio::sync::mpsc::channel(8);
-            let mut askers = Vec::new();
+            let (answered, mut first) = tokio::sync::mpsc::channel(8);
+            let mut requests = Vec::new();
             for _ in 0..8 {
-                let (client, asked, all) = (client(&base).await, asked.clone(), all.clone());
-                askers.push(tokio::spawn(async move {
+                let (client, answered, all) = (client(&base).await, answered.clone(), all.clone());
+                requests.push(tokio::spawn(async move {
                     loop {
                         match client.seed(&all).await {
-                            Ok(seeded) => assert_eq!(seeded.models.len(), 1, "it had nothing left to seed"),
+                            Ok(seeded) => {
+                                assert_eq!(seeded.models.len(), 1, "the node seeds another number of models")
+                            }
                             Err(NodeError::HostLost) => return,
                             Err(e) => panic!("{e}"),
                         }
-                        let _ = asked.try_send(());
+                        let _ = answered.try_send(());
                     }
                 }));
             }
             first.recv().await.unwrap();
             node.stop().await;
-            for asker in askers {
-                tokio::time::timeout(Duration::from_secs(60), asker).await.unwrap().unwrap();
+            for request in requests {
+                tokio::time::timeout(Duration::from_secs(60), request).await.unwrap().unwrap();
             }
             drop(node);
             // The last request may hold it for a moment.
@@ -52,7 +54,7 @@ fn a_request_to_a_node_that_stops_is_left_for_the_next_and_not_refused() {
 }
 
 #[test]
-fn clients_learn_whether_the_user_or_another_node_has_ended_their_node() {
+fn clients_learn_why_their_node_has_ended() {
     in_home(async |home| {
         let base = home.join("base");
         for replaced in [false, true] {
@@ -72,9 +74,10 @@ fn clients_learn_whether_the_user_or_another_node_has_ended_their_node() {
             node.stop_requested().await;
             let error =
                 tokio::time::timeout(Duration::from_secs(60), waits).await.unwrap().unwrap().unwrap_err();
-            match replaced {
-                true => assert!(matches!(error, NodeError::HostLost), "{error:?}"),
-                false => assert!(matches!(error, NodeError::Stopped), "{error:?}"),
+            if replaced {
+                assert!(matches!(error, NodeError::HostLost), "{error:?}");
+            } else {
+                assert!(matches!(error, NodeError::Stopped), "{error:?}");
             }
             node.stop().await;
             drop(node);
@@ -84,7 +87,7 @@ fn clients_learn_whether_the_user_or_another_node_has_ended_their_node() {
 }
 
 #[test]
-fn a_node_is_not_stopped_in_the_place_of_another() {
+fn stop_for_another_process_is_ignored() {
     in_home(async |home| {
         let base = home.join("base");
         let node = Node::start(config(&base), NodeOptions::default()).await.unwrap();
@@ -92,7 +95,7 @@ fn a_node_is_not_stopped_in_the_place_of_another() {
         client(&base).await.stop(former, false).await.unwrap();
         tokio::select! {
             biased;
-            _ = node.stop_requested() => panic!("the wrong one was asked to stop"),
+            _ = node.stop_requested() => panic!("the wrong node stops"),
             () = std::future::ready(()) => {}
         }
         node.stop().await;

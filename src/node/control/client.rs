@@ -1,4 +1,4 @@
-//! The other commands' side of the control socket.
+//! The client side of the control socket.
 
 use std::io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound, PermissionDenied};
 use std::os::fd::OwnedFd;
@@ -17,7 +17,8 @@ use tokio::task::JoinHandle;
 
 use super::passing::PassingStream;
 use super::{
-    BytesDone, Failure, Hello, Line, OfModel, SILENCE, Seed, Seeded, Status, Stop, Warm, Warmed, short_path,
+    BytesDone, ErrorBody, Hello, Line, OfModel, SILENCE, Seed, Seeded, Status, StopRequest, WarmRequest,
+    Warmed, short_path,
 };
 use crate::descriptors;
 use crate::model::{Manifest, ModelRef};
@@ -26,35 +27,35 @@ use crate::node::discover::{DiscoverProgress, DiscoverRequest, Discovered};
 use crate::node::get::{GetProgress, GetReport, GetRequest};
 use crate::node::import::ImportRequest;
 use crate::node::lock::NodeLock;
-use crate::node::maintenance::Verified;
 use crate::node::mirror::{MirrorProgress, MirrorReport, MirrorRequest};
 use crate::node::mounts::{MountRequest, UnmountRequest};
-use crate::node::patience::{LETS_GO_WITHIN, Patience};
+use crate::node::patience::{Patience, RELEASED_WITHIN};
 use crate::node::share::{ShareRequest, Shared};
+use crate::node::verify::Verified;
 use crate::paths::Paths;
 
-/// How long a node may take for an answer that needs no network.
+/// How long a node may take to answer without using the network.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long a node may take to end a mount: its own deadlines, one after another.
 const UNMOUNTED_WITHIN: Duration = Duration::from_secs(20);
-/// How often it is looked whether a process has ended; there is nothing to be woken by.
+/// How often a process is polled for its end: there is no event for it.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Speaks to the node of a base directory, one connection a request.
+/// A client of the node of a base directory. Each request has its own connection.
 #[derive(Debug)]
 pub struct Client {
     paths: Paths,
 }
 
 impl Client {
-    /// Finds the node of a base directory; `Ok(None)` when none runs. A socket left by a dead node counts as none, and so
-    /// does a node that dies meanwhile.
+    /// Finds the node of a base directory; `Ok(None)` when none runs. A socket of a dead node counts as none, and so
+    /// does a node that dies during the call.
     pub async fn connect(paths: &Paths) -> Result<Option<Self>, NodeError> {
         let client = Self { paths: paths.clone() };
         match client.stream().await {
             Ok(_) => Ok(Some(client)),
             Err(e) if matches!(e.kind(), NotFound | ConnectionRefused | ConnectionReset) => Ok(None),
-            Err(e) if e.kind() == PermissionDenied => Err(client.closed_to_us(e)),
+            Err(e) if e.kind() == PermissionDenied => Err(client.no_permission(e)),
             Err(e) => Err(client.failed(e)),
         }
     }
@@ -64,7 +65,7 @@ impl Client {
         self.within(ANSWER_WITHIN, self.call("GET", "/v1/status", &())).await
     }
 
-    /// Gets a model. Dropping the future ends it, keeping what came.
+    /// Gets a model. Dropping the future ends the job and keeps the received bytes.
     pub async fn get(
         &self,
         request: &GetRequest,
@@ -73,7 +74,7 @@ impl Client {
         self.job("/v1/get", request, progress).await
     }
 
-    /// Searches what is shared, until the time is up or everybody has answered.
+    /// Searches the shared models, until the time is up or all peers have answered.
     pub async fn discover(
         &self,
         request: &DiscoverRequest,
@@ -82,7 +83,7 @@ impl Client {
         self.job("/v1/discover", request, progress).await
     }
 
-    /// Makes a model of a directory. Dropping the future ends it, and nothing is recorded.
+    /// Makes a model of a directory. Dropping the future ends the job, and nothing is recorded.
     pub async fn share(
         &self,
         request: &ShareRequest,
@@ -91,7 +92,7 @@ impl Client {
         self.job("/v1/share", request, progress).await
     }
 
-    /// Has the node seed from now on; returns which models.
+    /// Has the node seed from now on; returns the models that it seeds.
     pub async fn seed(&self, request: &Seed) -> Result<Seeded, NodeError> {
         self.job("/v1/seed", request, |()| {}).await
     }
@@ -110,7 +111,7 @@ impl Client {
         self.job("/v1/verify", &OfModel { model: model.clone() }, progress).await
     }
 
-    /// Mirrors a repository. Given up on as soon as the future is dropped.
+    /// Mirrors a repository. Dropping the future ends the job and keeps the received bytes.
     pub async fn mirror(
         &self,
         request: &MirrorRequest,
@@ -119,17 +120,17 @@ impl Client {
         self.job("/v1/mirror", request, progress).await
     }
 
-    /// Forgets a model.
+    /// Deletes a model.
     pub async fn remove(&self, model: &ModelRef) -> Result<(), NodeError> {
         self.job("/v1/remove", &OfModel { model: model.clone() }, |()| {}).await
     }
 
-    /// Clears the cache; tells how many bytes that freed.
+    /// Clears the cache; returns how many bytes that freed.
     pub async fn clear_cache(&self) -> Result<u64, NodeError> {
         self.job("/v1/cache/clear", &(), |()| {}).await
     }
 
-    /// Runs a job: one request, an answer of many lines. A connection that breaks is a node that is gone.
+    /// Runs a job: one request, and a response of many lines. `HostLost` if the connection breaks.
     async fn job<B: Serialize, P: DeserializeOwned, T: DeserializeOwned>(
         &self,
         route: &str,
@@ -146,7 +147,7 @@ impl Client {
         mut progress: impl FnMut(P),
     ) -> Result<T, NodeError> {
         if !response.status().is_success() {
-            return Err(self.refusal(response).await);
+            return Err(self.error_in(response).await);
         }
         let mut lines = response.into_body();
         let mut text: Vec<u8> = Vec::new();
@@ -156,7 +157,7 @@ impl Client {
                 Ok(Some(Err(_)) | None) => return Err(NodeError::HostLost),
                 Err(_) => {
                     let waited = (SILENCE * 6).as_secs();
-                    return Err(self.failed(format!("nothing came for {waited} s")));
+                    return Err(self.failed(format!("it has sent nothing for {waited} s")));
                 }
             };
             text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
@@ -174,8 +175,7 @@ impl Client {
         }
     }
 
-    /// The node that runs, and what it does now; none where none runs. One that ends just now is waited for, and what
-    /// took its place is told.
+    /// The running node and its status; none if none runs. If the node is about to end, this waits for its successor.
     pub async fn find(paths: &Paths) -> Result<Option<(Self, Status)>, NodeError> {
         let mut patience = Patience::default();
         while let Some(client) = Self::connect(paths).await? {
@@ -189,20 +189,20 @@ impl Client {
         Ok(None)
     }
 
-    /// What the node does now.
+    /// The status of the node.
     pub async fn status(&self) -> Result<Status, NodeError> {
         self.within(ANSWER_WITHIN, self.call("GET", "/v1/status", &())).await
     }
 
-    /// Tells the node that the registry changed; returns once it has read it.
+    /// Has the node read the registry again; returns when it has.
     pub async fn reload(&self) -> Result<(), NodeError> {
         self.within(ANSWER_WITHIN, self.call::<_, Option<()>>("POST", "/v1/reload", &())).await.map(|_| ())
     }
 
-    /// Has the node that is process `pid` stop, and waits until it has released the base directory; a later one goes on.
-    /// With `replaced`, its clients continue their work with the next node.
+    /// Stops the node if it is process `pid`, and waits until it has released the base directory. A later node is not
+    /// stopped. With `replaced`, the clients of the node continue their work with the next node.
     pub async fn stop(&self, pid: u32, replaced: bool) -> Result<(), NodeError> {
-        let which = Stop { pid, replaced };
+        let which = StopRequest { pid, replaced };
         let asked = self.within(ANSWER_WITHIN, self.call::<_, Option<()>>("POST", "/v1/stop", &which)).await;
         match asked {
             Ok(_) | Err(NodeError::HostLost) => {}
@@ -211,12 +211,12 @@ impl Client {
         self.gone(&pid.to_string()).await
     }
 
-    /// Waits until a process, by its number, has let go of the base directory.
+    /// Waits until the process with this number has released the base directory.
     pub async fn gone(&self, pid: &str) -> Result<(), NodeError> {
-        let until = Instant::now() + LETS_GO_WITHIN;
+        let until = Instant::now() + RELEASED_WITHIN;
         while NodeLock::holder(&self.paths).is_some_and(|holder| holder == pid) {
             if Instant::now() >= until {
-                let waited = LETS_GO_WITHIN.as_secs();
+                let waited = RELEASED_WITHIN.as_secs();
                 return Err(self.failed(format!("process {pid} still runs after {waited} s")));
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -224,8 +224,8 @@ impl Client {
         Ok(())
     }
 
-    /// Has the node serve a mount. `ready` is called when its models can be read. A held mount has ended when this
-    /// returns, and ends when the future is dropped.
+    /// Has the node serve a mount. `ready` is called when its models can be read. For a held mount, this returns when
+    /// the mount has ended, and dropping the future ends it.
     pub async fn mount(
         &self,
         request: &MountRequest,
@@ -236,18 +236,18 @@ impl Client {
         self.follow(answer, |()| ready()).await
     }
 
-    /// Ends a mount. Returns whether the node served it.
+    /// Unmounts. Returns whether the node served the mount.
     pub async fn unmount(&self, request: &UnmountRequest) -> Result<bool, NodeError> {
         self.within(UNMOUNTED_WITHIN, self.call("POST", "/v1/unmount", request)).await
     }
 
-    /// Fetches a model, a directory or a file ahead; `path` is relative to the mount point. Waits as long as the
-    /// node makes progress: the node itself gives up on a stalled swarm.
+    /// Fetches a model, a directory or a file before it is read; `path` is relative to the mount point. Has no
+    /// deadline: the node fails when the swarm stalls.
     pub async fn warm(&self, path: &str, resolve: bool) -> Result<Warmed, NodeError> {
-        self.call("POST", "/v1/warm", &Warm { path: path.to_owned(), resolve }).await
+        self.call("POST", "/v1/warm", &WarmRequest { path: path.to_owned(), resolve }).await
     }
 
-    /// A connection. Descriptors that are short for a moment are waited for, at most [`ANSWER_WITHIN`].
+    /// A connection. If descriptors are short, this waits for some, at most [`ANSWER_WITHIN`].
     async fn stream(&self) -> std::io::Result<UnixStream> {
         let until = Instant::now() + ANSWER_WITHIN;
         loop {
@@ -287,14 +287,14 @@ impl Client {
     ) -> Result<T, NodeError> {
         let Connected { response, _driver } = self.send(method, route, body).await?;
         if !response.status().is_success() {
-            return Err(self.refusal(response).await);
+            return Err(self.error_in(response).await);
         }
         let bytes = response.into_body().collect().await.map_err(|_| NodeError::HostLost)?.to_bytes();
         let text: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
         serde_json::from_slice(text).map_err(|e| self.failed(e))
     }
 
-    /// Sends a request and waits for the head of the answer.
+    /// Sends a request and waits for the head of the response.
     async fn send<B: Serialize>(&self, method: &str, route: &str, body: &B) -> Result<Connected, NodeError> {
         self.send_with(method, route, body, None).await
     }
@@ -308,10 +308,9 @@ impl Client {
         descriptor: Option<OwnedFd>,
     ) -> Result<Connected, NodeError> {
         let body = serde_json::to_vec(body).map_err(|e| self.failed(e))?;
-        // It was there when we looked for it.
-        let stream = self.stream().await.map_err(|error| match descriptors::is_shortage(&error) {
-            true => self.failed(error),
-            false => NodeError::HostLost,
+        // The node was running when this client was made.
+        let stream = self.stream().await.map_err(|error| {
+            if descriptors::is_shortage(&error) { self.failed(error) } else { NodeError::HostLost }
         })?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(PassingStream::new(stream, descriptor)))
@@ -329,18 +328,18 @@ impl Client {
         Ok(Connected { response, _driver: driver })
     }
 
-    /// The error of an answer that is one.
-    async fn refusal(&self, response: Response<Incoming>) -> NodeError {
+    /// The error in a response.
+    async fn error_in(&self, response: Response<Incoming>) -> NodeError {
         let status = response.status();
         let Ok(body) = response.into_body().collect().await else { return NodeError::HostLost };
-        match serde_json::from_slice::<Failure>(&body.to_bytes()) {
+        match serde_json::from_slice::<ErrorBody>(&body.to_bytes()) {
             Ok(failure) => failure.into(),
             Err(_) => self.failed(format!("it answered {status}")),
         }
     }
 
-    /// Who has the socket that may not be used.
-    fn closed_to_us(&self, error: std::io::Error) -> NodeError {
+    /// The error for a socket that this user may not use.
+    fn no_permission(&self, error: std::io::Error) -> NodeError {
         let socket = self.paths.socket();
         let owner = std::fs::metadata(&socket).or_else(|_| std::fs::metadata(&self.paths.base));
         match owner.map(|meta| meta.uid()) {
@@ -356,13 +355,13 @@ impl Client {
     }
 }
 
-/// An answer whose body is still to come.
+/// A response whose body has not arrived yet.
 struct Connected {
     response: Response<Incoming>,
     _driver: AbortOnDrop,
 }
 
-/// Closes the connection when it goes out of scope, by which the node knows that nobody waits any more.
+/// Closes the connection when it goes out of scope, so that the node ends the job.
 struct AbortOnDrop(JoinHandle<hyper::Result<()>>);
 
 impl Drop for AbortOnDrop {
@@ -378,7 +377,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_node_that_dies_while_it_is_called_counts_as_none() {
+    async fn a_node_that_dies_during_connect_counts_as_none() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path());
         for _ in 0..2000 {

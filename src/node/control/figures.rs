@@ -1,4 +1,4 @@
-//! The routes that tell what is here and what goes on: models, transfers (once, or as they change), metrics.
+//! The routes for known models, transfers (once, or as they change) and metrics.
 
 use std::convert::Infallible;
 use std::sync::Weak;
@@ -15,33 +15,33 @@ use futures_util::stream;
 use tokio::time::MissedTickBehavior;
 
 use super::SILENCE;
-use super::server::Refusal;
+use super::server::ErrorResponse;
 use super::stream::alive;
 use crate::fetch::TransferStatus;
 use crate::node::models::KnownModel;
-use crate::node::{Node, NodeError, blocking, metrics};
+use crate::node::{Node, NodeError, blocking, metrics, models};
 
-/// How often the stream looks whether something changed: figures come once a second.
+/// How often the stream compares the transfers with those it sent last.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// All of them.
+/// All routes of this file.
 pub(super) fn routes() -> Router<Weak<Node>> {
     Router::new()
-        .route("/v1/models", get(models))
+        .route("/v1/models", get(known_models))
         .route("/v1/transfers", get(transfers))
         .route("/v1/metrics", get(figures))
 }
 
-async fn models(State(node): State<Weak<Node>>) -> Result<Json<Vec<KnownModel>>, Refusal> {
+async fn known_models(State(node): State<Weak<Node>>) -> Result<Json<Vec<KnownModel>>, ErrorResponse> {
     let node = alive(&node)?;
-    Ok(Json(blocking::cancellable(move |_| node.library.models()).await?))
+    Ok(Json(blocking::cancellable(move |_| models::all(&node.library)).await?))
 }
 
 async fn transfers(
     State(node): State<Weak<Node>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ErrorResponse> {
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     let follow =
         query.is_some_and(|query| query.split('&').any(|term| term == "follow" || term == "follow=true"));
@@ -51,16 +51,16 @@ async fn transfers(
     Ok(Json(alive(&node)?.fetch.status()).into_response())
 }
 
-/// One event with all transfers at once, and one whenever they changed, until the node or the client is gone.
+/// Immediately one event with all transfers, and another when they have changed, until the node or the client is gone.
 fn changes(node: Weak<Node>) -> impl IntoResponse {
     let mut clock = tokio::time::interval(LOOK_EVERY);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let told: Option<Vec<TransferStatus>> = None;
-    let events = stream::unfold((node, clock, told), |(node, mut clock, told)| async move {
+    let sent: Option<Vec<TransferStatus>> = None;
+    let events = stream::unfold((node, clock, sent), |(node, mut clock, sent)| async move {
         loop {
             clock.tick().await;
             let now = node.upgrade()?.fetch.status();
-            if told.as_ref() == Some(&now) {
+            if sent.as_ref() == Some(&now) {
                 continue;
             }
             let event = Event::default().event("transfers").json_data(&now);
@@ -71,11 +71,11 @@ fn changes(node: Weak<Node>) -> impl IntoResponse {
     Sse::new(events).keep_alive(KeepAlive::new().interval(SILENCE))
 }
 
-async fn figures(State(node): State<Weak<Node>>) -> Result<Response, Refusal> {
+async fn figures(State(node): State<Weak<Node>>) -> Result<Response, ErrorResponse> {
     let node = alive(&node)?;
     let (status, store) = (node.status(), node.library.store.clone());
     let cache = blocking::cancellable(move |_| Ok(store.cache().usage()?)).await;
-    let cache = cache.inspect_err(|e| tracing::warn!("the cache cannot be measured: {e}")).ok();
+    let cache = cache.inspect_err(|e| tracing::warn!(error = %e, "could not measure the cache")).ok();
     let text = metrics::render(status, cache)
         .map_err(|e| NodeError::Internal(format!("the figures cannot be written: {e}")))?;
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())

@@ -1,4 +1,4 @@
-//! The routes that are jobs: each takes its time, tells its progress, and ends when its client goes away.
+//! The routes of jobs: each may take long, reports its progress, and ends when its client disconnects.
 
 use std::sync::Weak;
 
@@ -14,14 +14,16 @@ use crate::node::discover::DiscoverRequest;
 use crate::node::get::{GetProgress, GetRequest};
 use crate::node::import::ImportRequest;
 use crate::node::mirror::{MirrorProgress, MirrorRequest};
-use crate::node::mounts::{Holding, MountRequest};
+use crate::node::mounts::{MountGuard, MountRequest};
 use crate::node::share::ShareRequest;
-use crate::node::{Node, NodeError};
+use crate::node::{
+    Node, NodeError, clear_cache, discover, get, import, mirror, mounts, remove, seed, share, verify,
+};
 
-/// What is known of the node; it is gone when the process stops.
-type Alive = State<Weak<Node>>;
+/// The node; it is gone when the process stops.
+type NodeState = State<Weak<Node>>;
 
-/// All of them.
+/// All routes of this file.
 pub(super) fn routes() -> Router<Weak<Node>> {
     Router::new()
         .route("/v1/get", post(get))
@@ -36,105 +38,98 @@ pub(super) fn routes() -> Router<Weak<Node>> {
         .route("/v1/cache/clear", post(clear))
 }
 
-async fn get(State(node): Alive, Json(request): Json<GetRequest>) -> Response {
-    job(node, |node, teller| async move {
-        let noted = node.clients.begin(format!("get {}", request.model));
-        let tell = |progress: GetProgress| {
+async fn get(State(node): NodeState, Json(request): Json<GetRequest>) -> Response {
+    job(node, |node, reporter| async move {
+        let listed = node.clients.begin(format!("get {}", request.model));
+        let report = |progress: GetProgress| {
             let (done, total) = progress.bytes();
-            noted.progress(done, total);
-            teller.tell(progress);
+            listed.progress(done, total);
+            reporter.report(progress);
         };
-        node.get(&request, tell).await
+        get::run(&node, &request, report).await
     })
 }
 
-async fn discover(State(node): Alive, Json(request): Json<DiscoverRequest>) -> Response {
-    job(node, |node, teller| async move {
-        let _noted = node.clients.begin(format!("discover {}", request.query).trim_end().to_owned());
-        node.discover(&request, |progress| teller.tell(progress)).await
+async fn discover(State(node): NodeState, Json(request): Json<DiscoverRequest>) -> Response {
+    job(node, |node, reporter| async move {
+        let _listed = node.clients.begin(format!("discover {}", request.query).trim_end().to_owned());
+        discover::run(&node, &request, |progress| reporter.report(progress)).await
     })
 }
 
-async fn share(State(node): Alive, Json(request): Json<ShareRequest>) -> Response {
-    job(node, |node, teller| async move {
-        let noted = node.clients.begin(format!("share {}", request.name));
-        let tell = move |done, total| {
-            noted.progress(done, total);
-            teller.tell(BytesDone { done, total });
+async fn share(State(node): NodeState, Json(request): Json<ShareRequest>) -> Response {
+    job(node, |node, reporter| async move {
+        let listed = node.clients.begin(format!("share {}", request.name));
+        let report = move |done, total| {
+            listed.progress(done, total);
+            reporter.report(BytesDone { done, total });
         };
-        node.publish(request, tell).await
+        share::run(&node, request, report).await
     })
 }
 
-async fn mirror(State(node): Alive, Json(request): Json<MirrorRequest>) -> Response {
-    job(node, |node, teller| async move {
-        let noted = node.clients.begin(format!("mirror {}", request.shown));
-        let tell = |progress: MirrorProgress| {
+async fn mirror(State(node): NodeState, Json(request): Json<MirrorRequest>) -> Response {
+    job(node, |node, reporter| async move {
+        let listed = node.clients.begin(format!("mirror {}", request.shown));
+        let report = |progress: MirrorProgress| {
             if let MirrorProgress::Downloading { done, total, .. } = &progress {
-                noted.progress(*done, *total);
+                listed.progress(*done, *total);
             }
-            teller.tell(progress);
+            reporter.report(progress);
         };
-        let report = node.mirror(&request, tell).await?;
-        if report.info_hash.is_some() && report.withheld.is_none() {
-            // Whether or not the command lives to see it.
-            node.seed(&node.library.revision(&report.model)?)?;
+        let mirrored = mirror::run(&node, &request, report).await?;
+        if mirrored.info_hash.is_some() && mirrored.withheld.is_none() {
+            // Also when the client disconnects now.
+            node.seeds.join(&node.library.revision(&mirrored.model)?)?;
         }
-        Ok(report)
+        Ok(mirrored)
     })
 }
 
-async fn seed(State(node): Alive, Json(request): Json<Seed>) -> Response {
-    job(node, |node, _| async move {
-        // They may know those who look for the model.
-        node.call_in_catalog(&request.peers);
-        if let Some(model) = &request.model {
-            node.take_in(model).await?;
-        }
-        node.seed_by_request(&request).await
-    })
+async fn seed(State(node): NodeState, Json(request): Json<Seed>) -> Response {
+    job(node, |node, _| async move { seed::run(&node, &request).await })
 }
 
 async fn mount(
-    State(node): Alive,
+    State(node): NodeState,
     Extension(passed): Extension<Passed>,
     Json(request): Json<MountRequest>,
 ) -> Response {
-    job(node, |node, teller| async move {
-        let no_device = || NodeError::Request("no connection to the kernel was passed".to_owned());
+    job(node, |node, reporter| async move {
+        let no_device = || NodeError::internal("the command passed no connection to the kernel");
         let device = passed.take().ok_or_else(no_device)?;
-        let holding = request.held.then(|| Holding::new(&node, &request.place));
-        let served = node.mount(request, device).await?;
-        teller.tell(());
-        if holding.is_some() {
+        let guard = request.held.then(|| MountGuard::new(&node, &request.place));
+        let served = mounts::serve(&node, request, device).await?;
+        reporter.report(());
+        if guard.is_some() {
             served.closing().await;
         }
         Ok(())
     })
 }
 
-async fn import(State(node): Alive, Json(request): Json<ImportRequest>) -> Response {
+async fn import(State(node): NodeState, Json(request): Json<ImportRequest>) -> Response {
     job(node, |node, _| async move {
-        let _noted = node.clients.begin("registry import".to_owned());
-        node.import(&request).await
+        let _listed = node.clients.begin("registry import".to_owned());
+        import::run(&node, &request).await
     })
 }
 
-async fn verify(State(node): Alive, Json(request): Json<OfModel>) -> Response {
-    job(node, |node, teller| async move {
-        let noted = node.clients.begin(format!("verify {}", request.model));
-        let tell = move |done, total| {
-            noted.progress(done, total);
-            teller.tell(BytesDone { done, total });
+async fn verify(State(node): NodeState, Json(request): Json<OfModel>) -> Response {
+    job(node, |node, reporter| async move {
+        let listed = node.clients.begin(format!("verify {}", request.model));
+        let report = move |done, total| {
+            listed.progress(done, total);
+            reporter.report(BytesDone { done, total });
         };
-        node.verify(&request.model, tell).await
+        verify::run(&node, &request.model, report).await
     })
 }
 
-async fn remove(State(node): Alive, Json(request): Json<OfModel>) -> Response {
-    job(node, |node, _| async move { node.remove(&request.model).await })
+async fn remove(State(node): NodeState, Json(request): Json<OfModel>) -> Response {
+    job(node, |node, _| async move { remove::run(&node, &request.model).await })
 }
 
-async fn clear(State(node): Alive) -> Response {
-    job(node, |node, _| async move { node.clear_cache().await })
+async fn clear(State(node): NodeState) -> Response {
+    job(node, |node, _| async move { clear_cache::run(&node).await })
 }

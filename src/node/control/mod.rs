@@ -1,35 +1,35 @@
 //! The control socket: HTTP/1.1 and JSON over a Unix socket of mode 0600.
 //!
-//! | route | answer |
+//! | route | response |
 //! |---|---|
 //! | `GET /v1/status` | [`Status`] |
 //! | `GET /v1/models` | array of [`KnownModel`](super::models::KnownModel): what `list` shows |
 //! | `GET /v1/transfers` | array of [`TransferStatus`]; with `Accept: text/event-stream` or `?follow` a stream |
 //! | `GET /v1/metrics` | figures in Prometheus' text form |
-//! | `POST /v1/reload` | 204 once the registry was read again |
+//! | `POST /v1/reload` | 204 when the registry has been read again |
 //! | `POST /v1/stop` `{pid, replaced}`, or no body | 202; the node stops and releases the base directory |
-//! | `POST /v1/mount` [`MountRequest`](super::mounts::MountRequest), with the descriptor of the connection | stream: progress `null` when models can be read; its end is the end of a held mount |
-//! | `POST /v1/unmount` [`UnmountRequest`](super::mounts::UnmountRequest) | whether the node served that mount, which has ended |
-//! | `POST /v1/warm` `{path, resolve}` | [`Warmed`] once every byte below the path is here |
+//! | `POST /v1/mount` [`MountRequest`](super::mounts::MountRequest), with the descriptor of the connection | stream: progress `null` when models can be read; it ends with a held mount |
+//! | `POST /v1/unmount` [`UnmountRequest`](super::mounts::UnmountRequest) | whether the node served that mount, which is unmounted now |
+//! | `POST /v1/warm` `{path, resolve}` | [`Warmed`] when every byte below the path is stored |
 //! | `POST /v1/get` [`GetRequest`](super::get::GetRequest) | stream ending in a [`GetReport`](super::get::GetReport) |
 //! | `POST /v1/discover` [`DiscoverRequest`](super::discover::DiscoverRequest) | stream ending in [`Discovered`](super::discover::Discovered) |
 //! | `POST /v1/share` [`ShareRequest`](super::share::ShareRequest) | stream ending in [`Shared`](super::share::Shared) |
 //! | `POST /v1/seed` [`Seed`] | stream ending in [`Seeded`] |
 //! | `POST /v1/import` [`ImportRequest`](super::import::ImportRequest) | stream ending in the manifest |
-//! | `POST /v1/verify` [`OfModel`] | stream ending in [`Verified`](super::maintenance::Verified) |
+//! | `POST /v1/verify` [`OfModel`] | stream ending in [`Verified`](super::verify::Verified) |
 //! | `POST /v1/remove` [`OfModel`] | stream ending in `null` |
 //! | `POST /v1/cache/clear` | stream ending in the bytes freed |
 //!
-//! A stream is lines of JSON: `{"progress": …}` any number of times, then `{"done": …}` or `{"error": …}`; empty
-//! lines show that the node lives. A client that goes away ends its job, which keeps what came.
+//! A stream is lines of JSON: `{"progress": …}` any number of times, then `{"done": …}` or `{"error": …}`; empty lines
+//! show that the node lives. When a client disconnects, its job ends and keeps the received bytes.
 //!
-//! The stream of transfers is of server-sent events: one named `transfers` with the whole array at once, and another
-//! whenever it changed, at most one a second.
+//! The stream of transfers consists of server-sent events named `transfers`, each with the whole array: one
+//! immediately, and another when it has changed, at most one a second.
 //!
-//! Errors are `{"kind": …, "error": text}` with a 4xx or 5xx status; the kind is an
-//! [`ErrorKind`], so that they mean the same on both sides. The socket is reached through a descriptor of its
-//! directory (`/proc/self/fd/N/silmaril.sock`), so that a deep base directory is not stopped by the 108 bytes
-//! that `sun_path` holds.
+//! Errors are `{"kind": …, "error": text}` with a 4xx or 5xx status; the kind is an [`ErrorKind`], which has the same
+//! meaning on both sides. The socket is reached through a descriptor of its directory
+//! (`/proc/self/fd/N/silmaril.sock`), because `sun_path` holds only 108 bytes, which is too few for a deep base
+//! directory.
 //!
 //! A descriptor is passed with the first byte of its request (`SCM_RIGHTS`, unix(7)), at most one per connection.
 
@@ -70,7 +70,7 @@ pub struct Status {
     pub pid: u32,
     /// Its version of silmaril.
     pub version: String,
-    /// The namespaces that it lives in; none where /proc does not show them.
+    /// Its namespaces; none if /proc does not show them.
     #[serde(default)]
     pub namespaces: Option<Namespaces>,
     /// The mounts that it serves.
@@ -82,18 +82,18 @@ pub struct Status {
     pub base_dir: PathBuf,
     /// Addresses it listens on for peers.
     pub listening: Vec<SocketAddr>,
-    /// The swarms it is in, by name of the model.
+    /// The swarms that it has joined, by name of the model.
     pub transfers: Vec<TransferStatus>,
     /// Whether it uses the DHT.
     #[serde(default)]
     pub dht: bool,
-    /// What the catalog says of itself; none where this node has none.
+    /// The state of the catalog; none if this node has none.
     #[serde(default)]
     pub catalog: Option<CatalogStatus>,
-    /// What it does for other commands now.
+    /// The jobs that it does for commands now.
     #[serde(default)]
     pub jobs: Vec<JobStatus>,
-    /// The models that its mount was asked for and cannot show, the latest last.
+    /// The models that its mounts could not show to programs that looked them up, the latest last.
     #[serde(default)]
     pub unresolved: Vec<UnresolvedName>,
     /// The processes that look up more unknown names than one process may, the latest last.
@@ -105,7 +105,7 @@ pub struct Status {
     /// Facts that readers of the models in swarms should know.
     #[serde(default)]
     pub notes: Vec<ModelNote>,
-    /// The files that are read through memory, as the cache has no space for them.
+    /// The files that are read through memory because the cache has no space for them.
     #[serde(default)]
     pub space: Option<LackOfSpace>,
     /// Files that were verified and are absent, changed or damaged.
@@ -113,14 +113,14 @@ pub struct Status {
     pub problems: Vec<StorageProblem>,
 }
 
-/// What every version of a node says of itself.
+/// The part of the status that every version of a node reports.
 #[derive(Debug, Clone, serde::Deserialize)]
 pub struct Hello {
     /// The node's process.
     pub pid: u32,
     /// Its version of silmaril.
     pub version: String,
-    /// The namespaces that it lives in.
+    /// Its namespaces.
     #[serde(default)]
     pub namespaces: Option<Namespaces>,
 }
@@ -128,15 +128,15 @@ pub struct Hello {
 /// Body of `POST /v1/seed`.
 #[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct Seed {
-    /// Which model; none is all of which something is here.
+    /// Which model; none means all models with stored bytes.
     pub model: Option<ModelRef>,
     /// Hosts to connect to.
     pub peers: Vec<SocketAddr>,
-    /// Whether the user says that they may pass on a model that is withheld for its licence or its hub.
+    /// Whether the user confirms the right to share a model that is withheld for its licence or by its hub.
     pub right: bool,
     /// Whether the model is kept out of the DHT from now on.
     pub skip_dht: bool,
-    /// How long the first announcement is waited for, in milliseconds.
+    /// How long to wait for the first announcement, in milliseconds.
     pub announce_within: u64,
 }
 
@@ -145,28 +145,28 @@ pub struct Seed {
 pub struct Seeded {
     /// The models.
     pub models: Vec<ModelRef>,
-    /// Whether others can find them: an announcement succeeded, or none is made.
+    /// Whether other hosts can find them: an announcement succeeded, or none is made.
     pub announced: bool,
 }
 
 /// Body of `POST /v1/stop`.
 #[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
-pub struct Stop {
-    /// The process that is meant; a later one goes on.
+pub struct StopRequest {
+    /// The process to stop; a later node continues.
     pub pid: u32,
-    /// Whether another node goes on with what this one does for clients.
+    /// Whether another node continues the jobs that this node does for clients.
     #[serde(default)]
     pub replaced: bool,
 }
 
-/// Body of jobs that need to know the model only.
+/// Body of jobs that need only the name of a model.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct OfModel {
     /// Which model.
     pub model: ModelRef,
 }
 
-/// Progress of jobs that read: bytes done, and bytes in all.
+/// Progress of jobs that read files.
 #[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
 pub struct BytesDone {
     /// Bytes done.
@@ -177,17 +177,17 @@ pub struct BytesDone {
 
 /// Body of `POST /v1/warm`.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub struct Warm {
+pub struct WarmRequest {
     /// A model, a directory in it or a file, relative to the mount point: `org/name@revision/path`.
     pub path: String,
-    /// Whether a model that is not known is looked up.
+    /// Whether to look up a model that is not known.
     pub resolve: bool,
 }
 
 /// Answer to `POST /v1/warm`.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Warmed {
-    /// Number of files that are wholly here now.
+    /// Number of files that are complete now.
     pub files: usize,
     /// Their bytes.
     pub bytes: u64,
@@ -195,19 +195,19 @@ pub struct Warmed {
 
 /// Body of every error.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
-struct Failure {
+struct ErrorBody {
     kind: ErrorKind,
     error: String,
 }
 
-impl From<&NodeError> for Failure {
+impl From<&NodeError> for ErrorBody {
     fn from(e: &NodeError) -> Self {
         Self { kind: e.kind(), error: chain(e) }
     }
 }
 
-impl From<Failure> for NodeError {
-    fn from(Failure { kind, error }: Failure) -> Self {
+impl From<ErrorBody> for NodeError {
+    fn from(ErrorBody { kind, error }: ErrorBody) -> Self {
         match kind {
             ErrorKind::HostLost => Self::HostLost,
             ErrorKind::Stopped => Self::Stopped,
@@ -222,10 +222,10 @@ impl From<Failure> for NodeError {
 enum Line<P, T> {
     Progress(P),
     Done(T),
-    Error(Failure),
+    Error(ErrorBody),
 }
 
-/// How long a stream may be silent.
+/// How long a stream sends nothing at most: an empty line then shows that the node lives.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// A path for the socket that is short however deep the base directory is. Valid while the `File` lives.

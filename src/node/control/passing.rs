@@ -1,4 +1,4 @@
-//! A Unix socket over which one descriptor can be passed beside the bytes (`SCM_RIGHTS`, unix(7)).
+//! A Unix socket that can pass one descriptor together with the bytes (`SCM_RIGHTS`, unix(7)).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -15,17 +15,17 @@ use rustix::net::{
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
-/// The descriptor that has arrived, until it is taken.
+/// The descriptor that has arrived.
 #[derive(Debug, Clone, Default)]
 pub struct Passed(Arc<Mutex<Option<OwnedFd>>>);
 
 impl Passed {
-    /// Takes the descriptor.
+    /// Removes the descriptor; none if none has arrived.
     pub fn take(&self) -> Option<OwnedFd> {
         self.0.lock().take()
     }
 
-    /// Keeps the first descriptor that arrives; others are closed.
+    /// Keeps the first descriptor that arrives; further ones are closed.
     fn keep(&self, fd: OwnedFd) {
         self.0.lock().get_or_insert(fd);
     }
@@ -45,7 +45,7 @@ impl PassingStream {
         Self { stream, to_send, passed: Passed::default() }
     }
 
-    /// Where a descriptor that arrives is found.
+    /// Receives the descriptor when it arrives.
     pub fn passed(&self) -> Passed {
         self.passed.clone()
     }

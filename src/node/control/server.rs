@@ -1,4 +1,4 @@
-//! The node's side of the control socket.
+//! The server side of the control socket.
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Weak;
@@ -17,21 +17,21 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::passing::PassingStream;
-use super::stream::{alive, by_node};
-use super::{Failure, Status, Stop, Warm, Warmed, figures, jobs, short_path};
+use super::stream::{alive, on_node};
+use super::{ErrorBody, Status, StopRequest, WarmRequest, Warmed, figures, jobs, short_path};
 use crate::model::codec::MAX_MANIFEST;
 use crate::node::mounts::UnmountRequest;
-use crate::node::{Ending, Node, NodeError};
+use crate::node::{Ending, Node, NodeError, warm};
 use crate::paths::Paths;
 
-/// As many commands may be served at once; each has a connection or two.
+/// The most connections at a time; a command has one or two.
 const MAX_CONNECTIONS: usize = 512;
-/// How long what is being answered may take when the node stops, before its connection is broken off.
+/// How long running requests may take when the node stops, before their connections are closed.
 const ENDS_WITHIN: Duration = Duration::from_millis(500);
-/// How long to wait after the system refused a connection, e.g. for want of descriptors.
-const AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// How long to wait after the system refused a connection, for example because descriptors are short.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// The running server. Dropping it ends it at once.
+/// The running server. Dropping it ends it immediately.
 #[derive(Debug)]
 pub(in crate::node) struct Server {
     task: JoinSet<()>,
@@ -39,15 +39,15 @@ pub(in crate::node) struct Server {
 }
 
 impl Server {
-    /// Takes no more connections, and ends those that there are: their jobs are ended, and their clients see that
-    /// the node is gone.
+    /// Accepts no more connections and ends their jobs. Their clients see that the node is gone.
     pub async fn end(mut self) {
         self.ending.send_replace(true);
         self.task.join_next().await;
     }
 }
 
-/// Binds the socket and serves it. The caller holds the node lock, so that a socket found here is a dead node's.
+/// Binds the socket and serves it. The caller holds the node lock, so that a socket at this path belongs to a dead
+/// node.
 pub(in crate::node) fn serve(node: Weak<Node>, paths: &Paths) -> Result<Server, NodeError> {
     let socket = paths.socket();
     let io = |source| NodeError::Io { path: socket.clone(), source };
@@ -66,7 +66,7 @@ pub(in crate::node) fn serve(node: Weak<Node>, paths: &Paths) -> Result<Server, 
         .route("/v1/warm", post(warm))
         .merge(figures::routes())
         .merge(jobs::routes())
-        // A manifest inside JSON, every byte of it escaped.
+        // A manifest inside JSON with every byte escaped.
         .layer(DefaultBodyLimit::max(6 * MAX_MANIFEST))
         .with_state(node);
     let (ending, ends) = watch::channel(false);
@@ -75,13 +75,13 @@ pub(in crate::node) fn serve(node: Weak<Node>, paths: &Paths) -> Result<Server, 
     Ok(Server { task, ending })
 }
 
-/// Serves connections until it is told to end, or dropped: a connection lives no longer than this.
+/// Serves connections until `ends` is true or the future is dropped. No connection lives longer.
 async fn accept(listener: UnixListener, router: Router, mut ends: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             biased;
-            // An error means that nobody is left to tell us.
+            // The sender may be dropped: that ends the server as well.
             _ = ends.wait_for(|ends| *ends) => break,
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
@@ -92,13 +92,15 @@ async fn accept(listener: UnixListener, router: Router, mut ends: watch::Receive
                 let service = TowerToHyperService::new(router.clone().layer(Extension(stream.passed())));
                 let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
                 connections.spawn(async move {
-                    // A client that went away is no failure.
-                    let _ = connection.await.inspect_err(|e| tracing::debug!("a control connection: {e}"));
+                    // A client that disconnects is no failure.
+                    let _ = connection
+                        .await
+                        .inspect_err(|e| tracing::debug!(error = %e, "a control connection failed"));
                 });
             }
             Err(e) => {
-                tracing::warn!("the control socket takes no connection: {e}");
-                tokio::time::sleep(AGAIN_AFTER).await;
+                tracing::warn!(error = %e, "the control socket could not accept a connection");
+                tokio::time::sleep(RETRY_AFTER).await;
             }
         }
     }
@@ -109,36 +111,40 @@ async fn accept(listener: UnixListener, router: Router, mut ends: watch::Receive
     }
 }
 
-/// An error as the client sees it.
-pub(super) struct Refusal(NodeError);
+/// An error, sent to the client with its status.
+pub(super) struct ErrorResponse(NodeError);
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
-        (self.0.kind().status(), Json(Failure::from(&self.0))).into_response()
+        (self.0.kind().status(), Json(ErrorBody::from(&self.0))).into_response()
     }
 }
 
-impl From<NodeError> for Refusal {
+impl From<NodeError> for ErrorResponse {
     fn from(e: NodeError) -> Self {
         Self(e)
     }
 }
 
-/// The node, or that it is gone.
-async fn status(State(node): State<Weak<Node>>) -> Result<Json<Status>, Refusal> {
+async fn status(State(node): State<Weak<Node>>) -> Result<Json<Status>, ErrorResponse> {
     Ok(Json(alive(&node)?.status()))
 }
 
-async fn reload(State(node): State<Weak<Node>>) -> Result<StatusCode, Refusal> {
+async fn reload(State(node): State<Weak<Node>>) -> Result<StatusCode, ErrorResponse> {
     alive(&node)?.reload()?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn stop(State(node): State<Weak<Node>>, which: Option<Json<Stop>>) -> Result<StatusCode, Refusal> {
+async fn stop(
+    State(node): State<Weak<Node>>,
+    which: Option<Json<StopRequest>>,
+) -> Result<StatusCode, ErrorResponse> {
     let node = alive(&node)?;
     let ending = match which {
-        Some(Json(Stop { pid, .. })) if pid != std::process::id() => return Err(NodeError::HostLost.into()),
-        Some(Json(Stop { replaced: true, .. })) => Ending::Replaced,
+        Some(Json(StopRequest { pid, .. })) if pid != std::process::id() => {
+            return Err(NodeError::HostLost.into());
+        }
+        Some(Json(StopRequest { replaced: true, .. })) => Ending::Replaced,
         _ => Ending::Stopped,
     };
     node.request_stop(ending);
@@ -148,10 +154,13 @@ async fn stop(State(node): State<Weak<Node>>, which: Option<Json<Stop>>) -> Resu
 async fn unmount(
     State(node): State<Weak<Node>>,
     Json(request): Json<UnmountRequest>,
-) -> Result<Json<bool>, Refusal> {
-    Ok(Json(alive(&node)?.unmount(&request).await))
+) -> Result<Json<bool>, ErrorResponse> {
+    Ok(Json(alive(&node)?.mounts.unmount(&request).await))
 }
 
-async fn warm(State(node): State<Weak<Node>>, Json(request): Json<Warm>) -> Result<Json<Warmed>, Refusal> {
-    Ok(Json(by_node(&node, async |node| node.warm(&request.path, request.resolve).await).await?))
+async fn warm(
+    State(node): State<Weak<Node>>,
+    Json(request): Json<WarmRequest>,
+) -> Result<Json<Warmed>, ErrorResponse> {
+    Ok(Json(on_node(&node, async |node| warm::run(&node, &request.path, request.resolve).await).await?))
 }

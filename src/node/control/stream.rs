@@ -1,4 +1,4 @@
-//! The answer of a job: lines as they come, and the end of the job when nobody reads them any more.
+//! The response of a job: a stream of lines. The job ends when the client disconnects.
 
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -12,40 +12,40 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Failure, Line, SILENCE};
+use super::{ErrorBody, Line, SILENCE};
 use crate::node::{Ending, Node, NodeError};
 
-/// Progress is told at most this often.
-const TELL_EVERY: Duration = Duration::from_millis(100);
-/// Lines that a slow reader may leave waiting; further progress is left out.
+/// The shortest pause between two reports of progress.
+const REPORT_EVERY: Duration = Duration::from_millis(100);
+/// The most unread lines: for a slow reader, further progress is left out.
 const BACKLOG: usize = 16;
 
-/// Tells the progress of a job.
+/// Reports the progress of a job.
 #[derive(Debug, Clone)]
-pub(super) struct Teller {
+pub(super) struct Reporter {
     lines: mpsc::Sender<Bytes>,
     last: Arc<parking_lot::Mutex<Option<Instant>>>,
 }
 
-impl Teller {
-    /// Tells it unless something was told a moment ago.
-    pub fn tell(&self, progress: impl Serialize) {
+impl Reporter {
+    /// Sends a progress line, unless one was sent less than [`REPORT_EVERY`] ago.
+    pub fn report(&self, progress: impl Serialize) {
         let mut last = self.last.lock();
-        if last.is_none_or(|last| last.elapsed() >= TELL_EVERY) {
+        if last.is_none_or(|last| last.elapsed() >= REPORT_EVERY) {
             *last = Some(Instant::now());
-            // A reader that is slow misses this one; one that is gone ends the job by itself.
+            // A slow reader misses this line. If the reader is gone, dropping the response ends the job.
             let _ = self.lines.try_send(line(&Line::<_, ()>::Progress(progress)));
         }
     }
 }
 
-/// The node, unless it has stopped or is about to.
+/// The node, or `HostLost` if it has stopped or is stopping.
 pub(super) fn alive(node: &Weak<Node>) -> Result<Arc<Node>, NodeError> {
     node.upgrade().filter(|node| !node.is_stopping()).ok_or(NodeError::HostLost)
 }
 
-/// Has the node do something. What fails because the node stops is to be done by another.
-pub(super) async fn by_node<T, F>(
+/// Runs work on the node. `HostLost` or `Stopped` if it fails because the node ends: another node can do it then.
+pub(super) async fn on_node<T, F>(
     node: &Weak<Node>,
     work: impl FnOnce(Arc<Node>) -> F,
 ) -> Result<T, NodeError>
@@ -66,31 +66,31 @@ where
     })
 }
 
-/// Runs a job and answers with its lines.
+/// Runs a job; the response has its lines.
 pub(super) fn job<T: Serialize, F>(
     node: Weak<Node>,
-    work: impl FnOnce(Arc<Node>, Teller) -> F + Send + 'static,
+    work: impl FnOnce(Arc<Node>, Reporter) -> F + Send + 'static,
 ) -> Response
 where
     F: Future<Output = Result<T, NodeError>> + Send + 'static,
 {
     let (lines, receiver) = mpsc::channel(BACKLOG);
-    let teller = Teller { lines: lines.clone(), last: Arc::default() };
+    let reporter = Reporter { lines: lines.clone(), last: Arc::default() };
     let task = tokio::spawn(async move {
-        let work = by_node(&node, |node| work(node, teller));
-        let end = match beating(work, &lines).await {
+        let work = on_node(&node, |node| work(node, reporter));
+        let end = match with_heartbeat(work, &lines).await {
             Ok(done) => line(&Line::<(), T>::Done(done)),
-            Err(e) => line(&Line::<(), ()>::Error(Failure::from(&e))),
+            Err(e) => line(&Line::<(), ()>::Error(ErrorBody::from(&e))),
         };
-        // A reader that is gone needs no end.
+        // The reader may be gone.
         let _ = lines.send(end).await;
     });
     let body = Body::new(Lines { receiver, task });
     ([("content-type", "application/x-ndjson")], body).into_response()
 }
 
-/// Awaits the work, with an empty line now and then.
-async fn beating<T>(work: impl Future<Output = T>, lines: &mpsc::Sender<Bytes>) -> T {
+/// Awaits the work, and sends an empty line every [`SILENCE`].
+async fn with_heartbeat<T>(work: impl Future<Output = T>, lines: &mpsc::Sender<Bytes>) -> T {
     tokio::pin!(work);
     let mut clock = tokio::time::interval(SILENCE);
     loop {
@@ -103,14 +103,14 @@ async fn beating<T>(work: impl Future<Output = T>, lines: &mpsc::Sender<Bytes>) 
 
 fn line(value: &impl Serialize) -> Bytes {
     let mut text = serde_json::to_vec(value).unwrap_or_else(|e| {
-        tracing::error!("an answer cannot be written: {e}");
-        br#"{"error":{"kind":"internal","error":"the answer cannot be written"}}"#.to_vec()
+        tracing::error!(error = %e, "could not encode a response");
+        br#"{"error":{"kind":"internal","error":"the response cannot be encoded"}}"#.to_vec()
     });
     text.push(b'\n');
     text.into()
 }
 
-/// The body of the answer. Dropping it, as the server does when the client is gone, ends the job.
+/// The body of the response. The server drops it when the client disconnects, which ends the job.
 struct Lines {
     receiver: mpsc::Receiver<Bytes>,
     task: JoinHandle<()>,

@@ -1,4 +1,4 @@
-//! A request made definite: which repository, which model, which directories.
+//! The repository, model and directories of a mirror request.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,22 +15,22 @@ use crate::node::{Library, Node, NodeError};
 use crate::store::StoreError;
 use crate::{fsutil, nofollow};
 
-/// One mirroring.
-pub(super) struct Job {
+/// One mirror request.
+pub(super) struct MirrorJob {
     pub repository: Repository,
-    /// What of it; none is the default branch.
+    /// Branch, tag or commit; none is the default branch.
     reference: Option<Reference>,
-    /// What the user should know of what they typed.
+    /// A warning about the request.
     pub note: Option<String>,
     pub model: ModelRef,
     /// The model's directory.
     pub dest: PathBuf,
-    /// Where its files come: beside it, so that they are moved and not copied.
+    /// Receives the files. On the file system of `dest`, so that they are moved and not copied.
     pub staging: PathBuf,
 }
 
-impl Job {
-    /// Fails where the request names no repository, or one whose name cannot be a model's.
+impl MirrorJob {
+    /// Fails if the request names no repository, or if its name cannot be the name of a model.
     pub fn new(library: &Library, request: &MirrorRequest) -> Result<Self, NodeError> {
         let named = Repository::parse(&request.repository, &library.config.hub.endpoint)
             .map_err(MirrorError::from)?;
@@ -56,7 +56,7 @@ impl Job {
         Ok(Self { repository, reference, note, model, dest, staging })
     }
 
-    /// Opens the repository; what it does is written on the board.
+    /// Opens the repository; its progress is written to the board.
     pub fn open(
         &self,
         node: &Node,
@@ -64,7 +64,7 @@ impl Job {
         board: &Arc<ProgressBoard>,
     ) -> Result<Box<dyn RepositorySource>, NodeError> {
         let token = &request.surroundings.token;
-        let client = node.client_in(&request.surroundings)?;
+        let client = node.web.client_with(&request.surroundings)?;
         let (board, reference) = (board.clone(), self.reference.clone());
         Ok(match &self.repository {
             Repository::Hub(hub) => {
@@ -82,8 +82,8 @@ impl Job {
         })
     }
 
-    /// Fixes the commit and lists its files. What git cannot tell of a repository of the hub, the hub is asked for. Of
-    /// another one, who has a password for it thinks that it is private.
+    /// Fixes the commit and lists its files. For a git repository of the hub, the hub reports whether it is gated or
+    /// private. Another git repository counts as private if the user has a password for it.
     pub async fn snapshot(
         &self,
         node: &Node,
@@ -93,12 +93,12 @@ impl Job {
         let mut snapshot = source.snapshot().await?;
         if let Repository::Git(git) = &self.repository {
             if let Some(hub) = &git.hub {
-                // The hub takes its tokens for passwords, too.
+                // The hub accepts its tokens as passwords.
                 let given = git.credential.as_ref().and_then(|c| Token::new(&c.password).ok());
                 // In the order in which git tries them.
                 let token = given.as_ref().or(request.surroundings.token.as_ref());
                 let reference = snapshot.commit.to_string().parse().map_err(MirrorError::from)?;
-                let client = node.client_in(&request.surroundings)?;
+                let client = node.web.client_with(&request.surroundings)?;
                 let hub = HubSource::new(client, hub.clone(), Some(reference), token, Arc::default());
                 match hub.terms().await {
                     Ok(Terms { gated, private, license }) => {
@@ -106,7 +106,7 @@ impl Job {
                         snapshot.private = Some(private);
                         snapshot.license = license;
                     }
-                    // What git was shown for a credential that the hub's API does not take.
+                    // Git had access with a credential that the API of the hub refuses.
                     Err(MirrorError::NotFound { .. } | MirrorError::Unauthorised { .. })
                         if snapshot.private == Some(true) => {}
                     Err(error) => return Err(error.into()),
@@ -118,7 +118,7 @@ impl Job {
         Ok(snapshot)
     }
 
-    /// Removes what is left of the download.
+    /// Deletes the remains of the download.
     pub fn clear(&self) -> Result<(), NodeError> {
         let failed = |e| StoreError::io(&self.staging, e);
         nofollow::remove_dir_all(&self.staging).map_err(failed)?;
@@ -126,13 +126,14 @@ impl Job {
     }
 }
 
-/// The revision that a branch, tag or commit is here. A slash cannot be in a revision's name.
+/// The revision for a branch, tag or commit. A slash becomes `-`, because revisions contain none.
 fn revision(reference: Option<&Reference>) -> Result<Revision, NodeError> {
     match reference {
         None => Ok(Revision::default()),
         Some(reference) => {
             let text = reference.as_str().replace('/', "-");
-            text.parse().map_err(|e| NodeError::Request(format!("{reference} names no revision here: {e}")))
+            text.parse()
+                .map_err(|e| NodeError::Usage(format!("{reference} cannot be the name of a revision: {e}")))
         }
     }
 }

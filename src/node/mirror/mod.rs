@@ -1,11 +1,11 @@
-//! `mirror`: a repository becomes a model here, and is shared where it may be.
+//! `mirror`: makes a model from a repository, and shares it if that is permitted.
 //!
-//! The files come into a directory beside the model's own ([`crate::mirror`]), and become the model's when all are there
-//! and checked: first every byte, then the names. What may be shared is decided before the model is known to anybody.
+//! The files are downloaded into a staging directory ([`crate::mirror`]). When all of them are complete and verified,
+//! they move to the directory of the model. The rule of sharing is set before the model is known to any peer.
 
 mod job;
 mod local;
-mod place;
+mod publish;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,18 +22,18 @@ use crate::model::{InfoHash, Manifest, ModelName, ModelRef, license, manifest};
 use crate::nofollow;
 use crate::store::StoreError;
 use crate::store::vacant::ExistingFile;
-use job::Job;
-use place::Place;
+use job::MirrorJob;
+use publish::MirroredModel;
 
-/// Files that come at a time: enough to fill a line with those of a few megabytes, few enough for any server.
+/// Parallel downloads: enough to use the whole link with files of a few megabytes, few enough for any server.
 const PARALLEL: usize = 4;
 
-/// What to mirror, and what to do with it.
+/// The body of `POST /v1/mirror`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MirrorRequest {
-    /// The repository, as [`mirror::Repository::parse`] takes it. A path is from the root.
+    /// The repository, as [`mirror::Repository::parse`] accepts it. A path is absolute.
     pub repository: String,
-    /// The same for people, without what may be secret in an address.
+    /// The same for messages, without secret parts of an address.
     pub shown: String,
     /// Branch, tag or commit; none is the default branch.
     pub branch: Option<String>,
@@ -41,15 +41,15 @@ pub struct MirrorRequest {
     pub depth: u32,
     /// Whether to leave LFS files as pointers.
     pub skip_lfs: bool,
-    /// The name to know it under; none derives it from the address.
+    /// The name of the model; none derives it from the address.
     pub name: Option<ModelName>,
-    /// Licence identifier, where the repository says none.
+    /// Licence identifier, if the repository has none.
     pub license: Option<String>,
     /// Whether to share it.
     pub share: bool,
     /// Whether to announce what is shared.
     pub broadcast: bool,
-    /// Whether the user says that they may pass it on.
+    /// Whether the user confirms the right to share it.
     pub right: bool,
     /// Whether to sign the manifest.
     pub sign: bool,
@@ -59,11 +59,11 @@ pub struct MirrorRequest {
     pub surroundings: Surroundings,
 }
 
-/// How far it is.
+/// The progress of a `mirror`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MirrorProgress {
-    /// The repository is asked for its commit and its files.
+    /// The commit and its files are requested.
     Looking,
     /// Git sends its objects.
     Cloning {
@@ -72,15 +72,15 @@ pub enum MirrorProgress {
         /// Objects received.
         objects: u64,
     },
-    /// Files come.
+    /// Files are downloaded.
     Downloading {
-        /// Bytes here.
+        /// Bytes received.
         done: u64,
         /// Bytes of all files.
         total: u64,
-        /// The files under way.
+        /// The files in progress.
         files: Vec<FileProgress>,
-        /// For how many seconds nothing is asked for, because the server wants it so or something failed.
+        /// For how many seconds no request is sent, because the server demands it or a request failed.
         waiting: Option<u64>,
     },
 }
@@ -102,12 +102,12 @@ impl MirrorProgress {
     }
 }
 
-/// What came of it.
+/// The result of a `mirror`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MirrorReport {
     /// The model.
     pub model: ModelRef,
-    /// Where it is.
+    /// Its directory.
     pub path: PathBuf,
     /// The repository.
     pub source: String,
@@ -117,145 +117,145 @@ pub struct MirrorReport {
     pub files: usize,
     /// Their bytes.
     pub total_size: u64,
-    /// Bytes that were downloaded just now.
+    /// Bytes that this job downloaded.
     pub downloaded: u64,
-    /// Whether all of it was here.
+    /// Whether it was complete already.
     pub up_to_date: bool,
     /// Paths of the files that are LFS pointers; with any, there is no torrent.
     pub pointers: Vec<String>,
     /// Its torrent.
     pub info_hash: Option<InfoHash>,
-    /// Why it is not shared, where it is not.
+    /// Why it is not shared; none if it is shared.
     pub withheld: Option<Withheld>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
-impl Node {
-    /// Mirrors a repository. Resumes what an earlier call left. Dropping the future stops it, keeping what came.
-    pub async fn mirror(
-        self: &Arc<Self>,
-        request: &MirrorRequest,
-        progress: impl Fn(MirrorProgress) + Send + Sync,
-    ) -> Result<MirrorReport, NodeError> {
-        let job = Arc::new(Job::new(&self.library, request)?);
-        // Refused before anything is downloaded.
-        let own = self.library.signer(request.sign)?.map(|key| key.public());
-        self.library.trust.check(&job.model.name, own)?;
-        if let Some(address) = job.repository.address() {
-            self.refuse_unreachable(address, &request.shown)?;
-        }
-        let turn = self.mirrors.turn(&job.model).await;
-        let board = Arc::new(ProgressBoard::default());
-        let source = job.open(self, request, &board)?;
-        let showing = || progress(MirrorProgress::of(&board.now()));
-        let snapshot = Arc::new(meanwhile(job.snapshot(self, request, &*source), showing).await?);
-        let from = source.describe(snapshot.commit);
-        if let Some(known) = self.mirrored_before(&job, request, &from)? {
-            let report = self.still_mirrored(&job, &snapshot, request, &known)?;
-            self.finish(&job, &known, turn).await?;
-            return Ok(report);
-        }
-        if !request.skip_lfs {
-            self.check_vacant(&job, &snapshot).await?;
-        }
-        let local = self.local_copies(&snapshot, request.piece_length).await?;
-        let download = mirror::DownloadJob {
-            staging: &job.staging,
-            piece_length: request.piece_length,
-            skip_lfs: request.skip_lfs,
-            have: &|file| local.find(file),
-            parallel: PARALLEL,
-            min_free: if self.library.store.is_on_cache_disk(&job.staging) {
-                self.library.config.cache.min_free
-            } else {
-                0
-            },
-        };
-        let downloading = mirror::download(&*source, &snapshot, download, &board);
-        let downloaded = meanwhile(downloading, showing).await?;
-        let web_seeds = source.web_seed(snapshot.commit).into_iter().collect();
-        drop(source);
-        let (node, request) = (self.clone(), request.clone());
-        Place { node, job, request, snapshot, source: from, web_seeds, turn }.put(downloaded).await
+/// Mirrors a repository. Continues an interrupted call. Dropping the future stops it and keeps the received bytes.
+pub(super) async fn run(
+    node: &Arc<Node>,
+    request: &MirrorRequest,
+    progress: impl Fn(MirrorProgress) + Send + Sync,
+) -> Result<MirrorReport, NodeError> {
+    let job = Arc::new(MirrorJob::new(&node.library, request)?);
+    // Refused before anything is downloaded.
+    let own = node.library.signer(request.sign)?.map(|key| key.public());
+    node.library.trust.check(&job.model.name, own)?;
+    if let Some(address) = job.repository.address() {
+        node.reach.check_repository(address, &request.shown)?;
     }
-
-    /// Refuses, before anything is downloaded, a directory where files of the user have the paths of the snapshot.
-    async fn check_vacant(
-        self: &Arc<Self>,
-        job: &Arc<Job>,
-        snapshot: &Arc<Snapshot>,
-    ) -> Result<(), NodeError> {
-        let (node, job, snapshot) = (self.clone(), job.clone(), snapshot.clone());
-        blocking::cancellable(move |cancel| {
-            let paths = snapshot.files.iter().map(|file| file.path.as_str());
-            for ExistingFile { index, path, len } in
-                node.library.store.staging().existing(&job.model, &job.dest, paths)?
-            {
-                let file = &snapshot.files[index];
-                let read = || nofollow::read(&path).and_then(|bytes| file.identity.is_of(len, bytes));
-                if cancel.load(Ordering::Relaxed) {
-                    return Err(NodeError::Request("cancelled".to_owned()));
-                }
-                if len != file.size || !read().map_err(|e| StoreError::io(&path, e))? {
-                    return Err(StoreError::Occupied { path }.into());
-                }
-            }
-            Ok(())
-        })
-        .await
+    let turn = node.mirrors.turn(&job.model).await;
+    let board = Arc::new(ProgressBoard::default());
+    let source = job.open(node, request, &board)?;
+    let showing = || progress(MirrorProgress::of(&board.now()));
+    let snapshot = Arc::new(meanwhile(job.snapshot(node, request, &*source), showing).await?);
+    let from = source.describe(snapshot.commit);
+    if let Some(known) = mirrored_before(node, &job, request, &from)? {
+        let report = still_mirrored(node, &job, &snapshot, request, &known)?;
+        publish::finish(node, &job, &known, turn).await?;
+        return Ok(report);
     }
-
-    /// The model as it was mirrored from this commit, if all of it is still in its place.
-    fn mirrored_before(
-        &self,
-        job: &Job,
-        request: &MirrorRequest,
-        from: &manifest::SourceEntry,
-    ) -> Result<Option<Arc<Manifest>>, NodeError> {
-        let known = self.library.registry.get(&job.model).filter(|known| {
-            let same = known.source.as_ref().is_some_and(|s| s.url == from.url && s.commit == from.commit);
-            same && !request.skip_lfs
-                && known.torrent.piece_length == request.piece_length
-                && known.signed_by() == self.library.trust.own().filter(|_| request.sign)
-                && (known.license.is_some() || request.license.is_none())
-        });
-        Ok(known.filter(|known| self.library.store.placed().has_all(known, &job.dest)))
+    if !request.skip_lfs {
+        check_vacant(node, &job, &snapshot).await?;
     }
-
-    fn still_mirrored(
-        &self,
-        job: &Job,
-        snapshot: &Snapshot,
-        request: &MirrorRequest,
-        known: &Manifest,
-    ) -> Result<MirrorReport, NodeError> {
-        let rule = rule(request, snapshot, known.license.as_deref());
-        self.set_rule(known, rule)?;
-        Ok(MirrorReport {
-            model: job.model.clone(),
-            path: job.dest.clone(),
-            source: job.repository.to_string(),
-            commit: snapshot.commit.to_string(),
-            files: known.files.len(),
-            total_size: known.total_size,
-            downloaded: 0,
-            up_to_date: true,
-            pointers: Vec::new(),
-            info_hash: Some(known.torrent.info_hash),
-            withheld: rule.withheld,
-            warnings: snapshot.warnings.clone(),
-        })
-    }
+    let local = local::local_copies(&node.library, &snapshot, request.piece_length).await?;
+    let download = mirror::DownloadJob {
+        staging: &job.staging,
+        piece_length: request.piece_length,
+        skip_lfs: request.skip_lfs,
+        have: &|file| local.find(file),
+        parallel: PARALLEL,
+        min_free: if node.library.store.is_on_cache_disk(&job.staging) {
+            node.library.config.cache.min_free
+        } else {
+            0
+        },
+    };
+    let downloading = mirror::download(&*source, &snapshot, download, &board);
+    let downloaded = meanwhile(downloading, showing).await?;
+    let web_seeds = source.web_seed(snapshot.commit).into_iter().collect();
+    drop(source);
+    let (node, request) = (node.clone(), request.clone());
+    MirroredModel { node, job, request, snapshot, source: from, web_seeds, turn }.put(downloaded).await
 }
 
-/// How a mirrored model is shared. That its repository restricts it weighs more than that nobody asked.
+/// Fails if files of the user have paths of the snapshot in the directory of the model.
+async fn check_vacant(
+    node: &Arc<Node>,
+    job: &Arc<MirrorJob>,
+    snapshot: &Arc<Snapshot>,
+) -> Result<(), NodeError> {
+    let (node, job, snapshot) = (node.clone(), job.clone(), snapshot.clone());
+    blocking::cancellable(move |cancel| {
+        let paths = snapshot.files.iter().map(|file| file.path.as_str());
+        for ExistingFile { index, path, len } in
+            node.library.store.staging().existing(&job.model, &job.dest, paths)?
+        {
+            let file = &snapshot.files[index];
+            let read = || nofollow::read(&path).and_then(|bytes| file.identity.is_of(len, bytes));
+            if cancel.load(Ordering::Relaxed) {
+                return Err(NodeError::Cancelled);
+            }
+            if len != file.size || !read().map_err(|e| StoreError::io(&path, e))? {
+                return Err(StoreError::Occupied { path }.into());
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// The manifest from an earlier mirror of this commit, if all of its files are still in the directory.
+fn mirrored_before(
+    node: &Node,
+    job: &MirrorJob,
+    request: &MirrorRequest,
+    from: &manifest::SourceEntry,
+) -> Result<Option<Arc<Manifest>>, NodeError> {
+    let known = node.library.registry.get(&job.model).filter(|known| {
+        let same = known.source.as_ref().is_some_and(|s| s.url == from.url && s.commit == from.commit);
+        same && !request.skip_lfs
+            && known.torrent.piece_length == request.piece_length
+            && known.signed_by() == node.library.trust.own().filter(|_| request.sign)
+            && (known.license.is_some() || request.license.is_none())
+    });
+    Ok(known.filter(|known| node.library.store.placed().has_all(known, &job.dest)))
+}
+
+fn still_mirrored(
+    node: &Node,
+    job: &MirrorJob,
+    snapshot: &Snapshot,
+    request: &MirrorRequest,
+    known: &Manifest,
+) -> Result<MirrorReport, NodeError> {
+    let rule = rule(request, snapshot, known.license.as_deref());
+    node.set_rule(known, rule)?;
+    Ok(MirrorReport {
+        model: job.model.clone(),
+        path: job.dest.clone(),
+        source: job.repository.to_string(),
+        commit: snapshot.commit.to_string(),
+        files: known.files.len(),
+        total_size: known.total_size,
+        downloaded: 0,
+        up_to_date: true,
+        pointers: Vec::new(),
+        info_hash: Some(known.torrent.info_hash),
+        withheld: rule.withheld,
+        warnings: snapshot.warnings.clone(),
+    })
+}
+
+/// The rule of sharing of a mirrored model. A restriction by its repository is reported before a missing request to
+/// share.
 fn rule(request: &MirrorRequest, snapshot: &Snapshot, license: Option<&str>) -> Rule {
-    let restricted = match () {
-        () if snapshot.private == Some(true) => Some(Withheld::Private),
-        () if snapshot.gated => Some(Withheld::Gated),
-        () if !license.is_some_and(license::permits_redistribution) => Some(Withheld::Licence),
-        () => None,
+    let restricted = if snapshot.private == Some(true) {
+        Some(Withheld::Private)
+    } else if snapshot.gated {
+        Some(Withheld::Gated)
+    } else {
+        (!license.is_some_and(license::permits_redistribution)).then_some(Withheld::Licence)
     };
     let not_asked = (!request.share).then_some(Withheld::NotAsked);
     let withheld = restricted.filter(|_| !request.right).or(not_asked);

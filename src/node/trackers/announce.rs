@@ -8,22 +8,22 @@ use bt_bencode::Value;
 use crate::http::{Client, HttpError, Request, Scope, scope, without_secrets};
 use crate::model::{InfoHash, bencode};
 
-/// The longest answer that is read, in bytes.
+/// The longest reply that is read, in bytes.
 const MAX_REPLY: usize = 1 << 20;
-/// The most peers of one answer that are used.
+/// The most peers of one reply that are used.
 const MAX_PEERS: usize = 200;
-/// The interval of a tracker that names none.
+/// The interval if a tracker sends none.
 const INTERVAL: Duration = Duration::from_secs(1800);
-/// The bounds of what a tracker may ask for.
+/// The bounds of the interval of a tracker.
 const SHORTEST: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// What is announced: this node looks for the info dictionary of a torrent.
+/// The announcement: this node looks for the info dictionary of a torrent.
 pub(super) struct Announce {
     query: String,
 }
 
-/// What a tracker answered.
+/// The reply of a tracker.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Reply {
     pub interval: Duration,

@@ -1,10 +1,8 @@
-//! The catalog inside the node: opened and started with it, told when what is here changes, stopped before it.
+//! The catalog of a node: starts with the node, learns of changes of the local models, and stops before the node.
 //!
-//! A catalog that cannot be opened is no obstacle to anything else: the node runs without, and says so when somebody
-//! asks for a name.
+//! If the catalog cannot be opened, the node runs without it. Commands that need it fail then with `NoCatalog`.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -12,21 +10,21 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::holdings::NodeHoldings;
-use super::{Library, Node, NodeError};
+use super::{Library, Node, announce};
 use crate::catalog::record::SharedRecord;
 use crate::catalog::{Body, Catalog, CatalogError, CatalogSettings, CatalogStore, UnixTime};
 use crate::fetch::Fetch;
 use crate::model::PublisherKey;
 use crate::torrent::Session;
 
-/// Changes that come within this time are told as one.
+/// Changes within this time are reported as one.
 const GATHER: Duration = Duration::from_millis(200);
 
 /// How often opening the store is tried, and the pause between.
 const OPEN_ATTEMPTS: u32 = 4;
 const OPEN_PAUSE: Duration = Duration::from_millis(300);
 
-/// How often the records of our own models are looked at: those that grew old are made anew.
+/// How often the records of own models are checked: old ones are signed again.
 const REFRESH_EVERY: Duration = Duration::from_secs(3600);
 
 /// The catalog of a node.
@@ -34,7 +32,7 @@ pub(super) struct NodeCatalog {
     pub store: Arc<CatalogStore>,
     pub catalog: Arc<Catalog>,
     pub holdings: Arc<NodeHoldings>,
-    /// What is here may have changed.
+    /// Notified when the local models may have changed.
     pub changed: Arc<Notify>,
     /// Publisher, salt and sequence of the records that were published in this run.
     published: Mutex<HashSet<(PublisherKey, [u8; 20], i64)>>,
@@ -46,16 +44,15 @@ pub(super) fn now() -> UnixTime {
     since.map_or(0, |since| since.as_secs())
 }
 
-/// Opens the store; none where that fails. The base directory is ours, but what the process that had it before wrote
-/// there last may still be closing.
+/// Opens the store; none if that fails. The process that had the base directory before may still be closing its files.
 async fn open(library: &Library) -> Option<CatalogStore> {
     for _ in 0..OPEN_ATTEMPTS {
         let dir = library.paths.catalog();
         let opened = tokio::task::spawn_blocking(move || CatalogStore::open(&dir, now())).await;
         match opened {
             Ok(Ok(store)) => return Some(store),
-            Ok(Err(e)) => tracing::error!("the catalog cannot be opened: {e}"),
-            Err(e) => tracing::error!("the catalog cannot be opened: {e}"),
+            Ok(Err(e)) => tracing::error!(error = %e, "could not open the catalog"),
+            Err(e) => tracing::error!(error = %e, "could not open the catalog"),
         }
         tokio::time::sleep(OPEN_PAUSE).await;
     }
@@ -63,7 +60,7 @@ async fn open(library: &Library) -> Option<CatalogStore> {
 }
 
 impl NodeCatalog {
-    /// Opens the store and starts. None where the store cannot be opened, which is logged.
+    /// Opens the store and starts. None if the store cannot be opened, which is logged.
     pub async fn start(
         library: &Library,
         session: &Arc<Session>,
@@ -81,12 +78,12 @@ impl NodeCatalog {
         let holdings = Arc::new(holdings);
         let catalog = Catalog::start(session.clone(), store.clone(), holdings.clone(), settings);
         let changed = Arc::new(Notify::new());
-        // What is here at the start is looked at first.
+        // The local models at the start are announced first.
         changed.notify_one();
         Some(Arc::new(Self { store, catalog, holdings, changed, published: Mutex::default() }))
     }
 
-    /// Publishes a record, once in this run; in the DHT too, if `in_dht`.
+    /// Publishes a record, once in this run; also in the DHT if `in_dht`.
     pub async fn publish_once(&self, record: SharedRecord, in_dht: bool) -> Result<(), CatalogError> {
         let key = (record.record().publisher, record.record().salt(), record.record().sequence);
         let published = || self.published.lock();
@@ -99,22 +96,9 @@ impl NodeCatalog {
     }
 }
 
-impl Node {
-    /// The catalog, or that there is none.
-    pub(super) fn catalog(&self) -> Result<&Arc<NodeCatalog>, NodeError> {
-        self.catalog.as_ref().ok_or(NodeError::NoCatalog)
-    }
-
-    /// Calls peers given by hand in the catalog's swarm.
-    pub(super) fn call_in_catalog(&self, peers: &[SocketAddr]) {
-        if let Some(part) = &self.catalog {
-            part.catalog.introduce(peers);
-        }
-    }
-}
-
-/// Tells the catalog what changed here, and keeps the records of our own models fresh. Runs until the node is gone.
-pub(super) async fn attend(node: Weak<Node>, part: Arc<NodeCatalog>) {
+/// Reports changes of the local models to the catalog, and signs old records of own models again. Runs until the node
+/// is gone.
+pub(super) async fn run(node: Weak<Node>, part: Arc<NodeCatalog>) {
     let mut clock = tokio::time::interval(REFRESH_EVERY);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -124,13 +108,13 @@ pub(super) async fn attend(node: Weak<Node>, part: Arc<NodeCatalog>) {
         }
         let holdings = part.holdings.clone();
         if let Err(e) = tokio::task::spawn_blocking(move || holdings.refresh()).await {
-            tracing::error!("what is here could not be looked at: {e}");
+            tracing::error!(error = %e, "could not read the local models");
             continue;
         }
         part.catalog.holdings_changed();
         let Some(node) = node.upgrade() else { return };
-        if let Err(e) = node.announce(&part).await {
-            tracing::error!("our own models could not be announced: {}", super::chain(&e));
+        if let Err(e) = announce::publish_due(&node.library, &part).await {
+            tracing::error!(error = super::chain(&e), "could not announce the own models");
         }
     }
 }

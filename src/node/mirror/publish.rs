@@ -1,35 +1,35 @@
-//! What was downloaded becomes a model: all of it, or nothing.
+//! Makes a model from the downloaded files, and moves them to its directory.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::{Job, MirrorReport, MirrorRequest, rule};
+use super::{MirrorJob, MirrorReport, MirrorRequest, rule};
 use crate::mirror::{Downloaded, Snapshot};
 use crate::model::describe::{DescribeOptions, Description, describe};
 use crate::model::manifest::SourceEntry;
 use crate::model::scan::OutsideLinks;
 use crate::model::{Manifest, license};
 use crate::node::sharing::Rule;
-use crate::node::{Node, NodeError, blocking};
+use crate::node::{Library, Node, NodeError, blocking, former_states};
 use crate::store::{Kept, Stamp, StoredRevision};
 
-/// A model and what it is made of, on its way to its place.
-pub(super) struct Place {
+/// A downloaded model that moves to its directory.
+pub(super) struct MirroredModel {
     pub node: Arc<Node>,
-    pub job: Arc<Job>,
+    pub job: Arc<MirrorJob>,
     pub request: MirrorRequest,
     pub snapshot: Arc<Snapshot>,
-    /// Where the files came from.
+    /// The origin of the files.
     pub source: SourceEntry,
-    /// Where they can be had over HTTP.
+    /// Addresses of the files over HTTP.
     pub web_seeds: Vec<String>,
-    /// Held until the last file is in its place.
+    /// Held until the last file has moved.
     pub turn: OwnedMutexGuard<()>,
 }
 
-/// A manifest whose files stand, verified, in the directory where they came.
+/// A manifest whose verified files are in the staging directory.
 struct Ready {
     tree: PathBuf,
     manifest: Arc<Manifest>,
@@ -37,8 +37,8 @@ struct Ready {
     warnings: Vec<String>,
 }
 
-impl Place {
-    /// Puts the files in their place. What stood there of the model's former state and is no more goes.
+impl MirroredModel {
+    /// Moves the files to the directory of the model, and deletes files of its former state.
     pub async fn put(self, downloaded: Downloaded) -> Result<MirrorReport, NodeError> {
         let mut report = MirrorReport {
             model: self.job.model.clone(),
@@ -64,38 +64,38 @@ impl Place {
         let former = node.library.registry.get(&place.job.model);
         let replaced = former.filter(|m| m.torrent.info_hash != ready.manifest.torrent.info_hash);
         let replaced = replaced.map(|m| node.library.store.revision(m)).transpose()?;
-        // Nobody else moves these files meanwhile, and the engine keeps its hands off them.
+        // No other job moves these files meanwhile, and the engine does not use them.
         let mut turns = vec![node.jobs.turn(&revision.manifest.torrent.info_hash).await];
         if let Some(replaced) = &replaced {
             turns.push(node.jobs.turn(&replaced.manifest.torrent.info_hash).await);
         }
-        let mut held = vec![node.closed(&revision).await?];
+        let mut held = vec![node.seeds.close(&revision).await?];
         if let Some(replaced) = &replaced {
-            held.push(node.closed(replaced).await?);
+            held.push(node.seeds.close(replaced).await?);
         }
         let (tree, new, old, rule) = (ready.tree, revision.clone(), replaced.clone(), ready.rule);
         let (this, job) = (node.clone(), place.job.clone());
         let entering = blocking::cancellable(move |_| {
-            // The thread goes on when nobody waits for it any more.
+            // The thread continues when the future is dropped.
             let _until_done = (turns, held, node.lock.clone());
             let kept = place.enter(&tree, &new, rule)?;
             if let Some(old) = &old {
-                node.leave_unless_used(&old.manifest);
+                node.seeds.leave_unless_used(&old.manifest);
             }
-            node.apply_rules(&new.manifest.torrent.info_hash);
+            node.seeds.apply_rules(&new.manifest.torrent.info_hash);
             node.fetch.relocate(&new);
             node.changed();
             Ok(kept)
         });
         let kept = entering.await?;
-        this.clear_former(&revision.manifest, &job.dest).await?;
+        former_states::clear(&this, &revision.manifest, &job.dest).await?;
         report.info_hash = Some(revision.manifest.torrent.info_hash);
         report.withheld = ready.rule.withheld;
         report.warnings.extend(ready.warnings.into_iter().chain(kept.iter().map(Kept::to_string)));
         Ok(report)
     }
 
-    /// Describes the files where they came, signs, and records them as verified there.
+    /// Describes the files in the staging directory, signs the manifest, and records the files as verified.
     async fn ready(self, downloaded: Downloaded) -> Result<(Self, Ready), NodeError> {
         blocking::cancellable(move |cancel| {
             let Downloaded { dir: tree, hashes: known, .. } = downloaded;
@@ -136,33 +136,34 @@ impl Place {
         .await
     }
 
-    /// The repository's own word on its licence comes first, then what the hub says, then the user.
+    /// The licence of the model card comes first, then that of the hub, then that of the request.
     fn license(&self, manifest: &mut Manifest, warnings: &mut Vec<String>) {
         if manifest.license.is_some() {
             return;
         }
-        let said = [&self.snapshot.license, &self.request.license].into_iter().flatten();
-        // What is no identifier says nothing.
-        let Some((id, unknown)) = said.filter_map(|said| license::check(said).ok()).next() else { return };
+        let candidates = [&self.snapshot.license, &self.request.license].into_iter().flatten();
+        let Some((id, unknown)) = candidates.filter_map(|text| license::check(text).ok()).next() else {
+            return;
+        };
         manifest.license = Some(id);
         warnings.extend(unknown);
     }
 
-    /// Puts a described model in its place; returns what had been edited there. Blocks.
+    /// Moves a described model to its directory; returns edited files that were kept there. Blocks.
     fn enter(&self, tree: &Path, new: &StoredRevision, rule: Rule) -> Result<Vec<Kept>, NodeError> {
         let library = &self.node.library;
         let all: Vec<usize> = (0..new.contents.len()).collect();
         let kept = library.store.publish(new, &all, &self.job.dest)?;
         library.store.placed().retire(new, tree)?;
-        // Before anybody hears of it.
+        // Before any peer learns of the model.
         library.sharing.set(&self.job.model, rule)?;
         library.enter_own_state(&new.manifest)?;
         library.registry.insert(Manifest::clone(&new.manifest))?;
-        self.node.clear_up(&self.job)?;
+        clear_up(library, &self.job)?;
         Ok(kept)
     }
 
-    /// Puts the files in their place without making a model of them: some are pointers.
+    /// Moves the files to the directory without making a model of them: some are pointers.
     async fn lay_out(self, downloaded: Downloaded) -> Result<(), NodeError> {
         blocking::cancellable(move |_| {
             let _until_done = (&self.turn, self.node.lock.clone());
@@ -174,29 +175,26 @@ impl Place {
     }
 }
 
-impl Node {
-    /// Clears up after a model that was in its place already: what mirrored it may have been killed before that.
-    pub(super) async fn finish(
-        self: &Arc<Self>,
-        job: &Arc<Job>,
-        present: &Arc<Manifest>,
-        turn: OwnedMutexGuard<()>,
-    ) -> Result<(), NodeError> {
-        let moving = self.jobs.turn(&present.torrent.info_hash).await;
-        let (node, clearing) = (self.clone(), job.clone());
-        blocking::cancellable(move |_| {
-            let _until_done = (turn, moving, node.lock.clone());
-            node.clear_up(&clearing)
-        })
-        .await?;
-        self.clear_former(present, &job.dest).await
-    }
+/// Deletes remains of an earlier mirror of a complete model, which may have been killed before it did that.
+pub(super) async fn finish(
+    node: &Arc<Node>,
+    job: &Arc<MirrorJob>,
+    present: &Arc<Manifest>,
+    turn: OwnedMutexGuard<()>,
+) -> Result<(), NodeError> {
+    let moving = node.jobs.turn(&present.torrent.info_hash).await;
+    let (library, lock, clearing) = (node.library.clone(), node.lock.clone(), job.clone());
+    blocking::cancellable(move |_| {
+        let _until_done = (turn, moving, lock);
+        clear_up(&library, &clearing)
+    })
+    .await?;
+    former_states::clear(node, present, &job.dest).await
+}
 
-    /// Removes what a model that is in its place has left behind besides its former states: files of a mirror without
-    /// its large files that it has not, and the directory where its files came. Whoever was stopped before or in the
-    /// middle of it does it again. Blocks.
-    fn clear_up(&self, job: &Job) -> Result<(), NodeError> {
-        self.library.store.partial_mirrors().clear(&job.model)?;
-        job.clear()
-    }
+/// Deletes files of a mirror without large files that are not part of the model, and the staging directory. An
+/// interrupted call is repeated by the next mirror. Blocks.
+fn clear_up(library: &Library, job: &MirrorJob) -> Result<(), NodeError> {
+    library.store.partial_mirrors().clear(&job.model)?;
+    job.clear()
 }

@@ -1,0 +1,72 @@
+//! How this node reaches hubs, git servers and web seeds.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Library, NodeError};
+use crate::fetch::web::{HttpSource, Lent, WebSettings};
+use crate::http::{Client, EnvironmentProxies, Token};
+use crate::mirror::token;
+
+/// What a command has in its own environment. The node uses it only for the work of that command.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Surroundings {
+    /// The proxies that its environment names.
+    pub proxies: EnvironmentProxies,
+    /// The token of its environment, for the hub.
+    pub token: Option<Token>,
+}
+
+impl Surroundings {
+    fn is_empty(&self) -> bool {
+        self.proxies.is_empty() && self.token.is_none()
+    }
+}
+
+/// The HTTP client of a node, and the web as a source of bytes.
+pub(super) struct Web {
+    /// Uses the proxy of the configuration.
+    pub client: Client,
+    library: Arc<Library>,
+    /// The web as the seed of last resort; none with `hub.fallback: false`.
+    source: Option<Arc<HttpSource>>,
+}
+
+impl Web {
+    /// Reads the user's token for the hub. A token that cannot be used is logged: models that everybody may read need
+    /// none.
+    pub fn new(library: Arc<Library>) -> Result<Self, NodeError> {
+        let hub = &library.config.hub;
+        let client = Client::new(&library.config.network)?.allowing_private(&hub.endpoint);
+        let source = hub.fallback.then(|| {
+            let token = token::find()
+                .inspect_err(|error| tracing::warn!(%error, "the hub receives requests without a token"));
+            Arc::new(HttpSource::new(client.clone(), &hub.endpoint, token.ok().flatten().as_ref()))
+        });
+        Ok(Self { client, library, source })
+    }
+
+    /// For the scheduler; none if it must not read from the web.
+    pub fn settings(&self) -> Option<WebSettings> {
+        let endpoint = || self.library.config.hub.endpoint.clone();
+        self.source.as_ref().map(|source| WebSettings { source: source.clone(), endpoint: endpoint() })
+    }
+
+    /// Reads from the web with the proxies and token of a command until the returned guard is dropped. None if the web
+    /// is not read, or if the command has neither.
+    pub fn lend(&self, surroundings: &Surroundings) -> Result<Option<Lent>, NodeError> {
+        let Some(source) = self.source.as_ref().filter(|_| !surroundings.is_empty()) else { return Ok(None) };
+        Ok(Some(source.lend(self.client_with(surroundings)?, surroundings.token.as_ref())))
+    }
+
+    /// An HTTP client that uses the proxies of a command.
+    pub fn client_with(&self, surroundings: &Surroundings) -> Result<Client, NodeError> {
+        if surroundings.proxies.is_empty() {
+            return Ok(self.client.clone());
+        }
+        let config = &self.library.config;
+        Ok(Client::for_process(&config.network, &surroundings.proxies)?
+            .allowing_private(&config.hub.endpoint))
+    }
+}
