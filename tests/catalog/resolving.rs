@@ -375,8 +375,8 @@ async fn succession_is_learned_from_a_later_peer() {
         other.catalog.publish(Arc::new(SignedRecord::sign(record, key(0)).unwrap()), true).await.unwrap();
         other
     };
-    let (heard, _other) = tokio::join!(heard(), other);
-    succeeded.expect("the succession is not noticed");
+    let (noticed, _other) = tokio::join!(succeeded(), other);
+    noticed.expect("the succession is not noticed");
 }
 
 #[tokio::test(start_paused = true)]
@@ -433,7 +433,7 @@ async fn stopping_ends_all_waits() {
 
 /// The news of a member's catalog from now on.
 fn news_of(member: &Member) -> Arc<Mutex<Vec<String>>> {
-    let succeeded = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&heard);
     member.catalog.report_news(move |news| {
         noted.lock().unwrap().push(match news {
