@@ -193,7 +193,7 @@ async fn metadata_of(
         ..magnet.clone()
     };
     let id = node.session.fetch_metadata(&plain.to_string(), &peers)?;
-    let _torrent = MetadataTorrent { node: node, id };
+    let _torrent = MetadataTorrent { node, id };
     // A tracker answers only an announcement. With `network.announce: false` it receives a port on which no program listens.
     let announce = node.library.config.network.announce;
     let port = if announce { node.listening().first().map_or(0, SocketAddr::port) } else { NO_PORT };

@@ -216,7 +216,7 @@ async fn check(node: &Arc<Node>, place: &PlacedDirId, round: &mut DirCheck, mani
                 };
                 node.places.report(place, manifest, &[file]);
                 if node.library.store.placed().leave(place) {
-                    files_moved(&node, place);
+                    files_moved(node, place);
                 }
             }
             return;
@@ -239,13 +239,13 @@ async fn check(node: &Arc<Node>, place: &PlacedDirId, round: &mut DirCheck, mani
     // A panic in there was reported.
     let Ok(tended) = looking.await else { return };
     if tended.moved {
-        files_moved(&node, place);
+        files_moved(node, place);
     }
     let Some(faulty) = round.apply(tended, now) else { return };
     node.places.report(place, manifest, &faulty);
     let is_back = faulty.iter().all(|file| file.fault == Fault::Touched);
     if is_back && node.places.is_expected(&place.info_hash) {
-        files_moved(&node, place);
+        files_moved(node, place);
     }
     if faulty.iter().any(|file| file.fault == Fault::Touched) {
         node.places.faults.lock().touched.insert(place.info_hash);

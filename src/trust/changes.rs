@@ -71,7 +71,7 @@ impl Trust {
         self.file.change(|document| {
             let owned = document.pins.values().filter(|pin| pin.publisher == *key).count();
             let removed = Removed { listed: document.listed(key).is_some(), names: owned };
-            if !removed.listed && !(names && owned > 0) {
+            if !(removed.listed || names && owned > 0) {
                 return Err(TrustError::NotListed(document.describe(key)));
             }
             document.publishers.retain(|listed| listed.key != *key);

@@ -180,7 +180,7 @@ fn failing_web_servers_are_named_and_wrong_bytes_dropped() {
     for (fault, why) in [
         (Fault::NotFound, "404 Not Found"),
         (Fault::WrongBytes, "sent bytes that do not match the manifest"),
-        (Fault::OtherRange, "another range"),
+        (Fault::OtherRange, "did not send the requested range"),
         (Fault::Gated, "403 Forbidden"),
         (Fault::Truncated(100_000), "in the middle"),
     ] {

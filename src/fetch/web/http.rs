@@ -235,7 +235,7 @@ mod tests {
         for (path, reason) in [
             ("whole", "is not sent in parts"),
             ("other-file", "of another length"),
-            ("other-range", "another range"),
+            ("other-range", "did not send the requested range"),
             ("short", "of another length"),
             ("range", "416"),
             ("none", "404"),

@@ -69,14 +69,14 @@ impl Credentials {
         let before_helpers = accepted.iter().chain(&self.known).count();
         let login = match accepted.iter().chain(&self.known).nth(at) {
             Some(login) => Some(login.clone()),
-            None if at == before_helpers => self.from_helpers(),
+            None if at == before_helpers => self.ask_helpers(),
             None => None,
         }?;
         self.state().given = Some(login.clone());
         Some(login)
     }
 
-    fn from_helpers(&self) -> Option<Login> {
+    fn ask_helpers(&self) -> Option<Login> {
         let Remote::Http(url) = &self.repository.remote else { return None };
         let config = Config::open_default().ok().filter(|_| self.helpers)?;
         let (user, password) = CredentialHelper::new(url.as_str()).config(&config).execute()?;
