@@ -46,7 +46,7 @@ fn directories_that_cannot_be_shared() {
     assert_fails(&a, &["share", "./ok"], 2, "name");
     assert_fails(&a, &["share", "ok", "--name", "a/b", "--piece-length", "5MB"], 2, "power of two");
     assert_fails(&a, &["share", "a/unknown"], 1, "a/unknown");
-    assert_fails(&a, &["share", "--all"], 1, "nothing");
+    assert_fails(&a, &["share", "--all"], 1, "no model to share");
     assert!(registry_is_empty(&a));
 }
 

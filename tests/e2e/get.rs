@@ -99,7 +99,7 @@ fn a_file_in_the_way_is_refused_before_downloading() {
     let get = ["get", WORDLLAMA, "-o", out.to_str().unwrap(), "--peer", &a.peer(), "--seed=false"];
     let before = b.received();
     let error = b.run(&get).error(1);
-    assert!(error.contains("out/l2_supercat_256.safetensors") && error.contains("already there"), "{error}");
+    assert!(error.contains("out/l2_supercat_256.safetensors") && error.contains("exists already"), "{error}");
     assert!(b.received() - before < 1 << 20, "the model was downloaded first");
     std::fs::rename(out.join("l2_supercat_256.safetensors"), b.home().join("mine")).unwrap();
     b.run(&get).ok();
