@@ -34,6 +34,12 @@ constexpr int max_rejects = 8;
 // Most pending hash requests to one peer. libtorrent keeps at most two in flight.
 constexpr std::size_t max_requested = 64;
 
+// Most HAVE messages of one peer, besides one for each piece: a peer whose cache is full may announce a piece
+// again after lt_donthave. Without metadata the number of pieces is unknown.
+constexpr double more_haves = 4096;
+constexpr double haves_without_metadata = 1 << 20;
+constexpr double haves_per_second = 64;
+
 std::int64_t number_at(lt::span<char const> bytes, std::ptrdiff_t at) {
     std::uint32_t number = 0;
     for (std::ptrdiff_t i = at; i < at + 4; ++i) number = number << 8 | std::uint8_t(bytes[i]);
@@ -73,6 +79,11 @@ constexpr std::ptrdiff_t fixed_length(MessageType type) {
     return -1;
 }
 
+// A peer that floods is disconnected: each message costs time of the thread that serves all peers.
+Gate::Verdict within(Bucket& bucket, Clock::time_point now) {
+    return bucket.spend(now) ? Gate::Verdict::pass : Gate::Verdict::disconnect;
+}
+
 }  // namespace
 
 std::optional<HashRange> range_in(lt::span<char const> body) {
@@ -87,7 +98,10 @@ std::optional<HashRange> range_in(lt::span<char const> body) {
 }
 
 Gate::Gate(std::shared_ptr<Guard> guard, std::shared_ptr<Proof> proof, lt::address const& remote)
-    : m_guard(std::move(guard)), m_proof(std::move(proof)), m_group(m_guard->group_of(remote)) {
+    : m_guard(std::move(guard)),
+      m_proof(std::move(proof)),
+      m_group(m_guard->group_of(remote)),
+      m_haves(m_proof ? m_proof->pieces() + more_haves : haves_without_metadata, haves_per_second) {
     if (m_group) ++m_group->connections;
 }
 
@@ -160,9 +174,26 @@ Gate::Verdict Gate::check(int type, lt::span<char const> body, Load load, Clock:
             return on_piece(body);
         case MessageType::reject: {
             auto const found = m_blocks.find({number_at(body, 0), number_at(body, 4)});
-            if (found != m_blocks.end()) m_blocks.erase(found);
+            if (found == m_blocks.end()) return within(m_state_messages, now);
+            m_blocks.erase(found);
             return Verdict::pass;
         }
+        case MessageType::request:
+        case MessageType::cancel:
+            return on_request(load, now);
+        case MessageType::have:
+            return within(m_haves, now);
+        case MessageType::choke:
+        case MessageType::unchoke:
+        case MessageType::interested:
+        case MessageType::not_interested:
+        case MessageType::bitfield:
+        case MessageType::port:
+        case MessageType::suggest:
+        case MessageType::have_all:
+        case MessageType::have_none:
+        case MessageType::allowed_fast:
+            return within(m_state_messages, now);
         case MessageType::hash_request:
             return on_hash_request(body, load, now);
         case MessageType::hashes:
@@ -172,6 +203,16 @@ Gate::Verdict Gate::check(int type, lt::span<char const> body, Load load, Clock:
         default:
             return Verdict::pass;
     }
+}
+
+Gate::Verdict Gate::check_keepalive(Clock::time_point now) { return within(m_state_messages, now); }
+
+Gate::Verdict Gate::on_request(Load load, Clock::time_point now) {
+    if (m_requests.spend(now)) return Verdict::pass;
+    // A fast download: each block that was sent accounts for one REQUEST and one CANCEL.
+    if (m_paid_requests >= load.sent / block_size * 2) return Verdict::disconnect;
+    ++m_paid_requests;
+    return Verdict::pass;
 }
 
 Gate::Verdict Gate::on_hash_request(lt::span<char const> body, Load load, Clock::time_point now) {

@@ -73,6 +73,9 @@ public:
     Verdict check(int type, lt::span<char const> body, Load load, Clock::time_point now,
                   std::vector<int>& finished);
 
+    // Checks a keep-alive (BEP 3: a message without a type).
+    Verdict check_keepalive(Clock::time_point now);
+
     // A REQUEST was sent for the block.
     void requested_block(std::int64_t piece, std::int64_t start);
     // A HASH_REQUEST was sent.
@@ -84,6 +87,7 @@ public:
     bool keep(Load load, Clock::time_point now);
 
 private:
+    Verdict on_request(Load load, Clock::time_point now);
     Verdict on_piece(lt::span<char const> body);
     Verdict on_hash_request(lt::span<char const> body, Load load, Clock::time_point now);
     Verdict on_hashes(lt::span<char const> body, std::vector<int>& finished);
@@ -111,6 +115,13 @@ private:
     Clock::time_point m_progress{};  // when bytes were last sent, or the buffer was last empty
     Bucket m_hash_requests{256, 64};
     Bucket m_extension_messages{4096, 512};
+    // Messages that announce a state: an honest peer sends few of them.
+    Bucket m_state_messages{4096, 64};
+    // REQUEST and CANCEL, in addition to those that the bytes sent to the peer account for.
+    Bucket m_requests{32 * 1024, 1024};
+    std::int64_t m_paid_requests = 0;
+    // HAVE: an honest peer sends one for each piece that it gets.
+    Bucket m_haves;
 };
 
 }  // namespace silmaril

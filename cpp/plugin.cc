@@ -139,6 +139,11 @@ public:
         m_parts.guard->remember(m_endpoint.address(), m_connection.pid(), Clock::now());
         return verdict::disconnect;
     }
+    bool on_keepalive() override {
+        if (m_gate.check_keepalive(Clock::now()) == Gate::Verdict::pass) return true;
+        m_parts.guard->remember(m_endpoint.address(), m_connection.pid(), Clock::now());
+        return false;
+    }
     void sent_request(lt::peer_request const& request) override {
         m_gate.requested_block(static_cast<int>(request.piece), request.start);
     }

@@ -41,6 +41,7 @@ struct HashRange {
 class Proof {
 public:
     explicit Proof(lt::file_storage layout);
+    int pieces() const { return m_layout.num_pieces(); }
 
     // Adds the hashes from metainfo or saved layers that are proved.
     void learn(lt::torrent_info const& info, lt::add_torrent_params const& params);

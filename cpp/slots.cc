@@ -11,6 +11,7 @@ constexpr std::size_t max_remembered = 1024;
 
 void Slots::remove(Slot* slot) {
     m_slots.erase(std::remove(m_slots.begin(), m_slots.end(), slot), m_slots.end());
+    m_closing.erase(slot);
 }
 
 bool Slots::replaced_lately(lt::address const& group, Clock::time_point now) const {
@@ -32,24 +33,25 @@ Slot* Slots::beyond_group(Slot* newcomer, int limit, Clock::time_point now) {
     int held = 0;
     Slot* idle = nullptr;
     for (auto* slot : m_slots) {
-        if (slot->is_over() || slot->group() != group) continue;
+        if (is_over(slot) || slot->group() != group) continue;
         if (slot->is_proven()) return nullptr;
         ++held;
         if (!idle && slot != newcomer && !slot->has_transferred()) idle = slot;
     }
     if (held <= std::max(1, limit / 2)) return nullptr;
-    if (!idle) return newcomer;
-    remember(group, now);
-    return idle;
+    auto* const chosen = idle ? idle : newcomer;
+    m_closing.insert(chosen);
+    if (idle) remember(group, now);
+    return chosen;
 }
 
 Slot* Slots::replaced_by(Slot* newcomer, Clock::time_point now) {
     std::map<lt::address, int> held;
     for (auto const* slot : m_slots)
-        if (!slot->is_over()) ++held[slot->group()];
+        if (!is_over(slot)) ++held[slot->group()];
     Slot* chosen = nullptr;
     for (auto* slot : m_slots) {
-        if (slot == newcomer || slot->is_over() || slot->has_transferred()) continue;
+        if (slot == newcomer || is_over(slot) || slot->has_transferred()) continue;
         if (!chosen || held[slot->group()] > held[chosen->group()]) chosen = slot;
     }
     if (!chosen) return nullptr;

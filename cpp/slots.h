@@ -9,6 +9,7 @@
 
 #include <libtorrent/address.hpp>
 #include <map>
+#include <set>
 #include <vector>
 
 #include "guard.h"
@@ -54,10 +55,14 @@ public:
     Slot* replaced_by(Slot* newcomer, Clock::time_point now);
 
 private:
+    // Closed, or chosen to be closed.
+    bool is_over(Slot const* slot) const { return slot->is_over() || m_closing.count(slot) != 0; }
     bool replaced_lately(lt::address const& group, Clock::time_point now) const;
     void remember(lt::address const& group, Clock::time_point now);
 
     std::vector<Slot*> m_slots;
+    // Chosen by `beyond_group`. Their connections are closed later; until then several newcomers may arrive.
+    std::set<Slot const*> m_closing;
     std::map<lt::address, Clock::time_point> m_replaced;
 };
 

@@ -182,7 +182,7 @@ fn failing_web_servers_are_named_and_wrong_bytes_dropped() {
         (Fault::WrongBytes, "sent bytes that do not match the manifest"),
         (Fault::OtherRange, "did not send the requested range"),
         (Fault::Gated, "403 Forbidden"),
-        (Fault::Truncated(100_000), "in the middle"),
+        (Fault::Truncated(100_000), "before the end of the body"),
     ] {
         server.faults().clear();
         server.faults().always("", fault.clone());

@@ -4,7 +4,9 @@ use super::lab::Lab;
 use super::memory::Memory;
 use super::siege::siege;
 use super::strike::Strike;
+use crate::support::process::{PATIENCE, until};
 use crate::support::raw_peer_content::Content;
+use crate::support::raw_peer_leech::leech;
 use crate::support::raw_peer_message::{Block, Message};
 
 /// The limit for the memory that a flood costs a node, in bytes.
@@ -98,4 +100,29 @@ fn floods_cost_bounded_memory() {
     let growth = memory.growth();
     println!("floods cost {} MiB", growth >> 20);
     assert!(growth < BOUND, "floods cost {} MiB", growth >> 20);
+}
+
+/// More than the gate accepts of any message that costs its sender a few bytes.
+const MANY: usize = 60_000;
+
+#[test]
+fn floods_of_small_messages_end_the_connection() {
+    let lab = Lab::new();
+    let block = Block { piece: 0, begin: 0, length: 16384 };
+    for (what, message) in [
+        ("keep-alives", Message::KeepAlive),
+        ("HAVE of one piece", Message::Have(0)),
+        ("INTERESTED", Message::Interested),
+        ("CHOKE", Message::Choke),
+        ("suggestions", Message::Other(13, vec![0, 0, 0, 1])),
+        ("ALLOWED_FAST", Message::Other(17, vec![0, 0, 0, 1])),
+        ("rejects without a request", Message::Reject(block)),
+        ("cancels", Message::Cancel(block)),
+    ] {
+        let mut peer = lab.dial(&lab.evil, &lab.sharer);
+        // An error: the sharer has closed the connection already.
+        let _ = peer.send_bytes(&message.encode().repeat(MANY));
+        until(&format!("the peer that floods with {what} is disconnected"), PATIENCE, || peer.is_closed());
+    }
+    leech(&mut lab.dial(&lab.honest, &lab.sharer), &lab.content, 0..1).unwrap();
 }

@@ -7,6 +7,6 @@ here=$(dirname "$0")
 cd "$here/../.."
 [ $# -gt 0 ] || set -- src cpp tests docs build.rs Makefile Cargo.toml README.md SECURITY.md CHANGELOG.md
 words=$(grep -v '^#' tests/lint/words.txt | paste -sd'|')
-files() { git ls-files -- "$@" | grep -vE '^(tests/lint|tests/fixtures|cpp/engine/patches)/|^CONTRIBUTING.md$|\.lock$'; }
+files() { git ls-files -- "$@" | grep -vE '^(tests/lint|tests/fixtures)/|^CONTRIBUTING.md$|\.lock$'; }
 found=$(files "$@" | xargs -d '\n' grep -nPi "(?<![a-z])($words)(?![a-z])" || true)
 [ -z "$found" ] || { printf '%s\n' "$found"; echo "error: $(wc -l <<<"$found") lines with words of tests/lint/words.txt" >&2; exit 1; }
