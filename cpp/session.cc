@@ -440,7 +440,7 @@ bool Engine::give_piece(std::uint64_t torrent, std::uint32_t piece,
     data.resize(std::size_t(info.piece_size(index)), '\0');
     return with(torrent, [index, data = std::move(data)](lt::torrent_handle const& handle) {
         // Without the flag `overwrite_existing` blocks from peers are kept and only the missing ones are
-        // written. Overwriting would corrupt the state of a piece that has become complete meanwhile.
+        // written. Overwriting would corrupt the state of a piece that another peer has completed.
         handle.add_piece(index, data, {});
     });
 }

@@ -39,7 +39,7 @@ FileError Storage::flush(int piece, int start, Bytes const& bytes) {
 
     std::lock_guard const lock(m_mutex);
     auto const accepted = m_accepted.find({piece, start});
-    // If the block was accepted again meanwhile, its entry belongs to the newer write.
+    // If the block was accepted again during the write, its entry belongs to the newer write.
     if (accepted != m_accepted.end() && accepted->second == bytes) m_accepted.erase(accepted);
     auto& state = m_pieces[piece];
     auto const block = std::size_t(start / block_size);

@@ -32,7 +32,7 @@ Withdrawn clear_have(lt::torrent& torrent, std::vector<int> const& pieces, bool 
         lt::piece_index_t const piece{number};
         bool const here = picker.have_piece(piece);
         if (!here && !picker.is_piece_finished(piece) && !picker.is_hashing(piece)) continue;
-        // Not in a later round, because the piece may have been requested again meanwhile.
+        // Not in a later round, because the piece may be requested again until then.
         if (!later) picker.set_piece_priority(piece, lt::dont_download);
         if (here) {
             picker.we_dont_have(piece);

@@ -158,7 +158,7 @@ impl AllContents {
 
     fn answer(&mut self, key: &ContentKey, id: ClaimId, result: WaitResult, transfers: &mut AllTransfers) {
         if let Some(waiter) = self.remove_waiter(key, id, transfers) {
-            // The reader may have ended meanwhile.
+            // The reader may have ended before its bytes arrived.
             let _ = waiter.answer.send(result);
         }
     }

@@ -227,7 +227,7 @@ impl Fetch {
     }
 
     /// Takes all torrents that have one of these contents out of the engine, so that their bytes can be deleted: a running
-    /// torrent would offer deleted bytes. Reads of them wait meanwhile. Fails if the engine has not released them `within`
+    /// torrent would offer deleted bytes. While they are out, reads of them wait. Fails if the engine has not released them `within`
     /// that time; nothing may be deleted then.
     pub async fn release_for_eviction(
         self: &Arc<Self>,

@@ -29,7 +29,7 @@ pub enum ReadError {
     #[error("stopped")]
     Stopped,
     /// The swarm was left while the node runs: the model was removed, replaced or withheld.
-    #[error("it was removed, replaced or withheld meanwhile")]
+    #[error("it was removed, replaced or withheld during the read")]
     Left,
     /// The local disk failed.
     #[error("disk: {0}")]

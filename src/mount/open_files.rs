@@ -2,7 +2,7 @@
 //!
 //! The kernel can read an inode in two ways: by requests to the mount, with results in the page cache, or directly from a
 //! backing file (passthrough). It refuses to mix them within one inode. So the way is chosen when the first handle of an
-//! inode is opened, and kept until its last handle is closed, even if the file becomes complete meanwhile.
+//! inode is opened, and kept until its last handle is closed, even if the file becomes complete before that.
 
 use std::collections::HashMap;
 use std::sync::Arc;
