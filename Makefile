@@ -12,6 +12,8 @@ CARGO   ?= cargo
 SECONDS ?= 60
 # Arguments for the test runner: make test ARGS='e2e::first_read'
 ARGS    ?=
+# Rows of the benchmark: make bench ROW=cold
+ROW     ?=
 
 TARGET   := target
 VENV     := $(TARGET)/venv
@@ -26,6 +28,8 @@ PACKAGES := ca-certificates cmake fuse3 g++ iproute2 libboost-dev libssl-dev pat
 LINTERS  := clang-format
 # The servers and clients that the tests of `mirror` use.
 SERVERS  := git git-lfs lighttpd
+# What the benchmark compares with.
+COMPARED := curl nginx-light rclone
 
 # Tests make network namespaces, so they need root. The build does not.
 ifneq ($(SUDO),)
@@ -38,7 +42,7 @@ help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # $(1) packages: installs the missing ones. Without missing packages it does not use the network. Debian starts lighttpd
-# when it installs it; the tests start their own, so the service is disabled.
+# and nginx when it installs them; the tests start their own, so the services are disabled.
 define ensure
 @missing=""; \
 for p in $(1); do \
@@ -48,9 +52,11 @@ if [ -n "$$missing" ]; then \
     echo "installing:$$missing"; \
     $(SUDO) apt-get update -q; \
     $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; \
-    if [[ "$$missing " == *" lighttpd "* && -d /run/systemd/system ]]; then \
-        $(SUDO) systemctl disable -q --now lighttpd; \
-    fi; \
+    for service in lighttpd nginx; do \
+        if [[ "$$missing " == *" $$service"* && -d /run/systemd/system ]]; then \
+            $(SUDO) systemctl disable -q --now $$service; \
+        fi; \
+    done; \
 fi
 endef
 
@@ -111,8 +117,9 @@ simulate: setup ## Print how records spread among 1 000 nodes, the table of docs
 demo: build fixtures ## Share a real model on one namespace host, mount it on another, read one tensor
 	tests/demo/demo.sh ./silmaril
 
-bench: build fixtures ## Measure reads of a 1 GiB model through the mount
-	$(SUDO) tests/bench/bench.sh ./silmaril
+bench: build ## Measure silmaril next to other programs, as ratios: make bench ROW=cold (all rows without ROW)
+	$(call ensure,$(COMPARED))
+	$(SUDO) $(PYTHON) tests/bench/bench.py ./silmaril $(ROW) --output $(TARGET)/bench
 
 measure: fixtures ## Measure a catalog of 100 000 records (a search takes at most 50 ms), and get with hostile peers
 	$(CARGO) test --release --locked --lib catalog::store::tests::measure::a_hundred -- --ignored --nocapture
