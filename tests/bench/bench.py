@@ -54,6 +54,8 @@ def main():
         return enter_namespaces(sys.argv[1:])
 
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
+    # The counters of the interfaces of this network namespace, not of the one that the machine's /sys belongs to.
+    subprocess.run(["mount", "-t", "sysfs", "sysfs", "/sys"], check=True)
     results, failed = [], False
     for name in options.rows or available:
         row = available[name]

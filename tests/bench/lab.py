@@ -148,7 +148,7 @@ class Lab:
             with open(directory / path, "wb") as file:
                 for start in range(0, size, 1 << 20):
                     file.write(os.urandom(min(1 << 20, size - start)))
-        host.silmaril("share", f"{directory}/", "--name", name, "--license", "mit")
+        host.silmaril("share", f"{directory}/", "--name", name, "--license", "mit", "--skip-dht")
         manifest = self.work / (name.replace("/", "_") + ".json")
         manifest.write_text(host.silmaril("registry", "export", name))
         return manifest, directory
@@ -162,7 +162,7 @@ def finish(process, patience=PATIENCE):
         process.kill()
         raise RuntimeError(f"{' '.join(process.args)}: not finished after {patience} s") from None
     if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(process.args)}: exit {process.returncode}: {(errors or b'').decode().strip()}")
+        raise RuntimeError(f"{' '.join(process.args)}: exit {process.returncode}: {(errors or b'').decode().strip()[-400:]}")
     return (output or b"").decode()
 
 
