@@ -3,7 +3,7 @@
 //! A file counts only at the path of its own name and revision; other files below `registry/` are ignored. All manifests are
 //! in memory; files are read by `open` and `reload` only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use rayon::prelude::*;
 
 use super::StoreError;
+use crate::fsutil::{self, FileVersion};
 use crate::model::{Manifest, ModelRef};
+use crate::nofollow;
 use crate::paths::{Paths, manifest_below};
-use crate::{fsutil, nofollow};
 
 /// Longest manifest file read, in bytes: 16 MiB of compact JSON, and room for indentation.
 const MAX_FILE: u64 = 64 << 20;
 
-type Manifests = BTreeMap<ModelRef, Arc<Manifest>>;
+type Manifests = BTreeMap<ModelRef, Registered>;
+
+/// One manifest in memory.
+#[derive(Clone)]
+struct Registered {
+    manifest: Arc<Manifest>,
+    /// The version of the file that was read. None if the file has to be read again by the next `reload`.
+    version: Option<FileVersion>,
+}
+
+impl Registered {
+    fn written(manifest: Arc<Manifest>) -> Self {
+        Self { manifest, version: None }
+    }
+}
 
 /// All known manifests, by model and revision. A damaged file is logged and skipped.
 pub struct Registry {
@@ -56,7 +72,7 @@ impl Registry {
         write_manifest(&manifest, &path)?;
         let manifest = Arc::new(manifest);
         self.replace(|all| {
-            all.insert(model, manifest.clone());
+            all.insert(model, Registered::written(manifest.clone()));
         });
         Ok(manifest)
     }
@@ -71,19 +87,19 @@ impl Registry {
         let Some(manifest) = self.get(model).and_then(|known| change(&known)) else { return Ok(false) };
         write_manifest(&manifest, &manifest_below(&self.root, model))?;
         self.replace(|all| {
-            all.insert(model.clone(), Arc::new(manifest));
+            all.insert(model.clone(), Registered::written(Arc::new(manifest)));
         });
         Ok(true)
     }
 
     /// The manifest of a revision.
     pub fn get(&self, model: &ModelRef) -> Option<Arc<Manifest>> {
-        self.read().get(model).cloned()
+        self.read().get(model).map(|registered| registered.manifest.clone())
     }
 
     /// All manifests, by name and revision.
     pub fn all(&self) -> Vec<Arc<Manifest>> {
-        self.read().values().cloned().collect()
+        self.read().values().map(|registered| registered.manifest.clone()).collect()
     }
 
     /// Forgets a revision. Returns whether it was known.
@@ -99,15 +115,18 @@ impl Registry {
         Ok(known || there)
     }
 
-    /// Reads `registry/` again, after another process wrote there. Unchanged manifests keep their `Arc`. Returns
-    /// whether any manifest changed.
+    /// Reads the changed files of `registry/` again, after another process wrote there. Unchanged manifests keep their `Arc`.
+    /// Returns whether any manifest changed.
     pub fn reload(&self) -> Result<bool, StoreError> {
         let _writing = self.writing.lock();
         let old = self.read().clone();
         let new = scan(&self.root, &old)?;
         let same = old.len() == new.len()
-            && old.iter().zip(&new).all(|((a, x), (b, y))| a == b && Arc::ptr_eq(x, y));
-        if !same {
+            && (old.iter().zip(&new)).all(|((a, x), (b, y))| a == b && Arc::ptr_eq(&x.manifest, &y.manifest));
+        if same {
+            // The versions may be known now.
+            *self.manifests.write() = new;
+        } else {
             self.replace(|all| *all = new);
         }
         Ok(!same)
@@ -166,31 +185,43 @@ pub fn remove_empty_parents(path: &Path, top: &Path) {
     }
 }
 
-/// Reads all manifests; a manifest that equals the one in `old` keeps that `Arc`.
+/// Reads all manifests, except those whose file has the version that is in `old`. A manifest that equals the one in `old` keeps
+/// that `Arc`.
 fn scan(root: &Path, old: &Manifests) -> Result<Manifests, StoreError> {
     let mut files = Vec::new();
     collect(root, 4, &mut files)?;
-    let mut found = BTreeMap::new();
-    for path in files {
+    let old_files: HashMap<PathBuf, (&ModelRef, &Registered)> =
+        old.iter().map(|(model, registered)| (manifest_below(root, model), (model, registered))).collect();
+    // Most of the time is spent on parsing and on checking signatures.
+    let found = files.into_par_iter().filter_map(|path| {
+        let old = old_files.get(&path);
+        let version = fs::symlink_metadata(&path).ok().map(|meta| FileVersion::of(&meta));
+        if let Some((model, registered)) = old
+            && version.is_some()
+            && registered.version == version
+        {
+            return Some(((*model).clone(), (*registered).clone()));
+        }
         let manifest = match read_manifest(&path) {
             Ok(manifest) => manifest,
             Err(e) => {
                 tracing::warn!(error = %e, "skipping a manifest that cannot be used");
-                continue;
+                return None;
             }
         };
         let model = manifest.model_ref();
         if manifest_below(root, &model) != path {
             tracing::warn!(file = %path.display(), %model, "skipping a manifest of another model");
-            continue;
+            return None;
         }
-        let manifest = match old.get(&model) {
-            Some(same) if **same == manifest => same.clone(),
+        let manifest = match old {
+            Some((_, same)) if *same.manifest == manifest => same.manifest.clone(),
             _ => Arc::new(manifest),
         };
-        found.insert(model, manifest);
-    }
-    Ok(found)
+        // The version is from before the reading: a later change is noticed.
+        Some((model, Registered { manifest, version: version.filter(FileVersion::is_settled) }))
+    });
+    Ok(found.collect::<Vec<_>>().into_iter().collect())
 }
 
 /// Collects `*.json` files at most `depth` directories down, leaving out hidden names and symbolic links.
@@ -236,6 +267,33 @@ mod tests {
         assert_eq!(names, ["o/m", "datasets/o/m"]);
         assert_eq!(again.get(&stored.model_ref()).unwrap(), stored);
         assert_eq!(again.get(&"O/m".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn reload_reads_only_files_that_changed() {
+        let home = home();
+        let writer = Registry::open(&home.paths).unwrap();
+        let kept = writer.insert((*manifest("o/m", &[("a", b"x")])).clone()).unwrap();
+        let changed = writer.insert((*manifest("o/n", &[("a", b"x")])).clone()).unwrap();
+        let kept_path = home.paths.manifest(&kept.model_ref());
+        let changed_path = home.paths.manifest(&changed.model_ref());
+        let reader = Registry::open(&home.paths).unwrap();
+        // Their files are too new: a second change within the same tick of the clock could not be seen.
+        assert!(reader.read().values().all(|registered| registered.version.is_none()));
+        let version = |path| Some(FileVersion::of(&fs::symlink_metadata(path).unwrap()));
+        for registered in reader.manifests.write().values_mut() {
+            registered.version = version(home.paths.manifest(&registered.manifest.model_ref()));
+        }
+        // A reload that opened this file would lose the manifest: the version is compared, not the content.
+        let other = fs::read_to_string(&changed_path).unwrap().replace("\"a\"", "\"b\"");
+        fs::write(&changed_path, other).unwrap();
+        fs::write(&kept_path, b"{").unwrap();
+        if let Some(registered) = reader.manifests.write().get_mut(&kept.model_ref()) {
+            registered.version = version(kept_path);
+        }
+        assert!(reader.reload().unwrap());
+        assert!(reader.get(&kept.model_ref()).is_some());
+        assert_eq!(reader.get(&changed.model_ref()), None, "its torrent does not have these files");
     }
 
     #[test]

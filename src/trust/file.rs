@@ -3,9 +3,8 @@
 //! Readers never wait: the file is replaced as a whole. A change reads the file again under the lock, so that two processes
 //! that change it at the same time lose nothing. A malformed file is never overwritten.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,33 +12,11 @@ use parking_lot::Mutex;
 
 use super::document::LIMITS;
 use super::{Document, TrustError};
-use crate::fsutil;
+use crate::fsutil::{self, FileVersion};
 use crate::paths::Paths;
 
-/// Identifies a version of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    len: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(meta: &Metadata) -> Self {
-        Self {
-            device: meta.dev(),
-            inode: meta.ino(),
-            len: meta.len(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
-        }
-    }
-}
-
 /// A value that was read from a version of a file; no version is a missing file.
-type VersionedValue<T> = (Option<Stamp>, T);
+type VersionedValue<T> = (Option<FileVersion>, T);
 
 /// A value that is read from a file, and read again when the file has changed.
 pub(super) struct Watched<T> {
@@ -65,7 +42,7 @@ impl<T: Clone> Watched<T> {
     /// as an error that does not come from the content. An error of `stat` counts as no file.
     pub fn get(&self, make: impl FnOnce(&Path) -> T, lasting: impl FnOnce(&T) -> bool) -> T {
         // Before the file is read: a change in between is noticed at the next call.
-        let now = self.path.metadata().ok().map(|meta| Stamp::of(&meta));
+        let now = self.path.metadata().ok().map(|meta| FileVersion::of(&meta));
         let mut seen = self.seen.lock();
         if let Some((_, value)) = seen.as_ref().filter(|(then, _)| *then == now) {
             return value.clone();
