@@ -12,6 +12,10 @@ use crate::torrent::SwarmStats;
 /// The connected peers are called again immediately after the last connection ended, at most once in this time.
 const CALL_AGAIN_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a new connection has before its peer should have sent something. Only the first connections after a reason to send
+/// get this time: strangers can connect without end.
+const TIME_TO_SEND: Duration = Duration::from_secs(2);
+
 /// Peers and what the engine reports of them.
 #[derive(Debug)]
 pub(super) struct Peers {
@@ -25,6 +29,8 @@ pub(super) struct Peers {
     piece_bytes: u64,
     /// The last bytes from a peer.
     pub last_sent: Option<Instant>,
+    /// The last verified piece from a peer.
+    last_piece: Option<Instant>,
     last_connected: Option<Instant>,
     /// Searches for more peers.
     pub search: Attempts,
@@ -42,6 +48,7 @@ impl Peers {
             past: (0, 0),
             piece_bytes: 0,
             last_sent: None,
+            last_piece: None,
             last_connected: None,
             search: Attempts::new(SEARCH),
             dial: Attempts::new(DIAL),
@@ -70,7 +77,14 @@ impl Peers {
 
     /// The last time at which a peer had a reason to send, or did.
     pub(super) fn last_activity(&self, wanting_since: Option<Instant>) -> Option<Instant> {
-        wanting_since.max(self.last_sent).max(self.last_connected)
+        let Some(reason) = wanting_since.max(self.last_sent) else { return self.last_connected };
+        let connected = self.last_connected.unwrap_or(reason);
+        Some(connected.clamp(reason, reason + TIME_TO_SEND))
+    }
+
+    /// Since when a wanted piece has been awaited without one that is verified. Peers may send useless bytes without end.
+    pub(super) fn without_piece_since(&self, wanting_since: Option<Instant>) -> Option<Instant> {
+        wanting_since.max(self.last_piece)
     }
 
     /// Replaces the figures. Returns whether bytes came.
@@ -81,8 +95,9 @@ impl Peers {
     }
 
     /// Adds the bytes of a piece that peers sent.
-    pub(super) fn add_piece(&mut self, bytes: u64) {
+    pub(super) fn add_piece(&mut self, bytes: u64, now: Instant) {
         self.piece_bytes += bytes;
+        self.last_piece = Some(now);
     }
 
     /// Connected peers that have everything and answer.
@@ -118,7 +133,7 @@ mod tests {
     #[test]
     fn totals_survive_a_new_start_of_the_torrent() {
         let mut peers = Peers::new();
-        peers.add_piece(100);
+        peers.add_piece(100, Instant::now());
         assert_eq!(peers.totals(), (100, 0));
         assert!(peers.update(SwarmStats { downloaded: 150, uploaded: 7, ..SwarmStats::default() }));
         peers.left_engine();
@@ -126,6 +141,19 @@ mod tests {
         assert_eq!(peers.totals(), (150, 7));
         assert!(peers.update(SwarmStats { downloaded: 10, ..SwarmStats::default() }));
         assert_eq!(peers.totals(), (160, 7));
+    }
+
+    #[test]
+    fn connections_of_strangers_are_no_activity() {
+        let start = Instant::now();
+        let mut peers = Peers::new();
+        let stranger = |port| SocketAddr::from(([198, 51, 100, 1], port));
+        for seconds in 0..20 {
+            peers.insert(stranger(seconds), start + Duration::from_secs(seconds.into()));
+        }
+        assert_eq!(peers.last_activity(Some(start)), Some(start + TIME_TO_SEND));
+        peers.last_sent = Some(start + Duration::from_secs(5));
+        assert_eq!(peers.last_activity(Some(start)), Some(start + Duration::from_secs(5) + TIME_TO_SEND));
     }
 
     #[test]

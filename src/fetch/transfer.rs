@@ -23,6 +23,9 @@ use crate::torrent::{SwarmStats, TorrentId};
 /// are called.
 const SILENT: Duration = Duration::from_secs(2);
 
+/// Without a verified piece for this time while a read waits, the known addresses are called, although bytes come.
+const FRUITLESS: Duration = Duration::from_secs(6);
+
 /// Without a byte for this time, connected peers do not count as a source.
 pub(super) const QUIET: Duration = Duration::from_secs(15);
 
@@ -166,14 +169,18 @@ impl Transfer {
         self.has_sent_within(QUIET, now)
     }
 
-    /// Whether no peer is connected, or none has sent anything for a moment.
+    /// Whether no peer is connected, or none has sent anything for a moment, or nothing useful for longer.
     pub(super) fn is_silent(&self, now: Instant) -> bool {
-        !self.has_sent_within(SILENT, now)
+        let fruitless =
+            self.peers.without_piece_since(self.wanting_since).is_some_and(|at| now >= at + FRUITLESS);
+        !self.has_sent_within(SILENT, now) || fruitless
     }
 
     /// The next moment at which [`Self::is_silent`] may have become true.
     pub(super) fn silent_at(&self) -> Option<Instant> {
-        self.peers.last_activity(self.wanting_since).map(|at| at + SILENT)
+        let silent = self.peers.last_activity(self.wanting_since).map(|at| at + SILENT);
+        let fruitless = self.peers.without_piece_since(self.wanting_since).map(|at| at + FRUITLESS);
+        silent.into_iter().chain(fruitless).min()
     }
 
     fn has_sent_within(&self, time: Duration, now: Instant) -> bool {
@@ -241,7 +248,7 @@ impl Transfer {
             return self.progressed(now);
         }
         if new {
-            self.peers.add_piece(len);
+            self.peers.add_piece(len, now);
         }
         self.peers_delivered(now);
     }
