@@ -7,10 +7,11 @@ namespace silmaril {
 namespace {
 
 constexpr auto remember_for = std::chrono::minutes(10);
-// Over these numbers, expired peers and empty groups are removed. If that is not enough, the oldest peer is
-// removed.
+// Over these numbers, expired peers and empty groups are removed. If that is not enough, the oldest peer or
+// group is removed.
 constexpr std::size_t max_remembered = 4096;
 constexpr std::size_t sweep_groups = 1024;
+constexpr std::size_t max_offences = 16;
 
 lt::address canonical(lt::address const& address) {
     if (!address.is_v6()) return address;
@@ -57,24 +58,33 @@ void Guard::trust(lt::address const& host) {
     m_trusted.insert(canonical(host));
 }
 
-std::shared_ptr<Group> Guard::group_of(lt::address const& address) {
+bool Guard::is_exempt(lt::address const& address) {
     auto const plain = canonical(address);
-    if (is_local(plain)) return nullptr;
-    {
-        std::lock_guard const lock(m_mutex);
-        if (m_trusted.count(plain)) return nullptr;
-    }
+    if (is_local(plain)) return true;
+    std::lock_guard const lock(m_mutex);
+    return m_trusted.count(plain) != 0;
+}
+
+std::shared_ptr<Group> Guard::group_of(lt::address const& address) {
+    if (is_exempt(address)) return nullptr;
     if (m_groups.size() >= sweep_groups) {
         for (auto entry = m_groups.begin(); entry != m_groups.end();)
             entry = entry->second.expired() ? m_groups.erase(entry) : std::next(entry);
     }
-    auto& known = m_groups[group_address(plain)];
+    auto& known = m_groups[group_address(address)];
     auto group = known.lock();
     if (!group) known = group = std::make_shared<Group>();
     return group;
 }
 
-void Guard::remember(lt::address const& address, lt::peer_id const& peer, Clock::time_point now) {
+Guard::Key Guard::key_of(Remote const& peer) {
+    auto const address = canonical(peer.endpoint.address());
+    if (peer.called) return {address, peer.endpoint.port(), lt::peer_id()};
+    return {address, std::uint16_t(0), peer.id};
+}
+
+void Guard::remember(Remote const& peer, Clock::time_point now) {
+    count_offence(peer.endpoint.address(), now);
     if (m_remembered.size() >= max_remembered) {
         for (auto entry = m_remembered.begin(); entry != m_remembered.end();)
             entry = entry->second <= now ? m_remembered.erase(entry) : std::next(entry);
@@ -83,12 +93,31 @@ void Guard::remember(lt::address const& address, lt::peer_id const& peer, Clock:
             m_remembered.erase(std::min_element(m_remembered.begin(), m_remembered.end(), by_time));
         }
     }
-    m_remembered[{canonical(address), peer}] = now + remember_for;
+    m_remembered[key_of(peer)] = now + remember_for;
 }
 
-bool Guard::remembers(lt::address const& address, lt::peer_id const& peer, Clock::time_point now) {
-    auto const found = m_remembered.find({canonical(address), peer});
+bool Guard::remembers(Remote const& peer, Clock::time_point now) const {
+    auto const found = m_remembered.find(key_of(peer));
     return found != m_remembered.end() && found->second > now;
+}
+
+void Guard::count_offence(lt::address const& address, Clock::time_point now) {
+    if (is_exempt(address)) return;
+    auto const group = group_address(address);
+    if (m_offences.size() >= max_remembered && m_offences.count(group) == 0) {
+        auto const by_last = [](auto const& a, auto const& b) { return a.second.back() < b.second.back(); };
+        m_offences.erase(std::min_element(m_offences.begin(), m_offences.end(), by_last));
+    }
+    auto& times = m_offences[group];
+    if (times.size() >= max_offences) times.erase(times.begin());
+    times.push_back(now);
+}
+
+int Guard::offences(lt::address const& address, Clock::time_point now) {
+    auto const found = m_offences.find(group_address(address));
+    if (found == m_offences.end() || is_exempt(address)) return 0;
+    auto const late = [now](Clock::time_point at) { return now - at < remember_for; };
+    return int(std::count_if(found->second.begin(), found->second.end(), late));
 }
 
 }  // namespace silmaril

@@ -1,5 +1,9 @@
 // The cost of hosts for this session, by address group, and the peers that broke a rule.
 //
+// A peer that broke a rule is refused for 10 minutes. No rule refuses an address: an honest host may have the
+// same one, and may even have the same peer id. In addition each offence reduces how many connections the
+// group may open (slots.h), because a peer can choose a new id.
+//
 // A group contains the addresses that one host can easily have: an IPv4 address, or an IPv6 network of 64
 // bits. A peer counts for its group only until it has delivered verified data. Loopback, the local network
 // and hosts that the user named never count. Used on the network thread only.
@@ -9,11 +13,14 @@
 #include <cstdint>
 #include <libtorrent/address.hpp>
 #include <libtorrent/peer_id.hpp>
+#include <libtorrent/socket.hpp>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <set>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 namespace silmaril {
 
@@ -45,24 +52,41 @@ struct Group {
     Bucket extension_messages{8192, 1024};
 };
 
+// The other end of a connection.
+struct Remote {
+    lt::tcp::endpoint endpoint;
+    lt::peer_id id;
+    bool called;  // this node opened the connection
+};
+
 class Guard {
 public:
     // May be called from any thread.
     void trust(lt::address const& host);
+    // Whether no group limit applies to the address.
+    bool is_exempt(lt::address const& address);
 
     // The group of a peer at this address; null if no group limit applies.
     std::shared_ptr<Group> group_of(lt::address const& address);
 
-    // Remembers for 10 minutes that a peer broke a rule. Other peers behind the same address are not
-    // affected.
-    void remember(lt::address const& address, lt::peer_id const& peer, Clock::time_point now);
-    bool remembers(lt::address const& address, lt::peer_id const& peer, Clock::time_point now);
+    // Remembers for 10 minutes that a peer broke a rule, and counts an offence of its group. A peer that this
+    // node called is known by its address and port, because any peer can copy its id; other peers are known
+    // by address and id.
+    void remember(Remote const& peer, Clock::time_point now);
+    bool remembers(Remote const& peer, Clock::time_point now) const;
+    // Offences of an address's group in the last 10 minutes, at most 16. 0 if no group limit applies.
+    int offences(lt::address const& address, Clock::time_point now);
 
 private:
+    using Key = std::tuple<lt::address, std::uint16_t, lt::peer_id>;
+    static Key key_of(Remote const& peer);
+    void count_offence(lt::address const& address, Clock::time_point now);
+
     std::mutex m_mutex;  // guards m_trusted
     std::set<lt::address> m_trusted;
     std::map<lt::address, std::weak_ptr<Group>> m_groups;
-    std::map<std::pair<lt::address, lt::peer_id>, Clock::time_point> m_remembered;  // expiry
+    std::map<Key, Clock::time_point> m_remembered;                     // expiry
+    std::map<lt::address, std::vector<Clock::time_point>> m_offences;  // the latest, oldest first, by group
 };
 
 }  // namespace silmaril

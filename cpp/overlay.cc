@@ -1,4 +1,4 @@
-// Methods of Engine for peers that connect without transfer of data: meetings, messages, bans.
+// Methods of Engine for peers that connect without transfer of data: meetings and messages. Also addresses.
 
 #include <libtorrent/add_torrent_params.hpp>
 #include <libtorrent/ip_filter.hpp>
@@ -46,7 +46,7 @@ bool Engine::send_message(std::uint64_t peer, rust::Slice<std::uint8_t const> me
                       {reinterpret_cast<char const*>(message.data()), std::ptrdiff_t(message.size())});
 }
 
-void Engine::hang_up(std::uint64_t peer) const { Talk::hang_up(m_talk, peer); }
+void Engine::hang_up(std::uint64_t peer, bool misbehaved) const { Talk::hang_up(m_talk, peer, misbehaved); }
 
 void Engine::trust_host(rust::Str address) const {
     lt::error_code error;
@@ -55,7 +55,7 @@ void Engine::trust_host(rust::Str address) const {
     m_guard->trust(parsed);
 }
 
-void Engine::set_bans(rust::Vec<RawRange> const& ranges) const {
+void Engine::block_addresses(rust::Vec<RawRange> const& ranges) const {
     auto const parse = [](rust::String const& text) {
         lt::error_code error;
         auto const address = lt::make_address(std::string(text), error);

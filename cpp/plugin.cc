@@ -60,6 +60,48 @@ Load load_of(lt::peer_connection_handle const& peer) {
     return {bytes_sent(*connection), connection->send_buffer_size()};
 }
 
+// What a connection transferred lately: in the last half minute to minute.
+class Traffic {
+public:
+    // Must be called once a second.
+    void tick(std::int64_t received, std::int64_t sent, Clock::time_point now) {
+        m_now = {received, sent};
+        if (now - m_since < window) return;
+        m_since = now;
+        m_before = std::exchange(m_middle, m_now);
+    }
+    bool received() const { return m_now.first - m_before.first >= least; }
+    bool sent() const { return m_now.second - m_before.second >= least; }
+
+private:
+    static constexpr auto window = std::chrono::seconds(30);
+    // 16 blocks. With less, a connection is idle.
+    static constexpr std::int64_t least = 256 * 1024;
+
+    using Bytes = std::pair<std::int64_t, std::int64_t>;
+    Bytes m_now{};
+    Bytes m_middle{};  // when the current window began
+    Bytes m_before{};  // when the window before it began
+    Clock::time_point m_since{};
+};
+
+// How long verified data counts as delivered lately.
+constexpr auto active_for = std::chrono::seconds(60);
+
+// Posted, because libtorrent must not close a connection while it adds another one.
+void end_soon(Talk& talk, std::weak_ptr<lt::peer_connection> connection) {
+    talk.post([connection = std::move(connection)] {
+        if (auto const open = connection.lock())
+            open->disconnect(lt::errors::make_error_code(lt::errors::too_many_connections),
+                             lt::operation_t::bittorrent);
+    });
+}
+
+// The slots of a torrent for a newcomer from this address.
+Room room_of(lt::torrent const& torrent, Guard& guard, lt::address const& newcomer) {
+    return {torrent.max_connections(), !torrent.is_seed(), guard.offences(newcomer, Clock::now())};
+}
+
 // The plugin of one connection. Runs on libtorrent's network thread, pushes notes and never waits.
 class Peer final : public lt::peer_plugin, public Slot {
 public:
@@ -67,7 +109,7 @@ public:
          std::shared_ptr<MetadataFetch> metadata, std::shared_ptr<Blame> blame,
          lt::peer_connection_handle const& connection)
         : m_parts(parts),
-          m_speaker(parts.talk, parts.outbox, parts.torrent, connection),
+          m_speaker(parts.talk, parts.outbox, parts.guard, parts.torrent, connection),
           m_metadata(std::move(metadata), connection, [this](bool wrong) { wrong ? end_for_good() : end(); }),
           m_gate(parts.guard, parts.proof, connection.remote().address()),
           m_hashes(std::move(hashes)),
@@ -104,11 +146,12 @@ public:
     }
     bool on_handshake(lt::span<char const> reserved) override {
         m_fast = reserved.size() == 8 && (reserved[7] & 0x04) != 0;
-        if (m_parts.guard->remembers(m_endpoint.address(), m_connection.pid(), Clock::now())) {
+        if (m_parts.guard->remembers(remote(), Clock::now())) {
             end();
             return true;
         }
         m_greeted = true;
+        if (m_outgoing) make_room();
         report(Note::Kind::peer_connected);
         return true;
     }
@@ -136,12 +179,12 @@ public:
             case Gate::Verdict::disconnect:
                 break;
         }
-        m_parts.guard->remember(m_endpoint.address(), m_connection.pid(), Clock::now());
+        m_parts.guard->remember(remote(), Clock::now());
         return verdict::disconnect;
     }
     bool on_keepalive() override {
         if (m_gate.check_keepalive(Clock::now()) == Gate::Verdict::pass) return true;
-        m_parts.guard->remember(m_endpoint.address(), m_connection.pid(), Clock::now());
+        m_parts.guard->remember(remote(), Clock::now());
         return false;
     }
     void sent_request(lt::peer_request const& request) override {
@@ -154,10 +197,18 @@ public:
         auto const root = torrent->torrent_file().files().root(request.file);
         m_gate.requested({root, request.base, request.index, request.count, request.proof_layers});
     }
-    void on_piece_pass(lt::piece_index_t) override { m_gate.proven(); }
+    void on_piece_pass(lt::piece_index_t) override {
+        m_gate.proven();
+        m_proven_at = Clock::now();
+    }
     void sent_interested() override { RequestQueue::open(m_connection, first_requests); }
     void tick() override {
         if (!m_greeted) return;
+        if (auto const connection = this->connection()) {
+            auto const& statistics = connection->statistics();
+            m_traffic.tick(statistics.total_payload_download(), statistics.total_payload_upload(),
+                           Clock::now());
+        }
         if (!m_gate.keep(load_of(m_connection), Clock::now())) {
             end();
             return;
@@ -175,6 +226,9 @@ public:
     void on_disconnect(lt::error_code const& reason) override {
         m_speaker.on_disconnect();
         m_metadata.on_disconnect();
+        // The peer sent wrong data.
+        if (reason == lt::errors::make_error_code(lt::errors::too_many_corrupt_pieces))
+            m_parts.guard->remember(remote(), Clock::now());
         if (!std::exchange(m_greeted, false)) return;
         m_hashes->forget_requests();
         m_blame->peer_gone();
@@ -216,11 +270,16 @@ public:
     // Null when the connection has ended.
     std::shared_ptr<lt::peer_connection> connection() const { return m_connection.native_handle(); }
     lt::address group() const override { return group_address(m_endpoint.address()); }
-    bool is_exempt() const override { return !m_parts.guard->group_of(m_endpoint.address()); }
-    bool is_proven() const override { return m_gate.is_proven(); }
-    bool has_transferred() const override {
+    bool is_exempt() const override { return m_parts.guard->is_exempt(m_endpoint.address()); }
+    bool is_outgoing() const override { return m_outgoing; }
+    bool is_pending() const override { return m_outgoing && !m_greeted; }
+    bool is_proven() const { return m_gate.is_proven(); }
+    Worth worth() const override {
+        if (is_proven()) return Clock::now() - m_proven_at < active_for ? Worth::active : Worth::verified;
+        if (m_traffic.received()) return Worth::sends;
+        if (m_traffic.sent()) return Worth::served;
         auto const connection = this->connection();
-        return connection && silmaril::has_transferred(*connection);
+        return connection && has_transferred(*connection) ? Worth::idle : Worth::silent;
     }
     bool is_over() const override {
         auto const connection = this->connection();
@@ -291,9 +350,19 @@ private:
         m_connection.disconnect(lt::errors::make_error_code(lt::errors::invalid_message),
                                 lt::operation_t::bittorrent, lt::peer_connection_interface::peer_error);
     }
+    Remote remote() const { return {m_endpoint, m_connection.pid(), m_outgoing}; }
+    // The handshake with a peer that this node called is complete.
+    void make_room() {
+        auto const connection = this->connection();
+        auto const torrent = connection ? connection->associated_torrent().lock() : nullptr;
+        if (!torrent) return;
+        auto const room = room_of(*torrent, *m_parts.guard, m_endpoint.address());
+        auto const* const replaced = m_slots->admit(this, room, Clock::now());
+        if (replaced) end_soon(*m_parts.talk, static_cast<Peer const*>(replaced)->connection());
+    }
     // Closes the connection, and refuses the peer for a while.
     void end_for_good() {
-        m_parts.guard->remember(m_endpoint.address(), m_connection.pid(), Clock::now());
+        m_parts.guard->remember(remote(), Clock::now());
         end();
     }
     // BEP 52: a HASH_REJECT has the fields of the request.
@@ -319,6 +388,8 @@ private:
     Clock::time_point m_last_heard = Clock::now();
     Clock::time_point m_probed;
     int m_silent_seconds = 0;  // counted only while pieces are wanted
+    Traffic m_traffic;
+    Clock::time_point m_proven_at;
 };
 
 class Plugin final : public lt::torrent_plugin {
@@ -352,32 +423,25 @@ public:
         auto peer = std::make_shared<Peer>(m_parts, m_hashes, m_slots, m_metadata, m_blame, connection);
         auto const torrent = m_handle.native_handle();
         if (torrent && !connection.is_outgoing()) {
-            auto const* const beyond =
-                m_slots->beyond_group(peer.get(), torrent->max_connections(), Clock::now());
-            if (beyond) end_soon(static_cast<Peer const*>(beyond)->connection());
+            auto const room = room_of(*torrent, *m_parts.guard, connection.remote().address());
+            auto const* const replaced = m_slots->admit(peer.get(), room, Clock::now());
+            if (replaced) end_soon(*m_parts.talk, static_cast<Peer const*>(replaced)->connection());
         }
         return peer;
     }
 
     lt::peer_connection* choose_replaced(lt::peer_connection_handle const& newcomer) override {
         auto const connection = newcomer.native_handle();
+        auto const torrent = m_handle.native_handle();
         auto* const slot = m_slots->find(
             [&](Slot const* one) { return static_cast<Peer const*>(one)->connection() == connection; });
-        if (!slot) return nullptr;
-        auto const* const replaced = m_slots->replaced_by(slot, Clock::now());
+        if (!slot || !torrent) return nullptr;
+        auto const room = room_of(*torrent, *m_parts.guard, newcomer.remote().address());
+        auto const* const replaced = m_slots->replaced_by(slot, room, Clock::now());
         return replaced ? static_cast<Peer const*>(replaced)->connection().get() : nullptr;
     }
 
 private:
-    // Posted, because libtorrent must not close a connection while it adds another one.
-    void end_soon(std::weak_ptr<lt::peer_connection> connection) const {
-        m_parts.talk->post([connection = std::move(connection)] {
-            if (auto const open = connection.lock())
-                open->disconnect(lt::errors::make_error_code(lt::errors::too_many_connections),
-                                 lt::operation_t::bittorrent);
-        });
-    }
-
     void report_silent_seeds() {
         int silent = 0;
         m_slots->each(
@@ -395,8 +459,9 @@ private:
         std::vector<std::shared_ptr<lt::peer_connection>> proven;
         std::vector<std::shared_ptr<lt::peer_connection>> unproven;
         slots.each([&](Slot const* slot) {
-            if (auto connection = static_cast<Peer const*>(slot)->connection())
-                (slot->is_proven() ? proven : unproven).push_back(std::move(connection));
+            auto const* const peer = static_cast<Peer const*>(slot);
+            if (auto connection = peer->connection())
+                (peer->is_proven() ? proven : unproven).push_back(std::move(connection));
         });
         proven.insert(proven.end(), unproven.begin(), unproven.end());
         return proven;

@@ -355,8 +355,8 @@ bool Engine::connect_peer(std::uint64_t torrent, RawEndpoint const& peer) const 
 
 bool Engine::redial(std::uint64_t torrent) const {
     std::lock_guard const lock(m_mutex);
-    return with(torrent, [talk = m_talk.get()](lt::torrent_handle const& handle) {
-        post_call(*talk, handle, [](lt::torrent& torrent) { dial_known(torrent, max_dialled); });
+    return with(torrent, [talk = m_talk.get(), guard = m_guard](lt::torrent_handle const& handle) {
+        post_call(*talk, handle, [guard](lt::torrent& torrent) { dial_known(torrent, *guard, max_dialled); });
     });
 }
 

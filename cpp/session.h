@@ -85,9 +85,9 @@ public:
     bool recover(std::uint64_t torrent) const;
 
     bool send_message(std::uint64_t peer, rust::Slice<std::uint8_t const> message) const;
-    void hang_up(std::uint64_t peer) const;
+    void hang_up(std::uint64_t peer, bool misbehaved) const;
     void trust_host(rust::Str address) const;
-    void set_bans(rust::Vec<RawRange> const& ranges) const;
+    void block_addresses(rust::Vec<RawRange> const& ranges) const;
 
     void dht_announce(std::array<std::uint8_t, 20> const& topic, std::uint16_t port) const;
     void dht_find(std::array<std::uint8_t, 20> const& topic) const;

@@ -1,12 +1,22 @@
 #include "slots.h"
 
-#include <algorithm>
+#include <tuple>
 
 namespace silmaril {
 
 namespace {
+
 constexpr auto remember_for = std::chrono::seconds(60);
 constexpr std::size_t max_remembered = 1024;
+
+bool is_stranger(Slot const* slot) { return !slot->is_exempt() && !slot->is_outgoing(); }
+
+// The most worth that a newcomer may replace. `called`: connections that this node opened, with the newcomer.
+Worth most_replaced(Slot const* newcomer, int called, int limit) {
+    if (newcomer->is_exempt()) return Worth::active;
+    return newcomer->is_outgoing() && called <= reserved(limit) ? Worth::verified : Worth::idle;
+}
+
 }  // namespace
 
 void Slots::remove(Slot* slot) {
@@ -27,38 +37,95 @@ void Slots::remember(lt::address const& group, Clock::time_point now) {
     m_replaced[group] = now;
 }
 
-Slot* Slots::beyond_group(Slot* newcomer, int limit, Clock::time_point now) {
-    if (newcomer->is_exempt()) return nullptr;
+// The connection to close because the group of `newcomer` has too many; null if it is within its limit.
+Slot* Slots::beyond_group(Slot* newcomer, Room const& room, Clock::time_point now) {
     auto const group = newcomer->group();
     int held = 0;
-    Slot* idle = nullptr;
+    Slot* least = nullptr;
     for (auto* slot : m_slots) {
-        if (is_over(slot) || slot->group() != group) continue;
-        if (slot->is_proven()) return nullptr;
+        if (is_over(slot) || !is_stranger(slot) || slot->worth() >= Worth::verified || slot->group() != group)
+            continue;
         ++held;
-        if (!idle && slot != newcomer && !slot->has_transferred()) idle = slot;
+        bool const replaceable = slot != newcomer && slot->worth() <= Worth::idle;
+        if (replaceable && (!least || slot->worth() < least->worth())) least = slot;
     }
-    if (held <= std::max(1, limit / 2)) return nullptr;
-    auto* const chosen = idle ? idle : newcomer;
-    m_closing.insert(chosen);
-    if (idle) remember(group, now);
+    if (held <= std::max(1, room.limit / 2 >> std::min(room.offences, 16))) return nullptr;
+    // Behind the address of an offender, hosts that behave keep their connections.
+    if (!least || room.offences > 0) return newcomer;
+    remember(group, now);
+    return least;
+}
+
+bool Slots::is_full(Slot const* newcomer, Room const& room) const {
+    int open = 0;
+    int strangers = 0;
+    for (auto const* slot : m_slots) {
+        if (is_over(slot) || slot->is_pending()) continue;
+        ++open;
+        strangers += is_stranger(slot);
+    }
+    bool const reserve = room.incomplete && is_stranger(newcomer);
+    return open > room.limit || (reserve && strangers > room.limit - reserved(room.limit));
+}
+
+// The connection to close in favour of `newcomer`; null if there is none.
+Slot* Slots::choose(Slot* newcomer, Room const& room, Clock::time_point now) {
+    std::map<lt::address, int> held;
+    int called = 0;
+    for (auto const* slot : m_slots) {
+        if (is_over(slot) || slot->is_pending()) continue;
+        ++held[slot->group()];
+        called += slot->is_outgoing();
+    }
+    auto const most = most_replaced(newcomer, called, room.limit);
+    bool const stranger = is_stranger(newcomer);
+    // A host that was silent before must not replace another one that may be about to send.
+    if (stranger && replaced_lately(newcomer->group(), now)) return nullptr;
+    auto const may_replace = [&](Slot const* slot) {
+        if (slot == newcomer || is_over(slot) || slot->is_pending()) return false;
+        auto const worth = slot->worth();
+        if (slot->is_exempt()) return newcomer->is_exempt() && worth <= Worth::idle;
+        if (worth <= most) return !(stranger && slot->is_outgoing() && called <= reserved(room.limit));
+        return stranger && is_stranger(slot) && worth < Worth::verified &&
+               held[slot->group()] > held[newcomer->group()] + 1;
+    };
+    Slot* chosen = nullptr;
+    // Earlier is closed first.
+    auto const order = [&held](Slot const* slot) {
+        return std::make_tuple(slot->is_exempt(), slot->worth(), -held[slot->group()]);
+    };
+    for (auto* slot : m_slots)
+        if (may_replace(slot) && (!chosen || order(slot) < order(chosen))) chosen = slot;
+    if (chosen && !chosen->is_exempt()) remember(chosen->group(), now);
     return chosen;
 }
 
-Slot* Slots::replaced_by(Slot* newcomer, Clock::time_point now) {
-    std::map<lt::address, int> held;
-    for (auto const* slot : m_slots)
-        if (!is_over(slot)) ++held[slot->group()];
-    Slot* chosen = nullptr;
-    for (auto* slot : m_slots) {
-        if (slot == newcomer || is_over(slot) || slot->has_transferred()) continue;
-        if (!chosen || held[slot->group()] > held[chosen->group()]) chosen = slot;
+Slot* Slots::admit(Slot* newcomer, Room const& room, Clock::time_point now) {
+    auto* chosen = is_stranger(newcomer) ? beyond_group(newcomer, room, now) : nullptr;
+    if (!chosen && is_full(newcomer, room)) {
+        chosen = choose(newcomer, room, now);
+        // For an incoming connection libtorrent asks again (`replaced_by`), and may then choose itself.
+        if (!chosen && (is_stranger(newcomer) || newcomer->is_outgoing())) chosen = newcomer;
     }
-    if (!chosen) return nullptr;
-    // A host that was silent before must not replace another one that may be about to send.
-    if (replaced_lately(newcomer->group(), now) && !newcomer->is_exempt()) return newcomer;
-    remember(chosen->group(), now);
+    if (chosen) m_closing.insert(chosen);
     return chosen;
+}
+
+Slot* Slots::replaced_by(Slot* newcomer, Room const& room, Clock::time_point now) {
+    if (m_closing.count(newcomer) != 0) return newcomer;
+    Slot* attempt = nullptr;
+    int attempts = 0;
+    for (auto* slot : m_slots) {
+        if (slot->is_over()) continue;
+        if (m_closing.count(slot) != 0) return slot;
+        if (!slot->is_pending()) continue;
+        ++attempts;
+        if (!attempt) attempt = slot;
+    }
+    // Attempts that have not completed: all but a few make room, the oldest first.
+    if (attempts > reserved(room.limit)) return attempt;
+    auto* const chosen = choose(newcomer, room, now);
+    return chosen || newcomer->is_exempt() ? chosen : newcomer;
 }
 
 }  // namespace silmaril

@@ -1,12 +1,24 @@
 // The connections of one torrent, and the choice of the one to close if there are too many.
 //
-// Two rules. One address group (guard.h) has at most half of the slots while none of its peers is proven. If
-// all slots are in use, a connection that never transferred data is closed first: the oldest one of the group
-// with the most connections. A host whose connection was closed for that reason cannot replace another
-// connection for a minute, so that silent hosts do not replace each other in turn. Used on the network thread
-// only.
+// - One address group (guard.h) has at most half of the slots for connections that it opened and whose peers
+//   have delivered no verified data. The limit is lower after offences of the group.
+// - While the torrent is incomplete, strangers that connect get no reserved slot (`reserved`). Connections
+// that
+//   this node opens get them.
+// - If no slot is free, the connection of the least worth is closed: of connections of equal worth, one of
+// the
+//   group with the most connections, then the oldest. How much worth may be replaced depends on the newcomer:
+//   a host that the user named replaces every stranger, a connection that this node opened replaces every
+//   stranger that did not send verified data lately, and a stranger that connects replaces only silent and
+//   idle ones. Groups with more connections give theirs to groups with fewer.
+// - A host whose connection was closed for that reason cannot replace another connection for a minute, so
+// that
+//   silent hosts do not replace each other in turn.
+//
+// Used on the network thread only.
 #pragma once
 
+#include <algorithm>
 #include <libtorrent/address.hpp>
 #include <map>
 #include <set>
@@ -16,6 +28,16 @@
 
 namespace silmaril {
 
+// What a connection does for this node and the swarm, least first.
+enum class Worth : int {
+    silent,    // no data in either direction so far
+    idle,      // little data lately, and it never sent verified data
+    served,    // it fetches data
+    sends,     // it sends data that is not verified yet
+    verified,  // it has sent verified data
+    active     // it has sent verified data lately
+};
+
 // The properties of a connection that the choice needs.
 class Slot {
 public:
@@ -23,10 +45,23 @@ public:
     virtual lt::address group() const = 0;
     // True for the local network and for hosts that the user named: no group limit applies.
     virtual bool is_exempt() const = 0;
-    virtual bool is_proven() const = 0;
-    virtual bool has_transferred() const = 0;
+    // This node opened the connection.
+    virtual bool is_outgoing() const = 0;
+    // This node opened the connection, and the handshakes are not complete.
+    virtual bool is_pending() const = 0;
+    virtual Worth worth() const = 0;
     // The connection is closed or about to be closed.
     virtual bool is_over() const = 0;
+};
+
+// How many of `limit` slots strangers that connect do not get.
+constexpr int reserved(int limit) { return std::max(1, limit / 8); }
+
+// The slots of a torrent when a peer connects.
+struct Room {
+    int limit;        // slots, at least 2
+    bool incomplete;  // the torrent lacks pieces, so slots are reserved
+    int offences;     // of the newcomer's group
 };
 
 class Slots {
@@ -47,21 +82,25 @@ public:
         return nullptr;
     }
 
-    // The connection to close because the group of `newcomer`, which is one of the slots, has more than half
-    // of `limit`; `newcomer` itself if no other one may be closed. Null if the group is within its limit.
-    Slot* beyond_group(Slot* newcomer, int limit, Clock::time_point now);
-    // All slots are in use: the connection to close in favour of `newcomer`, or `newcomer` itself. Null if
-    // every other connection has transferred data; then libtorrent chooses.
-    Slot* replaced_by(Slot* newcomer, Clock::time_point now);
+    // The connection to close because of `newcomer`, which is one of the slots: a peer has connected, or a
+    // handshake with a peer that this node called is complete. `newcomer` itself if no other one may be
+    // closed; null if there is room. The caller may close the connection later: it is not chosen again.
+    Slot* admit(Slot* newcomer, Room const& room, Clock::time_point now);
+    // libtorrent has no slot for `newcomer`, which has connected: the connection to close now, or `newcomer`
+    // itself. Null if libtorrent must choose, because all connections are exempt.
+    Slot* replaced_by(Slot* newcomer, Room const& room, Clock::time_point now);
 
 private:
     // Closed, or chosen to be closed.
     bool is_over(Slot const* slot) const { return slot->is_over() || m_closing.count(slot) != 0; }
+    Slot* beyond_group(Slot* newcomer, Room const& room, Clock::time_point now);
+    bool is_full(Slot const* newcomer, Room const& room) const;
+    Slot* choose(Slot* newcomer, Room const& room, Clock::time_point now);
     bool replaced_lately(lt::address const& group, Clock::time_point now) const;
     void remember(lt::address const& group, Clock::time_point now);
 
     std::vector<Slot*> m_slots;
-    // Chosen by `beyond_group`. Their connections are closed later; until then several newcomers may arrive.
+    // Chosen by `admit`. Their connections are closed later; until then several newcomers may arrive.
     std::set<Slot const*> m_closing;
     std::map<lt::address, Clock::time_point> m_replaced;
 };

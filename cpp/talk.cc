@@ -79,10 +79,10 @@ bool Talk::send(std::shared_ptr<Talk> const& talk, std::uint64_t peer, lt::span<
     return true;
 }
 
-void Talk::hang_up(std::shared_ptr<Talk> const& talk, std::uint64_t peer) {
-    talk->post([talk, peer] {
+void Talk::hang_up(std::shared_ptr<Talk> const& talk, std::uint64_t peer, bool misbehaved) {
+    talk->post([talk, peer, misbehaved] {
         auto const found = talk->m_speakers.find(peer);
-        if (found != talk->m_speakers.end()) found->second->hang_up(false);
+        if (found != talk->m_speakers.end()) found->second->hang_up(misbehaved);
     });
 }
 
@@ -104,10 +104,11 @@ lt::torrent_handle Talk::torrent(std::uint64_t torrent) const {
     return found == m_torrents.end() ? lt::torrent_handle{} : found->second;
 }
 
-Speaker::Speaker(std::shared_ptr<Talk> talk, std::shared_ptr<Outbox> outbox, std::uint64_t torrent,
-                 lt::peer_connection_handle connection)
+Speaker::Speaker(std::shared_ptr<Talk> talk, std::shared_ptr<Outbox> outbox, std::shared_ptr<Guard> guard,
+                 std::uint64_t torrent, lt::peer_connection_handle connection)
     : m_talk(std::move(talk)),
       m_outbox(std::move(outbox)),
+      m_guard(std::move(guard)),
       m_torrent(torrent),
       m_connection(std::move(connection)) {}
 
@@ -210,6 +211,9 @@ void Speaker::send(std::vector<char>& frame) {
 
 void Speaker::hang_up(bool misbehaved) {
     if (!m_connection.native_handle()) return;
+    if (misbehaved)
+        m_guard->remember({m_connection.remote(), m_connection.pid(), m_connection.is_outgoing()},
+                          Clock::now());
     m_connection.disconnect(
         misbehaved ? lt::errors::make_error_code(lt::errors::invalid_message)
                    : lt::error_code(boost::asio::error::operation_aborted),

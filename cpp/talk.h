@@ -24,6 +24,7 @@
 #include <utility>
 #include <vector>
 
+#include "guard.h"
 #include "outbox.h"
 
 namespace silmaril {
@@ -47,7 +48,8 @@ public:
     // Sends a message; false if too many bytes wait for the network thread. A message to a disconnected peer
     // is dropped.
     static bool send(std::shared_ptr<Talk> const& talk, std::uint64_t peer, lt::span<char const> message);
-    static void hang_up(std::shared_ptr<Talk> const& talk, std::uint64_t peer);
+    // Closes a peer's connection. `misbehaved`: see Speaker::hang_up.
+    static void hang_up(std::shared_ptr<Talk> const& talk, std::uint64_t peer, bool misbehaved);
 
     // The functions below are for the network thread only.
     std::uint64_t add(Speaker& speaker);
@@ -69,8 +71,8 @@ private:
 // The extension on one connection. Used on the network thread only.
 class Speaker {
 public:
-    Speaker(std::shared_ptr<Talk> talk, std::shared_ptr<Outbox> outbox, std::uint64_t torrent,
-            lt::peer_connection_handle connection);
+    Speaker(std::shared_ptr<Talk> talk, std::shared_ptr<Outbox> outbox, std::shared_ptr<Guard> guard,
+            std::uint64_t torrent, lt::peer_connection_handle connection);
     ~Speaker();
     Speaker(Speaker const&) = delete;
     Speaker& operator=(Speaker const&) = delete;
@@ -86,7 +88,8 @@ public:
 
     // Sends a framed message, after setting the peer's number of the extension in it.
     void send(std::vector<char>& frame);
-    // `misbehaved`: libtorrent counts a failure and waits longer before it connects to the peer again.
+    // `misbehaved`: the peer is refused for a while (guard.h), and libtorrent counts a failure and waits
+    // longer before it connects to the peer again.
     void hang_up(bool misbehaved);
 
 private:
@@ -95,6 +98,7 @@ private:
 
     std::shared_ptr<Talk> const m_talk;
     std::shared_ptr<Outbox> const m_outbox;
+    std::shared_ptr<Guard> const m_guard;
     std::uint64_t const m_torrent;
     lt::peer_connection_handle m_connection;  // weak
     std::uint64_t m_number = 0;               // 0: does not speak

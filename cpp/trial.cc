@@ -15,15 +15,21 @@ namespace {
 
 struct Visitor final : Slot {
     explicit Visitor(RawVisitor const& from)
-        : address(lt::make_address(std::string(from.address))), transferred(from.transferred) {}
+        : address(lt::make_address(std::string(from.address))),
+          value(static_cast<Worth>(from.worth)),
+          exempt(from.exempt),
+          called(from.called) {}
     lt::address group() const override { return group_address(address); }
-    bool is_exempt() const override { return false; }
-    bool is_proven() const override { return false; }
-    bool has_transferred() const override { return transferred; }
+    bool is_exempt() const override { return exempt; }
+    bool is_outgoing() const override { return called; }
+    bool is_pending() const override { return false; }
+    Worth worth() const override { return value; }
     bool is_over() const override { return over; }
 
     lt::address const address;
-    bool const transferred;
+    Worth const value;
+    bool const exempt;
+    bool const called;
     bool over = false;
 };
 
@@ -101,24 +107,26 @@ rust::Vec<std::uint32_t> try_group(rust::Slice<std::uint8_t const> metainfo,
     return passed;
 }
 
-rust::Vec<std::int32_t> try_slots(std::int32_t limit, rust::Vec<RawVisitor> const& visitors) {
+rust::Vec<std::int32_t> try_slots(RawRoom const& from, rust::Vec<RawVisitor> const& visitors) {
+    Room const room{from.limit, from.incomplete, from.offences};
     Slots slots;
     std::vector<std::unique_ptr<Visitor>> all;
     rust::Vec<std::int32_t> ended;
     auto const begin = Clock::now();
-    for (auto const& from : visitors) {
-        auto const now = begin + std::chrono::seconds(from.seconds);
-        all.push_back(std::make_unique<Visitor>(from));
+    for (auto const& visitor : visitors) {
+        auto const now = begin + std::chrono::seconds(visitor.seconds);
+        all.push_back(std::make_unique<Visitor>(visitor));
         auto* const newcomer = all.back().get();
         slots.add(newcomer);
-        auto const open =
-            std::count_if(all.begin(), all.end(), [](auto const& visitor) { return !visitor->over; });
-        auto* loser = slots.beyond_group(newcomer, limit, now);
-        if (!loser && open > limit) loser = slots.replaced_by(newcomer, now);
+        auto const open = std::count_if(all.begin(), all.end(), [](auto const& one) { return !one->over; });
+        auto* loser = slots.admit(newcomer, room, now);
+        bool const posted = from.ends_late && loser;
+        if (open > room.limit && !newcomer->called) loser = slots.replaced_by(newcomer, room, now);
         std::int32_t number = -1;
         for (std::size_t i = 0; i < all.size(); ++i) {
             if (all[i].get() != loser) continue;
             number = std::int32_t(i);
+            if (posted) continue;
             all[i]->over = true;
             slots.remove(loser);
         }

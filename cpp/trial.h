@@ -12,6 +12,7 @@ namespace silmaril {
 // passed. Reading ends at the first message that is refused or cut.
 std::uint32_t try_gate(rust::Slice<std::uint8_t const> metainfo, rust::Slice<std::uint8_t const> messages);
 
+struct RawRoom;
 struct RawTrial;
 struct RawVisitor;
 
@@ -21,8 +22,8 @@ struct RawVisitor;
 rust::Vec<std::uint32_t> try_group(rust::Slice<std::uint8_t const> metainfo,
                                    rust::Vec<RawTrial> const& connections);
 
-// Connects peers to a torrent with this many slots, one after another. Returns for each visitor the number of
+// Connects peers to the slots of a torrent, one after another. Returns for each visitor the number of
 // the visitor that was disconnected because of it; -1 for none.
-rust::Vec<std::int32_t> try_slots(std::int32_t limit, rust::Vec<RawVisitor> const& visitors);
+rust::Vec<std::int32_t> try_slots(RawRoom const& room, rust::Vec<RawVisitor> const& visitors);
 
 }  // namespace silmaril

@@ -54,10 +54,23 @@ mod raw {
     /// One peer of `try_slots`.
     struct RawVisitor {
         address: String,
-        /// Whether data was transferred in either direction.
-        transferred: bool,
+        /// See `Worth` in cpp/slots.h.
+        worth: i32,
+        /// Whether the user named the host.
+        exempt: bool,
+        /// Whether this node opened the connection.
+        called: bool,
         /// When it connects.
         seconds: u32,
+    }
+
+    /// The slots of `try_slots`.
+    struct RawRoom {
+        limit: i32,
+        incomplete: bool,
+        offences: i32,
+        /// Whether connections that are closed by a posted task stay open.
+        ends_late: bool,
     }
 
     struct RawPath {
@@ -283,11 +296,12 @@ mod raw {
 
         /// Sends a message; false if too many bytes are unsent. A message to a peer that has left is dropped.
         fn send_message(self: &Engine, peer: u64, message: &[u8]) -> Result<bool>;
-        fn hang_up(self: &Engine, peer: u64) -> Result<()>;
+        /// Closes a peer's connection. A peer that misbehaved is refused for a while.
+        fn hang_up(self: &Engine, peer: u64, misbehaved: bool) -> Result<()>;
         /// Exempts a host from the gate's limits of address groups.
         fn trust_host(self: &Engine, address: &str) -> Result<()>;
         /// Sets the addresses with which no connection is made; open ones are closed.
-        fn set_bans(self: &Engine, ranges: &Vec<RawRange>) -> Result<()>;
+        fn block_addresses(self: &Engine, ranges: &Vec<RawRange>) -> Result<()>;
 
         // Without effect while the DHT is off.
         fn dht_announce(self: &Engine, topic: &[u8; 20], port: u16) -> Result<()>;
@@ -309,7 +323,7 @@ mod raw {
         /// See `torrent::try_group`.
         fn try_group(metainfo: &[u8], connections: &Vec<RawTrial>) -> Result<Vec<u32>>;
         /// See `torrent::try_slots`.
-        fn try_slots(limit: i32, visitors: &Vec<RawVisitor>) -> Result<Vec<i32>>;
+        fn try_slots(room: &RawRoom, visitors: &Vec<RawVisitor>) -> Result<Vec<i32>>;
 
         /// The bencoded metainfo with piece layers.
         fn create_v2(name: &str, files: &Vec<RawFile>, piece_length: u32) -> Result<Vec<u8>>;

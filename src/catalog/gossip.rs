@@ -119,8 +119,8 @@ pub enum Action {
     HangUp {
         /// The peer.
         peer: PeerId,
-        /// Whether to refuse its address from now on.
-        ban: bool,
+        /// Whether it misbehaved, so that it is refused for a while.
+        hostile: bool,
         /// The reason, for the log.
         why: &'static str,
     },
@@ -464,15 +464,15 @@ impl Gossip {
     }
 
     /// Ignores the peer from now on; [`left`](Self::left) follows. A connection of a model's swarm also carries the model's
-    /// data: it stays open without gossip, unless the peer is banned.
-    fn hang_up(&mut self, peer: PeerId, ban: bool, why: &'static str) {
+    /// data: it stays open without gossip, unless the peer is hostile.
+    fn hang_up(&mut self, peer: PeerId, hostile: bool, why: &'static str) {
         if let Some(state) = self.peers.get_mut(&peer) {
             state.closing = true;
-            if !ban && !state.connection.of_catalog {
+            if !hostile && !state.connection.of_catalog {
                 return;
             }
         }
-        self.actions.push_back(Action::HangUp { peer, ban, why });
+        self.actions.push_back(Action::HangUp { peer, hostile, why });
     }
 }
 

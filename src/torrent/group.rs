@@ -1,4 +1,4 @@
-//! Addresses that count as one host for limits and bans.
+//! Addresses that count as one host for limits.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;

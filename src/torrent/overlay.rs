@@ -206,9 +206,10 @@ pub trait Overlay: Send + Sync + 'static {
     /// than 4 MiB of messages unread is disconnected.
     fn send(&self, peer: PeerId, message: &[u8]) -> Result<(), EngineError>;
 
-    /// Disconnects a peer; `Left` follows. The peer may connect again. With `ban`, its [`AddressGroup`](super::AddressGroup) is
-    /// banned in all swarms for ten minutes (no longer, since several nodes may share it); loopback is never banned.
-    fn hang_up(&self, peer: PeerId, ban: bool) -> Result<(), EngineError>;
+    /// Disconnects a peer; `Left` follows. A peer that misbehaved is refused for ten minutes, and messages on new connections of
+    /// its [`AddressGroup`](super::AddressGroup) are ignored for a minute, except on loopback. Other connections of the group,
+    /// and data, are not affected: several nodes may share an address.
+    fn hang_up(&self, peer: PeerId, misbehaved: bool) -> Result<(), EngineError>;
 
     /// Announces this node, with its listen port, at a topic of the DHT (BEP 5). Without effect if the DHT is off or with
     /// `network.announce: false`. The DHT forgets the announcement after about half an hour.

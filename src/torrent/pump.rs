@@ -125,7 +125,6 @@ impl EventPump {
                 tracing::debug!(%error, "could not request figures");
             }
             self.errors.retain(|_, reported| now.duration_since(*reported) < REPEAT_ERROR_AFTER);
-            self.shared.end_bans(now);
             self.shared.search_for_lonely(now);
             answers = self.shared.end_late_queries(now);
         }
@@ -215,7 +214,7 @@ impl EventPump {
             }
             RawKind::PeerSpeaks => {
                 let address = address_of(&raw)?;
-                self.shared.peer_speaks(id, PeerId(raw.peer), address, raw.flag)
+                return self.shared.peer_speaks(id, PeerId(raw.peer), address, raw.flag);
             }
             RawKind::PeerMessage => return self.shared.message_came(PeerId(raw.peer), raw.data),
             RawKind::PeerLeft => return self.shared.peer_left(PeerId(raw.peer)),

@@ -20,7 +20,7 @@ use url::Url;
 
 use super::dht::Dht;
 use super::quiet::{Quiet, topic_of};
-use super::talk::{LonelyMeeting, Talk};
+use super::talk::{LonelyMeeting, Talk, blocked_addresses};
 use super::{
     AddTorrent, EngineError, Event, FileStamp, Mode, Priority, SessionSettings, Swarms, TorrentId, pump,
 };
@@ -157,7 +157,7 @@ impl Session {
         let engine = ffi::start_engine(&raw, threads, files, &settings.dht_state, !network.announce)
             .map_err(internal)?;
         engine.wait_until_started().map_err(internal)?;
-        engine.set_bans(&Talk::default().banned()).map_err(internal)?;
+        engine.block_addresses(&blocked_addresses()).map_err(internal)?;
         let shared = Arc::new(SessionShared {
             engine,
             events,

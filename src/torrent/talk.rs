@@ -24,11 +24,15 @@ use crate::ffi::{RawMeeting, RawRange};
 use crate::http::metadata_ranges;
 use crate::model::PublisherKey;
 
-/// How long a ban lasts. Not forever: several nodes may share one address, behind a NAT.
-pub(super) const BAN: Duration = Duration::from_secs(600);
+/// How long messages on new connections of an address group are ignored after an offence. Short: several nodes may share one
+/// address, behind a NAT. Connections that exist are not affected, nor is data.
+const MUTE: Duration = Duration::from_secs(60);
 
-/// The most address groups that are banned at a time; beyond it the oldest ban ends.
-const MAX_BANS: usize = 4096;
+/// The most address groups that are muted at a time; beyond it the oldest one is heard again.
+const MAX_MUTED: usize = 4096;
+
+/// Messages of a muted peer after which it is disconnected. An honest node sends one, and waits for the answer.
+const MAX_IGNORED: u32 = 64;
 
 /// Bytes that each message counts in addition to its length, for its memory.
 const OVERHEAD: usize = 256;
@@ -55,54 +59,76 @@ struct SpeakingPeer {
     torrent: TorrentId,
     group: AddressGroup,
     unread: Arc<AtomicUsize>,
+    /// For a muted peer, of which no event is reported: its messages so far.
+    ignored: Option<u32>,
 }
 
-/// The peers that speak the extension, and the banned addresses.
+impl SpeakingPeer {
+    fn new(torrent: TorrentId, group: AddressGroup, muted: bool) -> Self {
+        Self { torrent, group, unread: Arc::default(), ignored: muted.then_some(0) }
+    }
+}
+
+/// Why a peer is disconnected that has sent a message.
+#[derive(Debug, PartialEq, Eq)]
+enum Refusal {
+    TooFast,
+    Muted,
+}
+
+/// The peers that speak the extension, and the muted address groups.
 #[derive(Default)]
 pub(super) struct Talk {
     speaking: HashMap<PeerId, SpeakingPeer>,
     unread: Arc<AtomicUsize>,
-    /// The end of each ban.
-    bans: HashMap<AddressGroup, Instant>,
+    /// Until when each group is muted.
+    muted: HashMap<AddressGroup, Instant>,
 }
 
 impl Talk {
-    /// Counts a message of a peer. `None` if the peer does not speak, an error if too many of its bytes are unread.
-    fn receive(&self, peer: PeerId, bytes: Vec<u8>) -> Result<Option<MessageBytes>, ()> {
-        let Some(speaking) = self.speaking.get(&peer) else { return Ok(None) };
+    /// Counts a message of a peer. `None` if the peer does not speak or is muted, an error if too many of its bytes are unread
+    /// or too many of its messages were ignored.
+    fn receive(&mut self, peer: PeerId, bytes: Vec<u8>) -> Result<Option<MessageBytes>, Refusal> {
+        let Some(speaking) = self.speaking.get_mut(&peer) else { return Ok(None) };
+        if let Some(ignored) = &mut speaking.ignored {
+            *ignored += 1;
+            return if *ignored > MAX_IGNORED { Err(Refusal::Muted) } else { Ok(None) };
+        }
         let of_peer = speaking.unread.load(Ordering::Relaxed) + bytes.len() + OVERHEAD;
         let of_all = self.unread.load(Ordering::Relaxed) + bytes.len() + OVERHEAD;
         if of_peer > MAX_UNREAD || (of_all > MAX_UNREAD_OF_ALL && of_peer > MODEST) {
-            return Err(());
+            return Err(Refusal::TooFast);
         }
         let counts = [speaking.unread.clone(), self.unread.clone()];
         Ok(Some(MessageBytes::counted(bytes, OVERHEAD, counts)))
     }
 
-    /// The addresses to which no connection is made: banned ones, and metadata services of clouds.
-    pub(super) fn banned(&self) -> Vec<RawRange> {
-        let ranges = self.bans.keys().map(|group| group.range()).chain(metadata_ranges());
-        ranges.map(|(first, last)| RawRange { first: first.to_string(), last: last.to_string() }).collect()
-    }
-
-    /// Bans the address group of a peer that speaks, unless it is loopback. Returns all banned addresses.
-    fn ban_peer(&mut self, peer: PeerId) -> Option<Vec<RawRange>> {
-        let group = self.speaking.get(&peer)?.group;
+    /// Mutes the address group of a peer that speaks, unless it is loopback.
+    fn mute(&mut self, peer: PeerId, now: Instant) {
+        let Some(group) = self.speaking.get(&peer).map(|speaking| speaking.group) else { return };
         if group.is_loopback() {
-            return None;
+            return;
         }
-        self.ban(group, Instant::now() + BAN);
-        Some(self.banned())
+        if self.muted.len() >= MAX_MUTED {
+            self.muted.retain(|_, until| *until > now);
+        }
+        if self.muted.len() >= MAX_MUTED
+            && let Some(oldest) = self.muted.iter().min_by_key(|(_, until)| **until).map(|(group, _)| *group)
+        {
+            self.muted.remove(&oldest);
+        }
+        self.muted.insert(group, now + MUTE);
     }
 
-    fn ban(&mut self, group: AddressGroup, until: Instant) {
-        if self.bans.len() >= MAX_BANS
-            && let Some(oldest) = self.bans.iter().min_by_key(|(_, until)| **until).map(|(group, _)| *group)
-        {
-            self.bans.remove(&oldest);
-        }
-        self.bans.insert(group, until);
+    fn is_muted(&self, group: AddressGroup, now: Instant) -> bool {
+        self.muted.get(&group).is_some_and(|until| *until > now)
     }
+}
+
+/// The addresses to which no connection is made: metadata services of clouds.
+pub(super) fn blocked_addresses() -> Vec<RawRange> {
+    let ranges = metadata_ranges().into_iter();
+    ranges.map(|(first, last)| RawRange { first: first.to_string(), last: last.to_string() }).collect()
 }
 
 impl SessionShared {
@@ -110,20 +136,33 @@ impl SessionShared {
         self.talk.lock()
     }
 
-    /// A peer has finished its handshakes.
+    /// A peer has finished its handshakes. `None` if its messages are ignored: a connection for messages alone is closed, and
+    /// one of a model's torrent continues to carry data.
     pub(super) fn peer_speaks(
         &self,
         torrent: TorrentId,
         peer: PeerId,
         address: SocketAddr,
         outgoing: bool,
-    ) -> Event {
+    ) -> Option<Event> {
         let ip = address.ip().to_canonical();
-        self.talk()
-            .speaking
-            .insert(peer, SpeakingPeer { torrent, group: AddressGroup::of(ip), unread: Arc::default() });
+        let group = AddressGroup::of(ip);
+        let muted = {
+            let mut talk = self.talk();
+            let muted = talk.is_muted(group, Instant::now());
+            talk.speaking.insert(peer, SpeakingPeer::new(torrent, group, muted));
+            muted
+        };
+        if muted {
+            let is_meeting = self.torrents().get(&torrent).is_some_and(|record| record.meeting.is_some());
+            tracing::debug!(peer = peer.0, %address, is_meeting, "ignoring a peer of a muted address");
+            if is_meeting && let Err(error) = self.engine.hang_up(peer.0, false) {
+                tracing::debug!(%error, "could not disconnect a peer");
+            }
+            return None;
+        }
         let address = SocketAddr::new(ip, address.port());
-        Event::Overlay(OverlayEvent::Speaks { torrent, peer, address, outgoing })
+        Some(Event::Overlay(OverlayEvent::Speaks { torrent, peer, address, outgoing }))
     }
 
     /// A peer sent a message.
@@ -131,12 +170,16 @@ impl SessionShared {
         let received = self.talk().receive(peer, bytes);
         match received {
             Ok(message) => Some(Event::Overlay(OverlayEvent::Received(peer, message?))),
-            Err(()) => {
+            Err(refusal) => {
                 tracing::debug!(
                     peer = peer.0,
+                    ?refusal,
                     "a peer sends faster than its messages are processed; disconnecting it"
                 );
-                if let Err(error) = self.engine.hang_up(peer.0) {
+                if refusal == Refusal::Muted {
+                    self.talk().mute(peer, Instant::now());
+                }
+                if let Err(error) = self.engine.hang_up(peer.0, refusal == Refusal::Muted) {
                     tracing::debug!(%error, "could not disconnect a peer");
                 }
                 // Later messages are ignored: one is missing before them.
@@ -147,32 +190,20 @@ impl SessionShared {
 
     /// A peer has disconnected.
     pub(super) fn peer_left(&self, peer: PeerId) -> Option<Event> {
-        self.talk().speaking.remove(&peer).map(|_| Event::Overlay(OverlayEvent::Left(peer)))
+        let gone = self.talk().speaking.remove(&peer)?;
+        gone.ignored.is_none().then_some(Event::Overlay(OverlayEvent::Left(peer)))
     }
 
     /// All peers of a torrent, or of all torrents, have left.
     pub(super) fn all_left(&self, torrent: Option<TorrentId>) -> Vec<Event> {
         let gone = |speaking: &SpeakingPeer| torrent.is_none_or(|torrent| speaking.torrent == torrent);
-        let gone =
-            self.talk().speaking.extract_if(|_, speaking| gone(speaking)).map(|(peer, _)| peer).collect();
-        let mut gone: Vec<PeerId> = gone;
+        let mut talk = self.talk();
+        let gone = talk.speaking.extract_if(|_, speaking| gone(speaking));
+        let mut gone: Vec<PeerId> =
+            gone.filter(|(_, speaking)| speaking.ignored.is_none()).map(|(peer, _)| peer).collect();
+        drop(talk);
         gone.sort_unstable();
         gone.into_iter().map(|peer| Event::Overlay(OverlayEvent::Left(peer))).collect()
-    }
-
-    /// Ends bans whose time is over. Must be called about once a second.
-    pub(super) fn end_bans(&self, now: Instant) {
-        let banned = {
-            let mut talk = self.talk();
-            let before = talk.bans.len();
-            talk.bans.retain(|_, until| *until > now);
-            (talk.bans.len() < before).then(|| talk.banned())
-        };
-        if let Some(banned) = banned
-            && let Err(error) = self.engine.set_bans(&banned)
-        {
-            tracing::debug!(%error, "could not end bans");
-        }
     }
 
     /// Searches for peers of meetings that have none. Must be called about once a second.
@@ -279,14 +310,12 @@ impl Overlay for Session {
         if queued { Ok(()) } else { Err(EngineError::Busy) }
     }
 
-    fn hang_up(&self, peer: PeerId, ban: bool) -> Result<(), EngineError> {
-        // Before the peer has left: then its address is forgotten.
-        let banned = ban.then(|| self.shared.talk().ban_peer(peer)).flatten();
-        self.shared.engine.hang_up(peer.0).map_err(internal)?;
-        match banned {
-            Some(banned) => self.shared.engine.set_bans(&banned).map_err(internal),
-            None => Ok(()),
+    fn hang_up(&self, peer: PeerId, misbehaved: bool) -> Result<(), EngineError> {
+        if misbehaved {
+            // Before the peer has left: then its address is forgotten.
+            self.shared.talk().mute(peer, Instant::now());
         }
+        self.shared.engine.hang_up(peer.0, misbehaved).map_err(internal)
     }
 
     fn announce(&self, topic: Topic) -> Result<(), EngineError> {
@@ -314,15 +343,14 @@ mod tests {
         let mut talk = Talk::default();
         for peer in 0..peers {
             let group = AddressGroup::of([10, 0, 0, peer as u8].into());
-            talk.speaking
-                .insert(PeerId(peer), SpeakingPeer { torrent: TorrentId(1), group, unread: Arc::default() });
+            talk.speaking.insert(PeerId(peer), SpeakingPeer::new(TorrentId(1), group, false));
         }
         talk
     }
 
     #[test]
     fn unread_bytes_of_a_peer_are_bounded() {
-        let talk = talk(2);
+        let mut talk = talk(2);
         let mut waiting = Vec::new();
         while let Ok(message) = talk.receive(PeerId(0), vec![0; MAX_MESSAGE]) {
             waiting.push(message.unwrap());
@@ -337,14 +365,14 @@ mod tests {
 
     #[test]
     fn empty_messages_are_bounded_too() {
-        let talk = talk(1);
+        let mut talk = talk(1);
         let waiting: Vec<_> = std::iter::from_fn(|| talk.receive(PeerId(0), vec![]).ok()).collect();
         assert!(waiting.len() <= MAX_UNREAD / OVERHEAD);
     }
 
     #[test]
     fn unread_bytes_of_all_peers_are_bounded() {
-        let talk = talk(100);
+        let mut talk = talk(100);
         let mut waiting = Vec::new();
         for peer in 0..99 {
             while let Ok(message) = talk.receive(PeerId(peer), vec![0; MAX_MESSAGE]) {
@@ -359,26 +387,44 @@ mod tests {
         );
     }
 
-    #[test]
-    fn oldest_ban_ends_when_there_are_too_many() {
-        let mut talk = Talk::default();
-        let now = Instant::now();
-        for i in 0..=MAX_BANS as u32 {
-            talk.ban(AddressGroup::of(i.to_be_bytes().into()), now + Duration::from_secs(i.into()));
-        }
-        assert_eq!(talk.bans.len(), MAX_BANS);
-        assert!(!talk.bans.contains_key(&AddressGroup::of([0; 4].into())));
+    /// Makes a group the address of a peer, and mutes it.
+    fn mute(talk: &mut Talk, address: [u8; 4], now: Instant) -> AddressGroup {
+        let group = AddressGroup::of(address.into());
+        talk.speaking.insert(PeerId(0), SpeakingPeer::new(TorrentId(1), group, false));
+        talk.mute(PeerId(0), now);
+        group
     }
 
     #[test]
-    fn ipv6_ban_covers_the_network_of_the_host() {
-        let mut talk = talk(1);
-        let group = AddressGroup::of("2001:db8::1".parse().unwrap());
-        talk.speaking
-            .insert(PeerId(9), SpeakingPeer { torrent: TorrentId(1), group, unread: Arc::default() });
-        let banned = talk.ban_peer(PeerId(9)).unwrap();
-        let range = &banned[0];
-        let range = (range.first.as_str(), range.last.as_str());
-        assert_eq!(range, ("2001:db8::", "2001:db8::ffff:ffff:ffff:ffff"));
+    fn oldest_group_is_heard_again_when_too_many_are_muted() {
+        let (mut talk, now) = (talk(0), Instant::now());
+        let first = mute(&mut talk, [1, 0, 0, 0], now);
+        for i in 1..=MAX_MUTED as u32 {
+            let last = mute(&mut talk, (i + (1 << 25)).to_be_bytes(), now + Duration::from_millis(i.into()));
+            assert!(talk.is_muted(last, now));
+        }
+        assert_eq!(talk.muted.len(), MAX_MUTED);
+        assert!(!talk.is_muted(first, now));
+    }
+
+    #[test]
+    fn muted_peer_is_disconnected_when_it_sends_on() {
+        let mut talk = talk(0);
+        let group = AddressGroup::of([1, 0, 0, 0].into());
+        talk.speaking.insert(PeerId(0), SpeakingPeer::new(TorrentId(1), group, true));
+        for _ in 0..MAX_IGNORED {
+            assert!(matches!(talk.receive(PeerId(0), vec![0; 10]), Ok(None)));
+        }
+        assert_eq!(talk.receive(PeerId(0), vec![0; 10]).unwrap_err(), Refusal::Muted);
+    }
+
+    #[test]
+    fn muted_group_is_heard_again_after_a_minute() {
+        let (mut talk, now) = (talk(0), Instant::now());
+        let group = mute(&mut talk, [1, 0, 0, 0], now);
+        assert!(talk.is_muted(group, now + MUTE / 2));
+        assert!(!talk.is_muted(group, now + MUTE));
+        let loopback = mute(&mut talk, [127, 0, 0, 1], now);
+        assert!(!talk.is_muted(loopback, now), "many nodes may run on one host");
     }
 }

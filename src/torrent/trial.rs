@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::EngineError;
-use crate::ffi::{self, RawTrial, RawVisitor};
+use crate::ffi::{self, RawRoom, RawTrial, RawVisitor};
 
 fn bad(error: cxx::Exception) -> EngineError {
     EngineError::BadTorrent(error.what().to_owned())
@@ -44,25 +44,67 @@ pub fn try_group(metainfo: &[u8], connections: &[Trial]) -> Result<Vec<u32>, Eng
     ffi::try_group(metainfo, &raw.collect()).map_err(bad)
 }
 
+/// What a connection does for this node, least first (cpp/slots.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Worth {
+    /// No data in either direction so far.
+    Silent,
+    /// Little data lately, and never verified data.
+    Idle,
+    /// It fetches data.
+    Served,
+    /// It sends data that is not verified yet.
+    Sends,
+    /// It has sent verified data.
+    Verified,
+    /// It has sent verified data lately.
+    Active,
+}
+
 /// A peer of [`try_slots`].
 #[derive(Debug, Clone, Copy)]
 pub struct Visitor {
     /// The peer's address.
     pub address: IpAddr,
-    /// Whether data was transferred in either direction.
-    pub transferred: bool,
+    /// What its connection does.
+    pub worth: Worth,
+    /// Whether the user named the host.
+    pub exempt: bool,
+    /// Whether this node opened the connection.
+    pub called: bool,
     /// When it connects, in seconds.
     pub at: u32,
 }
 
-/// Connects peers to a torrent with `limit` slots (cpp/slots.h), one after another. Returns for each the index of the peer that
-/// was disconnected because of it.
-pub fn try_slots(limit: u16, visitors: &[Visitor]) -> Result<Vec<Option<usize>>, EngineError> {
+/// The slots of [`try_slots`].
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Their number.
+    pub limit: u16,
+    /// Whether pieces are missing, so that strangers get no reserved slot.
+    pub incomplete: bool,
+    /// Offences of the address group of each peer.
+    pub offences: u16,
+    /// Whether the connections that need not be closed immediately stay open.
+    pub ends_late: bool,
+}
+
+/// Connects peers to the slots of a torrent (cpp/slots.h), one after another. Returns for each the index of the peer that was
+/// disconnected because of it.
+pub fn try_slots(room: Room, visitors: &[Visitor]) -> Result<Vec<Option<usize>>, EngineError> {
     let raw = visitors.iter().map(|visitor| RawVisitor {
         address: visitor.address.to_string(),
-        transferred: visitor.transferred,
+        worth: visitor.worth as i32,
+        exempt: visitor.exempt,
+        called: visitor.called,
         seconds: visitor.at,
     });
-    let ended = ffi::try_slots(limit.into(), &raw.collect()).map_err(bad)?;
+    let room = RawRoom {
+        limit: room.limit.into(),
+        incomplete: room.incomplete,
+        offences: room.offences.into(),
+        ends_late: room.ends_late,
+    };
+    let ended = ffi::try_slots(&room, &raw.collect()).map_err(bad)?;
     Ok(ended.into_iter().map(|index| usize::try_from(index).ok()).collect())
 }

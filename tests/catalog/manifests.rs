@@ -82,7 +82,7 @@ async fn peer_with_a_false_manifest_is_banned_and_replaced() {
     let catalog = Arc::clone(&asker.catalog);
     let (of, candidate) = (model.model_ref(), model.candidate());
     let fetching = tokio::spawn(async move { catalog.manifest(&of, &candidate, LONG).await });
-    within(PATIENCE, || asker.engine.banned().contains(&liar.engine.address().ip())).await;
+    within(PATIENCE, || asker.engine.muted().contains(&liar.engine.address().ip())).await;
     let honest = world.member(&[]);
     honest.hold(&model);
     assert_eq!(fetching.await.unwrap().unwrap(), *model.manifest);
@@ -99,7 +99,7 @@ async fn false_length_in_a_record_bans_no_honest_peer() {
         let answer = asker.catalog.manifest(&model.model_ref(), &candidate, LONG).await;
         assert!(matches!(answer, Err(CatalogError::NoManifest { .. })));
     }
-    assert!(asker.engine.banned().is_empty());
+    assert!(asker.engine.muted().is_empty());
     assert!(fetch(&asker, &model).await.is_ok());
 }
 

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use silmaril::torrent::{Trial, Visitor, try_group, try_slots};
+use silmaril::torrent::Worth::{self, Active, Idle, Sends, Served, Silent, Verified};
+use silmaril::torrent::{Room, Trial, Visitor, try_group, try_slots};
 
 use super::rig::Sample;
 use crate::support::raw_peer_content::FileTree;
@@ -95,23 +96,48 @@ fn answers_that_are_read_do_not_count() {
     assert_eq!(passed(&[shorter]), [REQUESTS]);
 }
 
-fn visitor(number: u8, transferred: bool, at: u32) -> Visitor {
-    Visitor { address: IpAddr::from([198, 51, 100, number]), transferred, at }
+fn room(limit: u16) -> Room {
+    Room { limit, incomplete: false, offences: 0, ends_late: false }
+}
+
+/// A stranger that connects in a second.
+fn visitor(number: u8, worth: Worth, at: u32) -> Visitor {
+    let address = IpAddr::from([198, 51, 100, number]);
+    Visitor { address, worth, exempt: false, called: false, at }
+}
+
+fn named(number: u8, worth: Worth) -> Visitor {
+    Visitor { exempt: true, ..visitor(number, worth, 1) }
+}
+
+/// A peer that this node has called.
+fn called(number: u8, worth: Worth) -> Visitor {
+    Visitor { called: true, ..visitor(number, worth, 1) }
+}
+
+/// Connects peers that fill all slots, then one more. Returns the index of the peer that is disconnected.
+#[track_caller]
+fn last(room: Room, visitors: &[Visitor]) -> Option<usize> {
+    let mut ended = try_slots(room, visitors).unwrap();
+    let last = ended.pop().unwrap();
+    assert_eq!(ended, vec![None; visitors.len() - 1]);
+    last
 }
 
 #[test]
 fn oldest_silent_peer_is_replaced() {
-    let visitors = [visitor(1, true, 0), visitor(2, false, 0), visitor(3, false, 0), visitor(4, false, 1)];
-    assert_eq!(try_slots(3, &visitors).unwrap(), [None, None, None, Some(1)]);
+    let visitors =
+        [visitor(1, Served, 0), visitor(2, Silent, 0), visitor(3, Silent, 0), visitor(4, Silent, 1)];
+    assert_eq!(last(room(3), &visitors), Some(1));
     // The host with the most connections first.
     let visitors = [
-        visitor(2, false, 0),
-        visitor(3, false, 0),
-        visitor(3, false, 0),
-        visitor(1, true, 0),
-        visitor(4, false, 1),
+        visitor(2, Silent, 0),
+        visitor(3, Silent, 0),
+        visitor(3, Silent, 0),
+        visitor(1, Served, 0),
+        visitor(4, Silent, 1),
     ];
-    assert_eq!(try_slots(4, &visitors).unwrap(), [None, None, None, None, Some(1)]);
+    assert_eq!(last(room(4), &visitors), Some(1));
 }
 
 /// The disconnected host is recorded, not the one that got its slot: otherwise a reader that finds a slot once would find
@@ -119,26 +145,111 @@ fn oldest_silent_peer_is_replaced() {
 #[test]
 fn replaced_silent_host_does_not_replace_another() {
     let visitors = [
-        visitor(1, false, 0),
-        visitor(2, false, 0),
+        visitor(1, Silent, 0),
+        visitor(2, Silent, 0),
         // Host 3 gets the slot of host 1.
-        visitor(3, false, 1),
+        visitor(3, Silent, 1),
         // Host 1 has been replaced: it cannot replace host 2 in turn.
-        visitor(1, false, 2),
+        visitor(1, Silent, 2),
         // Another host may.
-        visitor(5, false, 3),
+        visitor(5, Silent, 3),
         // Host 1 may after a minute.
-        visitor(1, false, 62),
+        visitor(1, Silent, 62),
     ];
-    let ended = try_slots(2, &visitors).unwrap();
+    let ended = try_slots(room(2), &visitors).unwrap();
     assert_eq!(ended, [None, None, Some(0), Some(3), Some(1), Some(2)]);
 }
 
 #[test]
 fn one_host_gets_half_of_the_slots() {
-    let visitors: Vec<Visitor> = (0..4).map(|at| visitor(1, true, at)).collect();
-    assert_eq!(try_slots(4, &visitors).unwrap(), [None, None, Some(2), Some(3)]);
-    // Its own silent connections are replaced first.
-    let silent = [visitor(1, false, 0), visitor(1, true, 1), visitor(1, true, 2)];
-    assert_eq!(try_slots(4, &silent).unwrap(), [None, None, Some(0)]);
+    let visitors: Vec<Visitor> = (0..4).map(|at| visitor(1, Served, at)).collect();
+    assert_eq!(try_slots(room(4), &visitors).unwrap(), [None, None, Some(2), Some(3)]);
+    // Its own silent and idle connections are replaced first.
+    let silent = [visitor(1, Idle, 0), visitor(1, Served, 1), visitor(1, Served, 2)];
+    assert_eq!(last(room(4), &silent), Some(0));
+    // Peers that have sent verified data do not count.
+    let verified = [visitor(1, Verified, 0), visitor(1, Active, 1), visitor(1, Served, 2)];
+    assert_eq!(last(room(4), &verified), None);
+}
+
+/// A connection is closed by a posted task, so several newcomers may arrive before.
+#[test]
+fn newcomers_at_the_same_time_replace_different_peers() {
+    let visitors: Vec<Visitor> = (0..12).map(|_| visitor(1, Silent, 0)).collect();
+    let late = Room { ends_late: true, ..room(16) };
+    assert_eq!(try_slots(late, &visitors).unwrap()[8..], [Some(0), Some(1), Some(2), Some(3)]);
+}
+
+#[test]
+fn offences_reduce_the_connections_of_a_host() {
+    let allowed = |offences| {
+        let visitors: Vec<Visitor> = (0..40).map(|_| visitor(1, Silent, 0)).collect();
+        let ended = try_slots(Room { offences, ..room(40) }, &visitors).unwrap();
+        let refused = ended.iter().enumerate().filter(|(i, ended)| **ended == Some(*i)).count();
+        let kept = ended.iter().filter(|ended| ended.is_none()).count();
+        if offences > 0 {
+            assert_eq!(refused + kept, 40, "hosts that behave are not disconnected");
+        }
+        kept
+    };
+    assert_eq!([0, 1, 2, 3, 4, 5, 16].map(allowed), [20, 10, 5, 2, 1, 1, 1]);
+}
+
+#[test]
+fn strangers_do_not_replace_peers_that_are_of_use() {
+    for worth in [Served, Sends, Verified, Active] {
+        let visitors = [visitor(1, worth, 0), visitor(2, worth, 0), visitor(3, Silent, 1)];
+        assert_eq!(last(room(2), &visitors), Some(2), "{worth:?}");
+    }
+    let idle = [visitor(1, Served, 0), visitor(2, Idle, 0), visitor(3, Silent, 1)];
+    assert_eq!(last(room(2), &idle), Some(1));
+}
+
+/// Each of the connections fetches just enough to count.
+#[test]
+fn hosts_with_many_connections_make_room_for_a_new_host() {
+    let visitors: Vec<Visitor> = [1, 1, 1, 2, 2, 2, 3].map(|host| visitor(host, Served, 0)).to_vec();
+    assert_eq!(last(room(6), &visitors), Some(0));
+    let verified: Vec<Visitor> = [1, 1, 1, 2, 2, 2, 3].map(|host| visitor(host, Verified, 0)).to_vec();
+    assert_eq!(last(room(6), &verified), Some(6));
+}
+
+#[test]
+fn named_host_replaces_any_stranger() {
+    for worth in [Silent, Idle, Served, Sends, Verified, Active] {
+        let visitors = [visitor(1, worth, 0), visitor(2, Active, 0), named(3, Silent)];
+        assert_eq!(last(room(2), &visitors), Some(0), "{worth:?}");
+        // It is not replaced in turn.
+        let visitors = [named(1, worth), visitor(2, Active, 0), visitor(3, Silent, 1)];
+        assert_eq!(last(room(2), &visitors), Some(2), "{worth:?}");
+    }
+    // Of several named hosts, an idle one makes room.
+    assert_eq!(last(room(2), &[named(1, Active), named(2, Idle), named(3, Silent)]), Some(1));
+}
+
+#[test]
+fn peer_that_answers_a_call_finds_a_slot() {
+    for worth in [Silent, Idle, Served, Sends, Verified] {
+        let visitors = [visitor(1, worth, 0), visitor(2, Active, 0), called(3, Silent)];
+        assert_eq!(last(room(2), &visitors), Some(0), "{worth:?}");
+    }
+    let active = [visitor(1, Active, 0), visitor(2, Active, 0), called(3, Silent)];
+    assert_eq!(last(room(2), &active), Some(2));
+    // Only for as many as there are reserved slots.
+    let more = [called(1, Served), visitor(2, Served, 0), called(3, Silent)];
+    assert_eq!(last(room(2), &more), Some(2));
+    // A stranger that connects does not replace it.
+    let visitors = [called(1, Silent), visitor(2, Served, 0), visitor(3, Silent, 1)];
+    assert_eq!(last(room(2), &visitors), Some(2));
+}
+
+#[test]
+fn slots_are_reserved_while_pieces_are_missing() {
+    let visitors: Vec<Visitor> = (0..15).map(|host| visitor(host, Served, 0)).collect();
+    let incomplete = Room { incomplete: true, ..room(16) };
+    assert_eq!(last(incomplete, &visitors), Some(14));
+    assert_eq!(last(room(16), &visitors), None);
+    let mut with_called = visitors[..14].to_vec();
+    with_called.push(called(20, Silent));
+    assert_eq!(last(incomplete, &with_called), None);
 }

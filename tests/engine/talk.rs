@@ -288,7 +288,7 @@ fn all_peers_have_left_when_the_engine_ends() {
 fn disconnected_peer_may_connect_again() {
     in_private_net(|| {
         let (mut a, of_a, mut b, of_b) = pair();
-        // On loopback all peers have the same address: a ban would affect all.
+        // On loopback all peers have the same address, which is never muted.
         b.session.hang_up(of_b.peer, true).unwrap();
         b.farewell(of_b.peer);
         a.farewell(of_a.peer);

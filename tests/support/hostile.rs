@@ -1,7 +1,7 @@
 //! Hostile hosts: members of the catalog's swarm that send wrong answers, too many messages, forged records or
 //! nothing.
 //!
-//! Each one runs the real engine on a host of its own, because its victims ban its address.
+//! Each one runs the real engine on a host of its own, because its victims mute its address.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

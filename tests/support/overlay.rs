@@ -1,7 +1,7 @@
 //! A network in memory for many catalogs in one process: swarms, messages with delay and loss, and a DHT.
 //!
 //! It keeps the promises of the engine: a peer's messages arrive in order, after `Speaks` and before `Left`; nothing
-//! arrives on a connection after a hang-up; a banned address is not connected again. It records calls for the tests.
+//! arrives on a connection after a hang-up; a muted address is not connected again. It records calls for the tests.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -26,7 +26,7 @@ struct Host {
     address: SocketAddr,
     events: mpsc::UnboundedSender<OverlayEvent>,
     torrents: BTreeMap<TorrentId, Meeting>,
-    banned: HashSet<IpAddr>,
+    muted: HashSet<IpAddr>,
 }
 
 struct Inner {
@@ -104,7 +104,7 @@ impl Network {
         let mut inner = self.inner();
         let index = inner.hosts.len();
         let address = SocketAddr::from(([10, 0, (index / 200) as u8, (index % 200) as u8 + 1], 6881));
-        inner.hosts.push(Host { address, events, torrents: BTreeMap::new(), banned: HashSet::new() });
+        inner.hosts.push(Host { address, events, torrents: BTreeMap::new(), muted: HashSet::new() });
         if inner.dht {
             inner.later(index, OverlayEvent::DhtNodes(8));
         }
@@ -229,17 +229,14 @@ impl Inner {
     }
 
     fn connect(&mut self, caller: usize, called: usize, meeting: Meeting) {
-        let banned = |a: usize, b: usize| self.hosts[a].banned.contains(&self.hosts[b].address.ip());
+        let muted = |a: usize, b: usize| self.hosts[a].muted.contains(&self.hosts[b].address.ip());
         let linked = |a: usize, b: usize, torrent| {
             self.links.values().any(|(near, far)| near.node == a && far.node == b && near.torrent == torrent)
         };
         let (Some(here), Some(there)) = (self.member(caller, meeting), self.member(called, meeting)) else {
             return;
         };
-        if caller == called
-            || banned(caller, called)
-            || banned(called, caller)
-            || linked(caller, called, here)
+        if caller == called || muted(caller, called) || muted(called, caller) || linked(caller, called, here)
         {
             return;
         }
@@ -280,9 +277,9 @@ impl Node {
         self.network.inner().hosts[self.index].address
     }
 
-    /// The addresses that this host has banned.
-    pub fn banned(&self) -> HashSet<IpAddr> {
-        self.network.inner().hosts[self.index].banned.clone()
+    /// The addresses that this host has muted.
+    pub fn muted(&self) -> HashSet<IpAddr> {
+        self.network.inner().hosts[self.index].muted.clone()
     }
 
     /// The addresses of connected peers, one entry for each connection.
@@ -360,12 +357,12 @@ impl Overlay for Node {
         })
     }
 
-    fn hang_up(&self, peer: PeerId, ban: bool) -> Result<(), EngineError> {
+    fn hang_up(&self, peer: PeerId, hostile: bool) -> Result<(), EngineError> {
         self.act(|inner, node| {
             let Some((_, far)) = inner.links.get(&peer).copied() else { return };
-            if ban {
+            if hostile {
                 let ip = inner.hosts[far.node].address.ip();
-                inner.hosts[node].banned.insert(ip);
+                inner.hosts[node].muted.insert(ip);
             }
             inner.disconnect(peer);
         })

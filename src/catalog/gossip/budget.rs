@@ -23,7 +23,7 @@ pub const UNASKED_BYTES: Rate = Rate { per_second: 128.0 * 1024.0, burst: 1024.0
 /// Unrequested messages, so that a flood of tiny messages ends as early.
 pub const UNASKED_MESSAGES: Rate = Rate { per_second: 50.0, burst: 1000.0 };
 
-/// Bytes beyond the two rates after which a peer is regarded as hostile and banned: the buffers between two honest nodes
+/// Bytes beyond the two rates after which a peer is regarded as hostile: the buffers between two honest nodes
 /// hold as much while one of them is stopped.
 pub const MAX_EXCESS: usize = 4 * 1024 * 1024;
 
@@ -140,8 +140,8 @@ pub enum Verdict {
     Accept,
     /// The message is dropped.
     Drop,
-    /// The message is dropped, and its sender is banned for flooding.
-    Ban,
+    /// The message is dropped, and its sender floods.
+    Hostile,
 }
 
 /// Decides about the messages of a peer before they are decoded.
@@ -192,7 +192,7 @@ impl Intake {
             return Verdict::Accept;
         }
         // A message costs something even when it is empty.
-        if self.excess.take(now, len.max(1024) as f64) { Verdict::Drop } else { Verdict::Ban }
+        if self.excess.take(now, len.max(1024) as f64) { Verdict::Drop } else { Verdict::Hostile }
     }
 
     fn is_answer(&mut self, now: Instant) -> bool {
@@ -228,12 +228,12 @@ mod tests {
     }
 
     #[test]
-    fn flood_is_dropped_then_banned_but_answers_pass() {
+    fn flood_is_dropped_then_hostile_but_answers_pass() {
         let now = Instant::now();
         let mut intake = Intake::new(now);
         let large = 60 * 1024;
         let mut verdicts = Vec::new();
-        while verdicts.last() != Some(&Verdict::Ban) {
+        while verdicts.last() != Some(&Verdict::Hostile) {
             verdicts.push(intake.weigh(now, large));
         }
         let count = |verdict| verdicts.iter().filter(|v| **v == verdict).count();
@@ -249,14 +249,14 @@ mod tests {
     }
 
     #[test]
-    fn occasional_excess_is_not_banned() {
+    fn occasional_excess_is_not_hostile() {
         let mut now = Instant::now();
         let mut intake = Intake::new(now);
         let mut dropped = 0;
         for _ in 0..20 {
             for _ in 0..50 {
                 let verdict = intake.weigh(now, 60 * 1024);
-                assert_ne!(verdict, Verdict::Ban);
+                assert_ne!(verdict, Verdict::Hostile);
                 dropped += if verdict == Verdict::Drop { 60 * 1024 } else { 0 };
             }
             now += Duration::from_secs(600);
@@ -268,7 +268,7 @@ mod tests {
     fn tiny_messages_count() {
         let now = Instant::now();
         let mut intake = Intake::new(now);
-        let banned_after = (1..).find(|_| intake.weigh(now, 1) == Verdict::Ban).unwrap();
-        assert_eq!(banned_after, UNASKED_MESSAGES.burst as usize + MAX_EXCESS / 1024 + 1);
+        let hostile_after = (1..).find(|_| intake.weigh(now, 1) == Verdict::Hostile).unwrap();
+        assert_eq!(hostile_after, UNASKED_MESSAGES.burst as usize + MAX_EXCESS / 1024 + 1);
     }
 }

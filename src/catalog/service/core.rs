@@ -172,7 +172,7 @@ impl Core {
                 let dropped = self.dropped.fetch_add(1, Ordering::Relaxed);
                 tracing::trace!(peer = peer.0, dropped, "a message is dropped unread");
             }
-            budget::Verdict::Ban => self.hang_up(peer, true, "it floods us with messages"),
+            budget::Verdict::Hostile => self.hang_up(peer, true, "it floods us with messages"),
         }
     }
 
@@ -207,7 +207,7 @@ impl Core {
         self.gossip.lock().address(peer)
     }
 
-    /// Drops and bans a peer that has proved hostile.
+    /// Disconnects and mutes a peer that has proved hostile.
     pub fn accuse(&self, peer: PeerId, why: &'static str) {
         self.step(|gossip, _| gossip.hostile(peer, why));
     }
@@ -261,7 +261,7 @@ impl Core {
                 self.step(|gossip, now| gossip.answered(now, peer, &question, &answer, took));
                 self.send(peer, &answer);
             }
-            Action::HangUp { peer, ban, why } => self.hang_up(peer, ban, why),
+            Action::HangUp { peer, hostile, why } => self.hang_up(peer, hostile, why),
             Action::Store(origin, records) => self.store_or_log(origin, &records),
             Action::Notify(Notice::Ready(peer)) => self.emit(&CatalogEvent::PeerReady(peer)),
             Action::Notify(Notice::Gone(peer)) => self.emit(&CatalogEvent::PeerLeft(peer)),
@@ -284,11 +284,11 @@ impl Core {
         }
     }
 
-    fn hang_up(&self, peer: PeerId, ban: bool, why: &'static str) {
+    fn hang_up(&self, peer: PeerId, hostile: bool, why: &'static str) {
         let address = self.address(peer);
-        tracing::debug!(peer = peer.0, ?address, ban, why, "closing the connection to a peer");
+        tracing::debug!(peer = peer.0, ?address, hostile, why, "closing the connection to a peer");
         self.inbox.mute(peer);
-        if let Err(error) = self.overlay.hang_up(peer, ban) {
+        if let Err(error) = self.overlay.hang_up(peer, hostile) {
             tracing::debug!(peer = peer.0, %error, "could not close the connection to a peer");
         }
     }

@@ -95,7 +95,7 @@ impl Inbox {
         true
     }
 
-    /// A peer has sent a message. [`Verdict::Ban`] is returned once; the caller must then close the connection.
+    /// A peer has sent a message. [`Verdict::Hostile`] is returned once; the caller must then close the connection.
     pub fn push(&self, now: Instant, peer: PeerId, bytes: MessageBytes) -> Verdict {
         let queues = &mut *self.queues.lock();
         let full = queues.bytes + bytes.len() > MAX_ALL;
@@ -111,9 +111,9 @@ impl Inbox {
                 Verdict::Accept
             }
             Verdict::Drop => Verdict::Drop,
-            Verdict::Ban => {
+            Verdict::Hostile => {
                 queues.mute(peer);
-                Verdict::Ban
+                Verdict::Hostile
             }
         }
     }
