@@ -178,15 +178,20 @@ mod mirror {
 mod hostile {
     mod answers;
     mod costs;
+    mod crowd;
+    mod equal;
     mod floods;
     mod hashes;
+    mod identity;
     mod lab;
+    mod late;
     mod liars;
     mod measure;
     mod memory;
     mod metadata;
     mod metadata_peer;
     mod siege;
+    mod slots;
     mod strike;
     mod strikes;
     mod welcome;

@@ -125,6 +125,11 @@ fn equal_bytes_of_a_shared_model_are_sent() {
     scene.read(&mounted, &format!("{OTHER}/other.bin"), &noise(3, 2 * PIECE));
     until("the other model is uploaded", PATIENCE, || scene.sends("other.bin") == Some(true));
     assert!(scene.sends_in_the_end("w.bin"), "bytes of a model that is shared were not sent");
+    let withheld = std::fs::read(&scene.sharing.borrow()[0].manifest).unwrap();
+    assert!(
+        !stranger_is_met(&scene.stranger, &scene.b, &Manifest::from_json(&withheld).unwrap()),
+        "a stranger was accepted in the swarm of the withheld model"
+    );
 }
 
 /// Models with the same files and the same last component of the name are the same torrent.

@@ -26,7 +26,7 @@ const BOUND: u64 = 64 * MIB;
 const WRITE: Duration = Duration::from_secs(2);
 
 /// Adds addresses outside local networks to a host, for many peers.
-fn many_addresses(host: &Host, count: u8) -> Vec<Ipv4Addr> {
+pub fn many_addresses(host: &Host, count: u8) -> Vec<Ipv4Addr> {
     let all: Vec<Ipv4Addr> = (1..=count).map(|number| Ipv4Addr::new(198, 18, 1, number)).collect();
     let lines: Vec<String> =
         all.iter().map(|ip| format!("ip -n {} addr add {ip}/32 dev eth0", host.namespace())).collect();

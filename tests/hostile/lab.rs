@@ -18,7 +18,7 @@ use crate::support::fixtures::{dd, hashes, model_dir, noise};
 use crate::support::host::{Host, Mounted};
 use crate::support::net::Net;
 use crate::support::private_net::in_namespace;
-use crate::support::process::{Finished, PATIENCE, Proc};
+use crate::support::process::{Finished, PATIENCE, Proc, until};
 use crate::support::raw_peer::RawPeer;
 use crate::support::raw_peer_content::Content;
 use crate::support::raw_peer_message::Message;
@@ -31,6 +31,9 @@ pub const READ: Duration = Duration::from_secs(90);
 
 /// How long a running victim may refuse connections.
 const ACCEPT: Duration = Duration::from_secs(15);
+
+/// Keys of the section `network` of every node.
+pub const NETWORK: &str = "  dht_enabled: false\n  lan_discovery: false\n  encryption: off\n  utp: off\n";
 
 /// The port of every node on the test network.
 const PORT: u16 = 6881;
@@ -86,9 +89,7 @@ impl Lab {
             let host = net.host(name);
             host.add_public_addr(public(&host));
             let more = if name == "sharer" { network } else { "" };
-            host.configure(&format!(
-                "  dht_enabled: false\n  lan_discovery: false\n  encryption: off\n  utp: off\n{more}"
-            ));
+            host.configure(&format!("{NETWORK}{more}"));
             host
         });
         let [sharer, honest, reader, getter, evil] = hosts;
@@ -120,6 +121,13 @@ impl Lab {
         let more = ["--piece-length", &self.piece_length, "--peer", &sharer];
         let shared = share(&self.honest, &self.honest_dir, NAME, &more);
         *self.honest_sharing.lock().unwrap() = Some(shared.process);
+    }
+
+    /// Stops the honest seed and makes the sharer unreachable, so that the reader has no source.
+    pub fn take_sources_away(&self) {
+        self.sharer.disconnect();
+        drop(self.honest_sharing.lock().unwrap().take());
+        until("the honest seed has left", READ, || self.honest_connections(&self.reader).is_empty());
     }
 
     /// The honest seed's address for `--peer`.

@@ -55,18 +55,34 @@ impl RawPeer {
         flags: [u8; 8],
         extensions: &[u8],
     ) -> Result<Self> {
-        let mut peer = Self::over(dial(from, to)?)?;
         let mut hello = handshake(swarm);
         hello[20..28].copy_from_slice(&flags);
-        peer.stream.write_all(&hello)?;
+        Self::dial_with(from, to, &hello, extensions)
+    }
+
+    /// Like [`Self::dial`], with this peer id.
+    pub fn dial_with_id(
+        from: Option<Ipv4Addr>,
+        to: SocketAddr,
+        swarm: &InfoHash,
+        id: &[u8; 20],
+    ) -> Result<Self> {
+        Self::dial_with(from, to, &handshake_of(swarm, id), NO_EXTENSIONS)
+    }
+
+    fn dial_with(from: Option<Ipv4Addr>, to: SocketAddr, hello: &[u8], extensions: &[u8]) -> Result<Self> {
+        let mut peer = Self::over(dial(from, to)?)?;
+        peer.stream.write_all(hello)?;
         peer.stream.read_exact(&mut [0; 68])?;
         peer.send(&Message::Extended(0, extensions.to_vec()))?;
         Ok(peer)
     }
 
-    /// Accepts a connection that a daemon has opened, and exchanges the handshakes of BEP 3 and BEP 10.
-    pub fn accept(stream: TcpStream, swarm: &InfoHash) -> Result<Self> {
-        let mut peer = Self::accept_as(stream, &handshake(swarm))?;
+    /// Accepts a connection that a daemon has opened, and exchanges the handshakes of BEP 3 and BEP 10. With `id`, the
+    /// peer id is this one.
+    pub fn accept(stream: TcpStream, swarm: &InfoHash, id: Option<&[u8; 20]>) -> Result<Self> {
+        let hello = id.map_or_else(|| handshake(swarm), |id| handshake_of(swarm, id));
+        let mut peer = Self::accept_as(stream, &hello)?;
         peer.send(&Message::Extended(0, NO_EXTENSIONS.to_vec()))?;
         Ok(peer)
     }
@@ -191,7 +207,11 @@ pub fn handshake(swarm: &InfoHash) -> Vec<u8> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let id = format!("-XX0000-{number:012x}");
-    [b"\x13BitTorrent protocol".as_slice(), &FLAGS, &swarm.0[..20], id.as_bytes()].concat()
+    handshake_of(swarm, id.as_bytes().try_into().expect("20 characters"))
+}
+
+fn handshake_of(swarm: &InfoHash, id: &[u8; 20]) -> Vec<u8> {
+    [b"\x13BitTorrent protocol".as_slice(), &FLAGS, &swarm.0[..20], id].concat()
 }
 
 /// Opens a TCP connection in the calling thread's namespace.

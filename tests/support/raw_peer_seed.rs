@@ -21,6 +21,7 @@ type AnswerFn<T> = Arc<dyn Fn(&Content, T) -> Vec<Message> + Send + Sync>;
 pub struct Conduct {
     blocks: AnswerFn<Block>,
     hashes: AnswerFn<HashRange>,
+    id: Option<[u8; 20]>,
 }
 
 impl Conduct {
@@ -39,7 +40,14 @@ impl Conduct {
                     None => Message::HashReject(range),
                 }]
             }),
+            id: None,
         }
+    }
+
+    /// Sets the peer id of all connections, which otherwise have different ones.
+    pub fn with_id(mut self, id: [u8; 20]) -> Self {
+        self.id = Some(id);
+        self
     }
 
     /// Sets the answers to requests for blocks.
@@ -120,7 +128,9 @@ impl RawSeed {
         let shared = seed.shared.clone();
         let accepting = std::thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
-                if let Ok(peer) = RawPeer::accept(stream, &shared.content.info_hash) {
+                if let Ok(peer) =
+                    RawPeer::accept(stream, &shared.content.info_hash, shared.conduct.id.as_ref())
+                {
                     shared.serve(peer);
                 }
             }
