@@ -34,6 +34,7 @@ pub mod mount;
 pub mod node;
 pub mod nofollow;
 pub mod paths;
+pub mod serve;
 pub mod store;
 pub mod telemetry;
 pub mod torrent;

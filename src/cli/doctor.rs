@@ -1,5 +1,6 @@
 //! `doctor`: checks whether this machine can mount and share.
 
+mod endpoint;
 mod fuse;
 
 use std::fmt::Display;
@@ -103,6 +104,8 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             report("publisher key", publisher_key(&config))?;
             report("trust", trust(&config))?;
             report("listen port", listen_port(&config, node.as_ref().ok().and_then(Option::as_ref)))?;
+            let served = node.as_ref().ok().and_then(Option::as_ref);
+            report("endpoint", endpoint::check(served, &endpoint::Variables::of_this_process()))?;
             report("node", running(node.map_err(|e| e.render())))?;
         }
     }

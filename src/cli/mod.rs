@@ -13,6 +13,7 @@ mod context;
 mod daemon;
 mod discover;
 mod doctor;
+mod env;
 mod error;
 mod get;
 mod init;
@@ -30,6 +31,7 @@ mod remove;
 #[cfg(test)]
 mod samples;
 mod seeding;
+mod serve;
 mod session;
 mod share;
 mod signals;
@@ -71,6 +73,10 @@ Examples:
   Or download the whole model:
       silmaril get acme/minilm
 
+  Or let programs that read from the hub read it here:
+      silmaril serve && eval \"$(silmaril env)\"
+      hf download acme/minilm
+
 Exit codes:
   0 done   1 not found, refused or no network   2 wrong usage or configuration   3 internal fault   130 Ctrl-C";
 
@@ -95,6 +101,8 @@ enum Command {
     Unmount(unmount::Args),
     Status(status::Args),
     Stop(stop::Args),
+    Serve(serve::Args),
+    Env(env::Args),
     Warm(warm::Args),
     List(list::Args),
     Discover(discover::Args),
@@ -158,6 +166,8 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Unmount(args) => unmount::run(&args, &context),
         Command::Status(args) => status::run(&args, &context),
         Command::Stop(args) => stop::run(&args, &context),
+        Command::Serve(args) => serve::run(&args, &context),
+        Command::Env(args) => env::run(&args, &context),
         Command::Warm(args) => warm::run(&args, &context),
         Command::List(args) => list::run(&args, &context),
         Command::Discover(args) => discover::run(&args, &context),

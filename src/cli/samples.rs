@@ -9,6 +9,7 @@ use crate::node::clients::JobStatus;
 use crate::node::control::Status;
 use crate::node::discover::SharedModel;
 use crate::node::disputes::{DisputedName, ModelNote};
+use crate::node::endpoint::EndpointStatus;
 use crate::node::get::{GetReport, Origin};
 use crate::node::limited::LimitedProcess;
 use crate::node::mirror::MirrorReport;
@@ -166,6 +167,14 @@ pub fn status() -> Status {
                 .to_owned(),
             help: "connect its disk or move it back, and it is offered again by itself".to_owned(),
         }],
+        endpoint: Some(EndpointStatus {
+            address: "127.0.0.1:8910".parse().unwrap(),
+            url: "http://127.0.0.1:8910".to_owned(),
+            token: false,
+            open: false,
+            sending: 1,
+        }),
+        endpoint_problem: Some("cannot listen on 127.0.0.1:8910: another program uses the port".to_owned()),
     }
 }
 

@@ -13,6 +13,9 @@ pub trait Format: Sized {
     /// The type that the program uses.
     type Value;
 
+    /// Whether a text must not be in an error message.
+    const IS_SECRET: bool = false;
+
     /// A description of valid values that can follow "is not": `a port from 0 to 65535`.
     fn allowed() -> String;
 
@@ -51,9 +54,12 @@ impl<F: Format> Visitor<'_> for Scalar<F> {
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<F::Value, E> {
         F::parse(text.trim()).map_err(|why| {
-            let shown: String = text.chars().take(80).collect();
+            let shown = match F::IS_SECRET {
+                true => "the value".to_owned(),
+                false => format!("{:?}", text.chars().take(80).collect::<String>()),
+            };
             let why = if why.is_empty() { why } else { format!(": {why}") };
-            E::custom(format_args!("{shown:?} is not {}{why}", F::allowed()))
+            E::custom(format_args!("{shown} is not {}{why}", F::allowed()))
         })
     }
 
@@ -119,6 +125,8 @@ pub struct Optional<F>(PhantomData<F>);
 
 impl<F: Format> Format for Optional<F> {
     type Value = Option<F::Value>;
+
+    const IS_SECRET: bool = F::IS_SECRET;
 
     fn allowed() -> String {
         format!("{}, or empty", F::allowed())

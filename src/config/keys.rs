@@ -122,4 +122,23 @@ configuration! {
         /// Fetch pieces that no peer delivers over HTTP, from the hub and other web servers that a manifest names.
         fallback: Flag = "true";
     }
+
+    /// The endpoint for programs that read models of a hub: they use it with `HF_ENDPOINT` (see `silmaril env`).
+    serve: ServeConfig {
+        /// Address of the endpoint, which the daemon serves while it runs; port 0 is any free port. If it is empty, the endpoint
+        /// runs only after `silmaril serve`. An address that other hosts reach needs `serve.token` or `serve.open`.
+        listen: Optional<ListenAddress> = "\"\"";
+        /// Token that every request must have, as `Authorization: Bearer`; clients of the hub send `HF_TOKEN`. With a token,
+        /// gated and private models are not served, because clients cannot send their token of the hub as well.
+        token: Optional<AccessToken> = "\"\"";
+        /// Serve all hosts that reach the address, without a token.
+        open: Flag = "false";
+    }
+
+    /// Figures for monitoring.
+    metrics: MetricsConfig {
+        /// Address that serves figures for Prometheus at `/metrics`, and `/healthz`; port 0 is any free port. If it is empty, only
+        /// the control socket has them. Every host that reaches the address can read the names of your models.
+        listen: Optional<ListenAddress> = "\"\"";
+    }
 }

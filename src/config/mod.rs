@@ -17,8 +17,8 @@ mod values;
 
 pub use address::{AddressError, HostPort, Proxy, ProxyKind};
 pub use keys::{
-    CacheConfig, Config, DaemonConfig, HubConfig, MountConfig, NetworkConfig, SecurityConfig, StorageConfig,
-    TorrentConfig,
+    CacheConfig, Config, DaemonConfig, HubConfig, MetricsConfig, MountConfig, NetworkConfig, SecurityConfig,
+    ServeConfig, StorageConfig, TorrentConfig,
 };
 pub use load::{ConfigError, LoadOptions, Origin, Setting};
-pub use values::{Encryption, NamePattern, Show, SizeOrPercent, TrustPolicy, Utp};
+pub use values::{Encryption, NamePattern, Show, SizeOrPercent, TrustPolicy, Utp, listen_address};

@@ -1,7 +1,7 @@
 //! The formats of the keys: the valid texts, the type of the value, and the formatting of a value.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use url::{Host, Url};
 
 use super::address::{HostPort, Proxy};
 use super::format::{Format, choice, format_of};
+use crate::http::Token;
 use crate::model::text::{parse_size, parse_time};
 
 fn no_reason(_: impl fmt::Display) -> String {
@@ -106,6 +107,33 @@ format_of!(
     /// An address of this machine.
     Address -> IpAddr: "an IP address", |text| text.parse().map_err(no_reason)
 );
+format_of!(
+    /// An address and a port of this machine. The port may be 0.
+    ListenAddress -> SocketAddr: "an address and port such as 127.0.0.1:8910",
+    |text| listen_address(text).ok_or_else(String::new)
+);
+/// A token that clients must send. It is never printed.
+#[derive(Debug)]
+pub enum AccessToken {}
+
+impl Format for AccessToken {
+    type Value = Token;
+
+    const IS_SECRET: bool = true;
+
+    fn allowed() -> String {
+        "a token of printable characters without spaces".to_owned()
+    }
+
+    fn parse(text: &str) -> Result<Token, String> {
+        Token::new(text).map_err(no_reason)
+    }
+
+    fn write(_: &Token) -> String {
+        "(set)".to_owned()
+    }
+}
+
 format_of!(
     /// The address of a proxy.
     ProxyAddress -> Proxy: "a proxy such as socks5://host:1080 or http://user:password@host:3128",
@@ -236,6 +264,14 @@ format_of!(
     }
 );
 
+/// Parses an IP address, or `localhost`, with a port.
+pub fn listen_address(text: &str) -> Option<SocketAddr> {
+    match text.strip_prefix("localhost:") {
+        Some(port) => Some((Ipv4Addr::LOCALHOST, port.parse::<u16>().ok()?).into()),
+        None => text.parse().ok(),
+    }
+}
+
 /// Formats a number of bytes in the largest binary unit in which it is a whole number.
 fn write_size(bytes: u64) -> String {
     let units = ["", "KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -273,6 +309,25 @@ mod tests {
             assert_round_trip::<Share>(&SizeOrPercent::Percent(share));
             assert_round_trip::<Time>(&Duration::from_secs(seconds));
             assert_round_trip::<Time>(&Duration::from_millis(millis));
+        }
+    }
+
+    #[test]
+    fn tokens_are_not_written() {
+        let token = AccessToken::parse("secret").unwrap();
+        assert_eq!(AccessToken::write(&token), "(set)");
+        assert!(AccessToken::parse("two words").is_err());
+    }
+
+    #[test]
+    fn listen_addresses_have_an_address_and_a_port() {
+        for (text, address) in
+            [("127.0.0.1:0", "127.0.0.1:0"), ("localhost:1", "127.0.0.1:1"), ("[::]:8910", "[::]:8910")]
+        {
+            assert_eq!(ListenAddress::parse(text), Ok(address.parse().unwrap()), "{text}");
+        }
+        for text in ["8910", "127.0.0.1", "host.example:80", "localhost:", ":80"] {
+            assert!(ListenAddress::parse(text).is_err(), "{text}");
         }
     }
 

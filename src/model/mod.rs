@@ -4,6 +4,7 @@ pub mod bencode;
 pub(crate) mod card;
 pub(crate) mod code;
 pub mod codec;
+pub mod commit;
 pub(crate) mod complete;
 pub(crate) mod config_json;
 pub mod describe;

@@ -6,7 +6,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | `inode`, `top_path`, `never_resolve`, `listing`, `view`, `tree`, `xattr` | names, inode numbers, attributes |
-//! | `lookups`, `misses`, `budget` | lookups of models that the network may have |
+//! | `names`, `lookups`, `misses`, `budget` | models by name, and lookups of models that the network may have |
 //! | `reads`, `handles`, `open_files`, `errno` | open files, parked reads, error numbers |
 //! | `requester`, `threads`, `reader_watch` | programs that wait, and whether they are about to end |
 //! | `code_warnings` | warnings about files that can run code |
@@ -34,6 +34,7 @@ mod lookups_tests;
 mod misses;
 mod mountinfo;
 mod mountpoint;
+mod names;
 mod namespaces;
 mod never_resolve;
 mod open_files;
@@ -48,36 +49,33 @@ mod tree_tests;
 mod view;
 mod xattr;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::process::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::fetch::Fetch;
-use crate::model::{ModelName, ModelRef};
 use crate::store::StoredRevision;
 pub use detach::{MountRecord, list_mounts, resolve, unmount};
 pub use error::MountError;
+use inode::Ino;
 pub use liveness::{Liveness, liveness};
-use lookups::Lookups;
 pub use lookups::{LookupRules, ResolveError, Resolver, Resolving};
 use mountinfo::MountEntry;
 pub use mountpoint::prepare;
+pub use names::{FindError, ModelNames};
 pub use namespaces::Namespaces;
 pub use never_resolve::NeverResolve;
 pub use reads::ReadCounters;
 use reads::Reads;
 pub use top_path::RequestedModel;
-pub use tree::PublisherTrust;
-use tree::{Owner, Tree};
+pub use tree::{Owner, PublisherTrust};
 pub use view::ShownModels;
 
 /// How many threads handle requests. A request only reads memory or copies from the page cache, so few threads are
@@ -129,8 +127,7 @@ pub fn attach(path: &Path, allow_other: bool) -> Result<Connection, MountError> 
 
 /// A mount that this process serves. Dropping it detaches the mount; [`Mounted::stop`] answers waiting readers first.
 pub struct Mounted {
-    tree: Arc<Tree>,
-    lookups: Arc<Lookups>,
+    names: Arc<ModelNames>,
     counters: Arc<ReadCounters>,
     place: MountLocation,
     /// True ends all parked reads.
@@ -147,17 +144,15 @@ impl Mounted {
         runtime: tokio::runtime::Handle,
     ) -> Result<Self, MountError> {
         let Connection { device, place } = connection;
-        let owner = Owner { uid: geteuid().as_raw(), gid: getegid().as_raw(), mounted_at: SystemTime::now() };
-        let tree = Arc::new(Tree::new(owner));
+        let names = Arc::new(ModelNames::new(Owner::of_this_process(), runtime.clone()));
         let counters = Arc::new(ReadCounters::default());
-        let lookups = Lookups::new(tree.clone(), runtime.clone());
         let closing = watch::Sender::new(false);
         let reads = Reads::new(fetch, runtime, counters.clone(), closing.subscribe());
         let sees_processes = place.namespaces.share_pids();
-        let service = fuse::Service::new(tree.clone(), lookups.clone(), reads, sees_processes);
+        let service = fuse::Service::new(names.tree.clone(), names.lookups.clone(), reads, sees_processes);
         let ended = serve(&place, service, device)?;
         info!(path = %place.path.display(), "mounted");
-        Ok(Self { tree, lookups, counters, place, closing, ended })
+        Ok(Self { names, counters, place, closing, ended })
     }
 
     /// The mount point, absolute and without symbolic links.
@@ -175,50 +170,20 @@ impl Mounted {
         &self.counters
     }
 
-    /// Replaces the set of revisions that the mount shows. Refused models are looked up again, because the caller may
-    /// publish after a change of the trusted publishers. A disputed name that was read through this mount keeps its
-    /// publisher. Returns these names.
-    pub fn publish(&self, shown: impl Into<ShownModels>) -> BTreeSet<ModelRef> {
-        let kept = self.tree.publish(shown);
-        self.lookups.rules_changed();
-        kept
+    /// The models that the mount shows, and their lookups.
+    pub fn names(&self) -> &Arc<ModelNames> {
+        &self.names
     }
 
     /// Sets the source of answers about publishers.
     pub fn set_trust(&self, trust: Arc<dyn PublisherTrust>) {
-        self.tree.set_trust(trust);
+        self.names.tree.set_trust(trust);
     }
 
     /// From now on lists only the revisions that the filter accepts. The filter runs when a directory is opened and must
     /// not block. A lookup by name still finds a revision that is not listed.
     pub fn list_only(&self, filter: impl Fn(&StoredRevision) -> bool + Send + Sync + 'static) {
-        self.tree.list_only(Arc::new(filter));
-    }
-
-    /// From now on asks the resolver for unknown models that a program looks up. The resolver publishes a found model
-    /// before its query ends. Listings send no query.
-    pub fn resolve_with(&self, resolver: Arc<dyn Resolver>, rules: LookupRules) {
-        self.lookups.resolve_with(resolver, rules);
-    }
-
-    /// Forgets that the models of a name were not found: a record of the name has arrived, or a peer has it.
-    pub fn name_appeared(&self, name: &ModelName) {
-        self.lookups.name_appeared(name);
-    }
-
-    /// Ends all remembered misses: a new peer is connected that no query has reached.
-    pub fn peer_appeared(&self) {
-        self.lookups.peer_appeared();
-    }
-
-    /// Ends the misses of models whose holders could not be reached: a peer is connected that may hold them.
-    pub fn holder_appeared(&self) {
-        self.lookups.holder_appeared();
-    }
-
-    /// Number of lookups that wait for the network now.
-    pub fn waiting_lookups(&self) -> usize {
-        self.lookups.waiting()
+        self.names.tree.list_only(Arc::new(filter));
     }
 
     /// Waits until the mount is gone, by `stop` or because a user unmounted it.
@@ -231,7 +196,7 @@ impl Mounted {
     /// Answers parked reads and lookups, then unmounts, lazily if files are in use. A mount in another mount namespace is
     /// unmounted by the process that mounted it; this function waits for that. Takes at most three times 3 s.
     pub async fn stop(&self) {
-        self.lookups.stop();
+        self.names.stop();
         self.closing.send_replace(true);
         if self.place.namespaces.share_mount_table() {
             let place = self.place.clone();
@@ -263,7 +228,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        self.lookups.stop();
+        self.names.stop();
         self.closing.send_replace(true);
         if !*self.ended.borrow() {
             unmount_if_ours(&self.place);

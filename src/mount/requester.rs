@@ -24,7 +24,6 @@ pub struct Requester(u32);
 
 impl Requester {
     /// A thread that this process cannot see.
-    #[cfg(test)]
     pub const UNSEEN: Self = Self(0);
 
     /// The thread that the kernel named in a request.

@@ -23,7 +23,7 @@ use super::top_path::{PossibleEntry, RequestedModel, TopPath, fingerprint_of};
 use super::view::{InodeRef, Placement, ShownModels, TopDir, TopEntry, View};
 use super::xattr::{self, XattrName};
 use crate::fetch::FileRef;
-use crate::model::{Manifest, ModelRef, PublisherKey};
+use crate::model::{Manifest, ModelName, ModelRef, PublisherKey};
 use crate::store::StoredRevision;
 
 /// How long names and attributes above the revisions are valid. Short, because `publish` changes them and programs
@@ -156,6 +156,14 @@ pub struct Owner {
     pub gid: u32,
     /// Time of mounting: the modification time of directories without a better one.
     pub mounted_at: SystemTime,
+}
+
+impl Owner {
+    /// The user and group of this process, and now.
+    pub fn of_this_process() -> Self {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        Self { uid: uid.as_raw(), gid: gid.as_raw(), mounted_at: SystemTime::now() }
+    }
 }
 
 /// The inodes of one mount.
@@ -337,6 +345,27 @@ impl Tree {
             }
             InodeRef::Top(_) | InodeRef::Link(_) | InodeRef::Inside(..) => Err(TreeError::IsDir),
         }
+    }
+
+    /// The revision whose own directory has this inode number.
+    pub fn revision(&self, ino: Ino) -> Option<Arc<StoredRevision>> {
+        match self.view().find(ino)? {
+            InodeRef::Inside(placement, 0, _) => {
+                placement.note_use();
+                Some(placement.revision.clone())
+            }
+            InodeRef::Top(_) | InodeRef::Link(_) | InodeRef::Inside(..) => None,
+        }
+    }
+
+    /// The revisions that are shown under a name, the default one first.
+    pub fn revisions(&self, name: &ModelName) -> Vec<Arc<StoredRevision>> {
+        let view = self.view();
+        let shown = view.placements().filter(|placement| placement.of.is_none());
+        let mut revisions: Vec<_> =
+            shown.map(|placement| placement.revision.clone()).filter(|r| r.manifest.name == *name).collect();
+        revisions.sort_by_key(|r| (!r.manifest.version.is_default(), r.manifest.version.clone()));
+        revisions
     }
 
     /// Opens a directory for listing.

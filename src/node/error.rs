@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::ErrorKind;
+use super::endpoint::EndpointError;
 use super::get::GetError;
 use super::share::ShareError;
 use crate::catalog::CatalogError;
@@ -203,6 +204,9 @@ pub enum NodeError {
     /// A directory cannot be mounted on, or unmounted.
     #[error(transparent)]
     Mount(#[from] crate::mount::MountError),
+    /// The endpoint cannot be served.
+    #[error(transparent)]
+    Endpoint(#[from] super::endpoint::EndpointError),
     /// The base directory is on a network file system.
     #[error("{base} is on a network file system ({kind}), where a base directory cannot be", base = base.display())]
     NetworkDisk {
@@ -335,6 +339,8 @@ impl NodeError {
                 ErrorKind::Internal
             }
             Self::NetworkDisk { .. } => ErrorKind::NetworkDisk,
+            Self::Endpoint(EndpointError::Listen { .. }) => ErrorKind::EndpointPort,
+            Self::Endpoint(EndpointError::Exposed(_)) => ErrorKind::EndpointExposed,
             Self::Usage(_)
             | Self::Get(GetError::Glob(_))
             | Self::Share(

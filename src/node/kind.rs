@@ -95,6 +95,14 @@ error_kinds! {
     Listen: 1, INTERNAL_SERVER_ERROR, [
         "with `network.listen_port: 0` in the configuration a free port is used"
     ];
+    /// The address of the endpoint cannot be used.
+    EndpointPort: 1, INTERNAL_SERVER_ERROR, [
+        "choose another address with `--listen ADDR:PORT` or `serve.listen`; port 0 is any free port"
+    ];
+    /// The endpoint would be open to other hosts.
+    EndpointExposed: 2, BAD_REQUEST, [
+        "set `serve.token` in the configuration, or pass `--open` to serve every host that reaches the address"
+    ];
     /// Files do not match their manifest.
     Damaged: 1, INTERNAL_SERVER_ERROR, [
         "`silmaril get MODEL` fetches the damaged parts again"

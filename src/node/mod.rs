@@ -17,6 +17,7 @@ mod dht;
 mod dir_watch;
 pub mod discover;
 pub mod disputes;
+pub mod endpoint;
 mod error;
 pub mod export;
 mod former_states;

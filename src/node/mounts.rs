@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -20,7 +20,9 @@ use super::{Node, NodeError, Surroundings};
 use crate::catalog::News;
 use crate::config::Show;
 use crate::fetch::web::Lent;
-use crate::mount::{Connection, LookupRules, MountError, MountLocation, Mounted, Namespaces, NeverResolve};
+use crate::mount::{
+    Connection, LookupRules, ModelNames, MountError, MountLocation, Mounted, Namespaces, NeverResolve,
+};
 use crate::torrent::PeersGuard;
 
 /// How long a new mount waits for the first scan of the models directory.
@@ -77,6 +79,8 @@ pub struct UnmountRequest {
 pub(super) struct Mounts {
     disputes: Arc<Disputes>,
     served: Mutex<Vec<Arc<Served>>>,
+    /// The names of other doors, which show the same models.
+    others: Mutex<Vec<Weak<ModelNames>>>,
     /// One publication at a time, so that a former state never replaces a newer one.
     publishing: Mutex<()>,
 }
@@ -103,7 +107,7 @@ impl Served {
 impl Mounts {
     /// None yet.
     pub fn new(disputes: Arc<Disputes>) -> Self {
-        Self { disputes, served: Mutex::default(), publishing: Mutex::default() }
+        Self { disputes, served: Mutex::default(), others: Mutex::default(), publishing: Mutex::default() }
     }
 
     /// The mount points.
@@ -160,13 +164,25 @@ impl Mounts {
         true
     }
 
+    /// From now on updates these names like those of a mount.
+    pub fn add_names(&self, names: &Arc<ModelNames>) {
+        self.others.lock().push(Arc::downgrade(names));
+    }
+
+    fn other_names(&self) -> Vec<Arc<ModelNames>> {
+        let mut others = self.others.lock();
+        others.retain(|names| names.strong_count() > 0);
+        others.iter().filter_map(Weak::upgrade).collect()
+    }
+
     /// Updates the models that all mounts show.
     pub fn publish(&self) -> Result<(), NodeError> {
         let _one_at_a_time = self.publishing.lock();
-        let all = self.served.lock().clone();
+        let mut all = self.other_names();
+        all.extend(self.served.lock().iter().map(|served| served.mounted.names().clone()));
         let mut kept = BTreeSet::new();
-        for served in &all {
-            kept.extend(served.mounted.publish(self.disputes.shown()?));
+        for names in &all {
+            kept.extend(names.publish(self.disputes.shown()?));
         }
         if !all.is_empty() {
             self.disputes.set_kept(kept);
@@ -176,11 +192,16 @@ impl Mounts {
 
     /// Informs the mounts of new names, peers and holders, so that they repeat failed lookups.
     pub fn news(&self, news: News<'_>) {
-        for served in self.served.lock().iter().filter(|served| served.request.options.resolve) {
+        let mut all = self.other_names();
+        let served = self.served.lock();
+        let resolving = served.iter().filter(|served| served.request.options.resolve);
+        all.extend(resolving.map(|served| served.mounted.names().clone()));
+        drop(served);
+        for names in all {
             match news {
-                News::Name(name) => served.mounted.name_appeared(name),
-                News::Peer => served.mounted.peer_appeared(),
-                News::Holder => served.mounted.holder_appeared(),
+                News::Name(name) => names.name_appeared(name),
+                News::Peer => names.peer_appeared(),
+                News::Holder => names.holder_appeared(),
             }
         }
     }
@@ -233,14 +254,18 @@ fn set_up(node: &Arc<Node>, mounted: &Mounted, options: &ServeOptions) -> Result
         }
         Show::Local => mounted.list_only(|revision| revision.held_bytes() > 0),
     }
-    if options.resolve {
-        let rules = LookupRules {
-            within: config.resolve_timeout,
-            never: NeverResolve::new(&config.never_resolve).map_err(NodeError::internal)?,
-            per_minute: config.max_lookups,
-        };
-        mounted.resolve_with(Arc::new(NetworkNames(Arc::downgrade(node))), rules);
-    }
+    if options.resolve { look_up_in_network(node, mounted.names()) } else { Ok(()) }
+}
+
+/// Has unknown names looked up in the network, with the limits of the configuration.
+pub(super) fn look_up_in_network(node: &Arc<Node>, names: &ModelNames) -> Result<(), NodeError> {
+    let config = &node.library.config.mount;
+    let rules = LookupRules {
+        within: config.resolve_timeout,
+        never: NeverResolve::new(&config.never_resolve).map_err(NodeError::internal)?,
+        per_minute: config.max_lookups,
+    };
+    names.resolve_with(Arc::new(NetworkNames(Arc::downgrade(node))), rules);
     Ok(())
 }
 

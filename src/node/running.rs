@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::clients::Clients;
 use super::control::{self, Status};
 use super::disputes::{self, Disputes};
+use super::endpoint::Endpoints;
 use super::jobs::Jobs;
 use super::limited::Limited;
 use super::local_models::LocalModels;
@@ -67,6 +68,8 @@ pub struct Node {
     pub(super) clients: Clients,
     /// The mounts that it serves.
     pub(super) mounts: Mounts,
+    /// The endpoint that it serves for other programs.
+    pub(super) endpoints: Endpoints,
     /// The catalog, if it could be opened.
     pub(super) catalog: Option<Arc<NodeCatalog>>,
     /// Whether a peer or a server can be reached.
@@ -118,9 +121,12 @@ impl Node {
         self.ending.subscribe()
     }
 
-    /// Whether something keeps the node running: a mount, a command, or bytes that it shares.
+    /// Whether something keeps the node running: a mount, an endpoint, a command, or bytes that it shares.
     pub fn has_work(&self) -> bool {
-        !self.mounts.is_empty() || !self.clients.is_empty() || self.fetch.has_work()
+        !self.mounts.is_empty()
+            || !self.clients.is_empty()
+            || self.endpoints.is_serving()
+            || self.fetch.has_work()
     }
 
     /// The mount points that this process can unmount.
@@ -190,6 +196,8 @@ impl Node {
             notes: disputes::notes(&self.library, &self.fetch),
             space: space::lack(&self.fetch, &self.settings.rooms),
             problems,
+            endpoint: self.endpoints.status(),
+            endpoint_problem: self.endpoints.problem.lock().clone(),
         }
     }
 
@@ -273,6 +281,7 @@ impl Node {
         if let Some(part) = &self.catalog {
             part.catalog.stop();
         }
+        self.endpoints.stop();
         // Parked reads have their answers, so that nothing holds the mounts.
         self.mounts.stop().await;
         let server = self.server.lock().take();

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::clients::Clients;
 use super::disputes::Disputes;
+use super::endpoint::{self, Endpoints};
 use super::jobs::Jobs;
 use super::limited::Limited;
 use super::local_models::{self, LocalModels};
@@ -118,6 +119,7 @@ impl Node {
             web,
             clients: Clients::default(),
             mounts: Mounts::new(disputes.clone()),
+            endpoints: Endpoints::default(),
             catalog,
             lookups: NetworkLookups::default(),
             unresolved: Unresolved::default(),
@@ -161,6 +163,7 @@ impl Node {
                 }
             });
         }
+        endpoint::serve_configured(&node).await;
         tracing::info!(listening = ?node.listening(), "node started");
         Ok(node)
     }

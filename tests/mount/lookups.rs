@@ -60,7 +60,7 @@ impl Network {
             NeverResolve::new(&["HEAD", "desktop.ini", "Thumbs.db"].map(|name| name.parse().unwrap()))
                 .unwrap();
         let rules = LookupRules { within: QUERY, never, per_minute: 1000 };
-        rig.mounted().resolve_with(Arc::new(queries), rules);
+        rig.mounted().names().resolve_with(Arc::new(queries), rules);
         Self { asked, answers }
     }
 
@@ -70,7 +70,7 @@ impl Network {
 }
 
 fn wait_for_lookups(rig: &Rig, count: usize) {
-    until("the lookups wait", PATIENCE, || rig.mounted().waiting_lookups() == count);
+    until("the lookups wait", PATIENCE, || rig.mounted().names().waiting() == count);
 }
 
 fn stat(path: PathBuf) -> Proc {
@@ -166,7 +166,7 @@ fn a_waiting_lookup_delays_no_other_request() {
     assert_eq!(within(PROMPT, move || std::fs::read_dir(org).unwrap().count()), 1);
     // The kernel makes a second lookup of the same name wait for the first.
     let more = stat(rig.path("org/slow0"));
-    assert_eq!(rig.mounted().waiting_lookups(), 20);
+    assert_eq!(rig.mounted().names().waiting(), 20);
     network.answers.send_replace(true);
     for process in waiting.into_iter().chain([more]) {
         assert!(process.finish(PATIENCE).stderr.contains("No such file"));

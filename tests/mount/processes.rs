@@ -106,7 +106,7 @@ fn other_users_need_allow_other() {
     let open = rig.dir.path().join("open");
     std::fs::create_dir(&open).unwrap();
     let mounted = mount_for(&open, true, &rig.fetch, &rig.runtime).unwrap();
-    mounted.publish(vec![model.revision.clone()]);
+    mounted.names().publish(vec![model.revision.clone()]);
     rig.publish(&[&model]);
     Finished::of(Command::new("chmod").arg("755").arg(rig.dir.path()), PATIENCE).ok();
     let read_as_other_user = |point: &Path| {

@@ -114,7 +114,7 @@ impl Rig {
 
     /// Shows exactly these models.
     pub fn publish(&self, models: &[&Model]) {
-        self.mounted().publish(models.iter().map(|m| m.revision.clone()).collect::<Vec<_>>());
+        self.mounted().names().publish(models.iter().map(|m| m.revision.clone()).collect::<Vec<_>>());
     }
 
     pub fn mounted(&self) -> &Mounted {

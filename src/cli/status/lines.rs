@@ -88,6 +88,16 @@ impl StatusLines {
             let held = if mount.held { " (until the command that mounted it ends)" } else { "" };
             self.fact("mounted on", &format!("{}{held}", mount.path.display()));
         }
+        if let Some(endpoint) = &status.endpoint {
+            let sending = match endpoint.sending {
+                0 => String::new(),
+                files => format!(", sending {}", count(files as u64, "file")),
+            };
+            self.fact("endpoint", &format!("{}{sending}", endpoint.url));
+        }
+        if let Some(problem) = &status.endpoint_problem {
+            self.fact("endpoint", &format!("not served: {problem}"));
+        }
         let listening: Vec<String> = status.listening.iter().map(ToString::to_string).collect();
         self.fact("listening on", &listening.join(", "));
         if let Some(catalog) = &status.catalog {

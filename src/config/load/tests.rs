@@ -66,6 +66,8 @@ mount: {read_timeout: 7, resolve_timeout: 1s, never_resolve: [LIB, "*.so"], max_
 daemon: {idle_timeout: 3s}
 cache: {max_size: 5GiB, min_free: 0}
 hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
+serve: {listen: "localhost:0", token: abc, open: true}
+metrics: {listen: "[::]:9100"}
 "#,
     )
     .unwrap();
@@ -110,6 +112,12 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
         cache: CacheConfig { max_size: SizeOrPercent::Bytes(5 << 30), min_free: 0 },
         daemon: DaemonConfig { idle_timeout: Duration::from_secs(3) },
         hub: HubConfig { endpoint: "http://127.0.0.1:8080".parse().unwrap(), fallback: false },
+        serve: ServeConfig {
+            listen: Some("127.0.0.1:0".parse().unwrap()),
+            token: Some(crate::http::Token::new("abc").unwrap()),
+            open: true,
+        },
+        metrics: MetricsConfig { listen: Some("[::]:9100".parse().unwrap()) },
     };
     assert_eq!(config, expected);
 }
@@ -137,6 +145,8 @@ fn errors_have_line_key_and_valid_values() {
         ("network: {trackers: \"udp://a:1\"}", 1, &["network.trackers", "udp://a:1", "a list in brackets"]),
         ("network: {max_connections: 0}", 1, &["network.max_connections", "1 to 65535"]),
         ("network: {trackers: [\"http:///announce\"]}", 1, &["network.trackers[0]", "a tracker address"]),
+        ("serve: {token: \"my secret\"}", 1, &["serve.token", "the value is not a token"]),
+        ("serve: {listen: 8910}", 1, &["serve.listen", "8910", "an address and port"]),
         ("hub: {endpoint: \"https://me:token@hub.example\"}", 1, &["hub.endpoint", "https://huggingface.co"]),
         ("hub: {endpoint: \"https://hub.example/?a\"}", 1, &["hub.endpoint"]),
         ("network: 7", 1, &["network", "mapping"]),

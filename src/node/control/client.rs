@@ -24,6 +24,7 @@ use crate::descriptors;
 use crate::model::{Manifest, ModelRef};
 use crate::node::NodeError;
 use crate::node::discover::{DiscoverProgress, DiscoverRequest, Discovered};
+use crate::node::endpoint::{EndpointStatus, ServeRequest};
 use crate::node::get::{GetProgress, GetReport, GetRequest};
 use crate::node::import::ImportRequest;
 use crate::node::lock::NodeLock;
@@ -239,6 +240,16 @@ impl Client {
     /// Unmounts. Returns whether the node served the mount.
     pub async fn unmount(&self, request: &UnmountRequest) -> Result<bool, NodeError> {
         self.within(UNMOUNTED_WITHIN, self.call("POST", "/v1/unmount", request)).await
+    }
+
+    /// Has the node serve its endpoint; returns the address in use.
+    pub async fn serve(&self, request: &ServeRequest) -> Result<EndpointStatus, NodeError> {
+        self.within(ANSWER_WITHIN, self.call("POST", "/v1/serve", request)).await
+    }
+
+    /// Ends the endpoint. Returns whether there was one.
+    pub async fn stop_serving(&self) -> Result<bool, NodeError> {
+        self.within(ANSWER_WITHIN, self.call("POST", "/v1/serve/stop", &())).await
     }
 
     /// Fetches a model, a directory or a file before it is read; `path` is relative to the mount point. Has no

@@ -10,6 +10,8 @@
 //! | `POST /v1/stop` `{pid, replaced}`, or no body | 202; the node stops and releases the base directory |
 //! | `POST /v1/mount` [`MountRequest`](super::mounts::MountRequest), with the descriptor of the connection | stream: progress `null` when models can be read; it ends with a held mount |
 //! | `POST /v1/unmount` [`UnmountRequest`](super::mounts::UnmountRequest) | whether the node served that mount, which is unmounted now |
+//! | `POST /v1/serve` [`ServeRequest`](super::endpoint::ServeRequest) | [`EndpointStatus`] of the endpoint that is served now |
+//! | `POST /v1/serve/stop` | whether an endpoint was served, which has ended now |
 //! | `POST /v1/warm` `{path, resolve}` | [`Warmed`] when every byte below the path is stored |
 //! | `POST /v1/get` [`GetRequest`](super::get::GetRequest) | stream ending in a [`GetReport`](super::get::GetReport) |
 //! | `POST /v1/discover` [`DiscoverRequest`](super::discover::DiscoverRequest) | stream ending in [`Discovered`](super::discover::Discovered) |
@@ -55,6 +57,7 @@ use crate::model::ModelRef;
 use crate::mount::Namespaces;
 use crate::node::clients::JobStatus;
 use crate::node::disputes::{DisputedName, ModelNote};
+use crate::node::endpoint::EndpointStatus;
 use crate::node::limited::LimitedProcess;
 use crate::node::mounts::MountStatus;
 use crate::node::places::StorageProblem;
@@ -111,6 +114,12 @@ pub struct Status {
     /// Files that were verified and are absent, changed or damaged.
     #[serde(default)]
     pub problems: Vec<StorageProblem>,
+    /// The endpoint for other programs; none if none is served.
+    #[serde(default)]
+    pub endpoint: Option<EndpointStatus>,
+    /// Why the endpoint of the configuration is not served.
+    #[serde(default)]
+    pub endpoint_problem: Option<String>,
 }
 
 /// The part of the status that every version of a node reports.

@@ -20,6 +20,7 @@ use super::passing::PassingStream;
 use super::stream::{alive, on_node};
 use super::{ErrorBody, Status, StopRequest, WarmRequest, Warmed, figures, jobs, short_path};
 use crate::model::codec::MAX_MANIFEST;
+use crate::node::endpoint::{self, EndpointStatus, ServeRequest};
 use crate::node::mounts::UnmountRequest;
 use crate::node::{Ending, Node, NodeError, warm};
 use crate::paths::Paths;
@@ -63,6 +64,8 @@ pub(in crate::node) fn serve(node: Weak<Node>, paths: &Paths) -> Result<Server, 
         .route("/v1/reload", post(reload))
         .route("/v1/stop", post(stop))
         .route("/v1/unmount", post(unmount))
+        .route("/v1/serve", post(serve_endpoint))
+        .route("/v1/serve/stop", post(stop_endpoint))
         .route("/v1/warm", post(warm))
         .merge(figures::routes())
         .merge(jobs::routes())
@@ -156,6 +159,17 @@ async fn unmount(
     Json(request): Json<UnmountRequest>,
 ) -> Result<Json<bool>, ErrorResponse> {
     Ok(Json(alive(&node)?.mounts.unmount(&request).await))
+}
+
+async fn serve_endpoint(
+    State(node): State<Weak<Node>>,
+    Json(request): Json<ServeRequest>,
+) -> Result<Json<EndpointStatus>, ErrorResponse> {
+    Ok(Json(on_node(&node, async |node| endpoint::serve(&node, &request).await).await?))
+}
+
+async fn stop_endpoint(State(node): State<Weak<Node>>) -> Result<Json<bool>, ErrorResponse> {
+    Ok(Json(alive(&node)?.endpoints.stop()))
 }
 
 async fn warm(

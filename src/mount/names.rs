@@ -1,0 +1,131 @@
+//! Finds models by their names: the one way for mounts, which show them as directories, and for other doors.
+//!
+//! A name that is not known is looked up in the network, with the limits of [`LookupRules`]. Simultaneous lookups of one
+//! name are one query, and a name that was not found is not looked up again for a while.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::lookups::{LookupRules, Lookups, Resolver};
+use super::requester::Requester;
+use super::tree::{InodeKind, Lookup, Owner, Tree, TreeError};
+use super::view::ShownModels;
+use super::{Ino, RequestedModel};
+use crate::model::{Kind, ModelName, ModelRef};
+use crate::store::StoredRevision;
+
+/// Why [`ModelNames::find`] returned no model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FindError {
+    /// No such model is known, and the network did not return it in time.
+    #[error("no peer has it")]
+    Absent,
+    /// Several publishers dispute the name.
+    #[error("several publishers dispute this name")]
+    Disputed,
+    /// The names are not served any more.
+    #[error("the daemon is stopping")]
+    Stopped,
+}
+
+/// The models that one door shows, and their lookups.
+pub struct ModelNames {
+    pub(super) tree: Arc<Tree>,
+    pub(super) lookups: Arc<Lookups>,
+}
+
+impl ModelNames {
+    /// Shows no model until [`Self::publish`] is called. Queries run on `runtime`.
+    pub fn new(owner: Owner, runtime: tokio::runtime::Handle) -> Self {
+        let tree = Arc::new(Tree::new(owner));
+        let lookups = Lookups::new(tree.clone(), runtime);
+        Self { tree, lookups }
+    }
+
+    /// Replaces the models. Refused models are looked up again, because the caller may publish after a change of the
+    /// trusted publishers. A disputed name that was read before keeps its publisher. Returns these names.
+    pub fn publish(&self, shown: impl Into<ShownModels>) -> BTreeSet<ModelRef> {
+        let kept = self.tree.publish(shown);
+        self.lookups.rules_changed();
+        kept
+    }
+
+    /// From now on asks the resolver for unknown models. The resolver publishes a found model before its query ends.
+    pub fn resolve_with(&self, resolver: Arc<dyn Resolver>, rules: LookupRules) {
+        self.lookups.resolve_with(resolver, rules);
+    }
+
+    /// Forgets that the models of a name were not found: a record of the name has arrived, or a peer has it.
+    pub fn name_appeared(&self, name: &ModelName) {
+        self.lookups.name_appeared(name);
+    }
+
+    /// Ends all remembered misses: a new peer is connected that no query has reached.
+    pub fn peer_appeared(&self) {
+        self.lookups.peer_appeared();
+    }
+
+    /// Ends the misses of models whose holders could not be reached: a peer is connected that may hold them.
+    pub fn holder_appeared(&self) {
+        self.lookups.holder_appeared();
+    }
+
+    /// Number of lookups that wait for the network now.
+    pub fn waiting(&self) -> usize {
+        self.lookups.waiting()
+    }
+
+    /// Fails all waiting lookups, and all later ones.
+    pub fn stop(&self) {
+        self.lookups.stop();
+    }
+
+    /// The model at the path `[datasets/]org/name[@revision]` of a mount, which is looked up in the network if it is not
+    /// known. The model counts as read. All callers share the budget of processes that cannot be seen.
+    pub async fn find(&self, model: &ModelRef) -> Result<Arc<StoredRevision>, FindError> {
+        let kind = if model.name.kind() == Kind::Dataset { Some("datasets") } else { None };
+        let mut dir = Ino::ROOT;
+        for part in kind.into_iter().chain([model.name.org()]) {
+            dir = self.child(dir, part).await?;
+        }
+        let shown = match model.revision.is_default() {
+            true => model.name.name().to_owned(),
+            false => format!("{}@{}", model.name.name(), model.revision),
+        };
+        let found = self.child(dir, &shown).await?;
+        let found = match self.tree.link(found) {
+            // The default revision, where only another one is known.
+            Ok(target) => self.child(dir, &target).await?,
+            Err(_) => found,
+        };
+        self.tree.revision(found).ok_or(FindError::Absent)
+    }
+
+    async fn child(&self, dir: Ino, name: &str) -> Result<Ino, FindError> {
+        let (answer, answered) = oneshot::channel();
+        let reply = Box::new(move |found| drop(answer.send(found)));
+        self.lookups.serve(dir, OsString::from(name), Requester::UNSEEN, reply);
+        match answered.await {
+            Ok(Ok(Lookup::Present { attr, .. })) if attr.kind != InodeKind::File => Ok(attr.ino),
+            Ok(Ok(_)) => Err(FindError::Absent),
+            Ok(Err(TreeError::Disputed)) => Err(FindError::Disputed),
+            Ok(Err(TreeError::Stopped)) | Err(_) => Err(FindError::Stopped),
+            Ok(Err(_)) => Err(FindError::Absent),
+        }
+    }
+
+    /// The known revisions of a name, the default one first. Does not use the network.
+    pub fn revisions(&self, name: &ModelName) -> Vec<Arc<StoredRevision>> {
+        self.tree.revisions(name)
+    }
+}
+
+/// A model as it is requested, without a publisher.
+impl From<ModelRef> for RequestedModel {
+    fn from(model: ModelRef) -> Self {
+        Self { model, publisher: None }
+    }
+}
