@@ -211,6 +211,12 @@ mod servers {
     mod hub;
 }
 
+mod serve {
+    mod hub_clients;
+    mod requests;
+    pub mod rig;
+}
+
 mod docs {
     mod protocol;
     mod readme;

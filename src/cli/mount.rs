@@ -20,7 +20,7 @@ use crate::cli::output::shell_quoted;
 use crate::cli::session::{Daemon, with_daemon, with_daemon_here};
 use crate::cli::signals::StopSignals;
 use crate::config::Config;
-use crate::mount::MountError;
+use crate::mount::{MountError, MountLayout};
 use crate::node::mounts::{MountRequest, MountStatus, ServeOptions};
 use crate::node::{NodeError, NodeOptions};
 use crate::paths::Paths;
@@ -37,7 +37,8 @@ Examples:
   silmaril unmount ~/models
   cat ~/models/acme/other/config.json                 other models are found by their path
   silmaril mount -f ~/models                          stay in the foreground, log to the terminal
-  silmaril mount ~/models --peer 192.0.2.7:6881       a host that has the models";
+  silmaril mount ~/models --peer 192.0.2.7:6881       a host that has the models
+  silmaril mount ~/hub --layout hf                    for HF_HUB_CACHE=~/hub HF_HUB_OFFLINE=1";
 
 /// Show all known models as a directory; reading a file fetches it
 ///
@@ -72,6 +73,9 @@ pub struct Args {
     /// Show only known models: do not look unknown paths up on the network
     #[arg(long)]
     no_resolve: bool,
+    /// How models are arranged: as org/name, or as the cache directory of the hub's clients, for HF_HUB_CACHE
+    #[arg(long, value_enum, default_value_t = MountLayout::Plain)]
+    layout: MountLayout,
     /// Hold the mount in this mount namespace and report on standard output when it is ready; used by `mount` itself
     #[arg(long, hide = true, conflicts_with = "foreground")]
     hold: bool,
@@ -79,7 +83,12 @@ pub struct Args {
 
 impl Args {
     fn options(&self) -> ServeOptions {
-        ServeOptions { allow_other: self.allow_other, resolve: !self.no_resolve, peers: self.peers.clone() }
+        ServeOptions {
+            allow_other: self.allow_other,
+            resolve: !self.no_resolve,
+            peers: self.peers.clone(),
+            layout: self.layout,
+        }
     }
 }
 
@@ -254,11 +263,12 @@ fn start_holder(
     point: &Path,
     options: &ServeOptions,
 ) -> Result<(), CommandError> {
-    let ServeOptions { allow_other, resolve, peers } = options;
+    let ServeOptions { allow_other, resolve, peers, layout } = options;
     let mut arguments: Vec<OsString> = vec!["mount".into(), "--hold".into()];
     arguments.extend(allow_other.then(|| "--allow-other".into()));
     arguments.extend((!resolve).then(|| "--no-resolve".into()));
     arguments.extend(peers.iter().map(|peer| format!("--peer={peer}").into()));
+    arguments.extend((*layout == MountLayout::Hf).then(|| "--layout=hf".into()));
     arguments.extend(["--".into(), point.into()]);
     let log = paths.logs().join("mount.log");
     match tokio::task::block_in_place(|| background::start(context, paths, &arguments, &log))? {

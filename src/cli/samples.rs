@@ -130,6 +130,7 @@ pub fn status() -> Status {
                 allow_other: false,
                 resolve: true,
                 peers: vec!["192.0.2.8:6881".parse().unwrap()],
+                layout: crate::mount::MountLayout::Plain,
             },
             held: false,
         }],
@@ -175,6 +176,8 @@ pub fn status() -> Status {
             sending: 1,
         }),
         endpoint_problem: Some("cannot listen on 127.0.0.1:8910: another program uses the port".to_owned()),
+        metrics: Some("127.0.0.1:9100".parse().unwrap()),
+        metrics_problem: Some("cannot listen on 127.0.0.1:9100: another program uses the port".to_owned()),
     }
 }
 

@@ -6,11 +6,15 @@ use std::time::Duration;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{count, size};
+use crate::cli::session::with_daemon;
 use crate::cli::signals::StopSignals;
 use crate::cli::status::not_running;
-use crate::node::control::Client;
+use crate::node::control::{Client, WarmRequest};
 use crate::node::mounts::MountStatus;
+use crate::node::{ErrorKind, NodeError};
 
+/// Pause between two searches for a model that was not found.
+const RETRY_EVERY: Duration = Duration::from_secs(2);
 /// Interval at which the progress is requested.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
@@ -18,7 +22,9 @@ const EXAMPLES: &str = "\
 Examples:
   silmaril warm ~/models/acme/minilm                     a whole model
   silmaril warm ~/models/acme/minilm/model.safetensors   one file
-  silmaril warm acme/minilm                              by name, from any directory";
+  silmaril warm acme/minilm                              by name, from any directory
+  silmaril warm --header-only acme/minilm                small files, and the headers of weights
+  silmaril warm --wait acme/minilm                       for an init container: waits for the model to appear";
 
 /// Fetch files of a mounted model before a program reads them
 ///
@@ -29,10 +35,29 @@ pub struct Args {
     /// Files, directories or models: below the mount point, or by name
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// Start the daemon if none runs, and repeat the search until each model is found and fetched
+    #[arg(long)]
+    wait: bool,
+    /// Fetch only small files and the headers of weights (safetensors, GGUF)
+    #[arg(long)]
+    header_only: bool,
 }
 
 /// Has the daemon fetch the files, and waits.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    if args.wait {
+        return with_daemon(context, async |daemon, signals| {
+            let mounts = signals.unless(async { Ok(daemon.client.status().await?) }).await?.mounts;
+            for path in &args.paths {
+                let (path, resolve) = below_mount(path, &mounts)?;
+                let request = WarmRequest { path, resolve, header_only: args.header_only };
+                let warming = warm_when_found(context, &daemon.client, &request);
+                let warmed = signals.unless(warming).await.map_err(CommandError::resumable)?;
+                context.out.line(format_args!("{}: {warmed} cached", request.path))?;
+            }
+            Ok(())
+        });
+    }
     let config = context.config()?;
     context.block_on(async {
         let mut signals = StopSignals::new()?;
@@ -41,25 +66,50 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         let wanted =
             args.paths.iter().map(|path| below_mount(path, &status.mounts)).collect::<Result<Vec<_>, _>>()?;
         for (path, resolve) in wanted {
-            let warmed = signals
-                .unless(warm_with_progress(context, &client, &path, resolve))
-                .await
-                .map_err(CommandError::resumable)?;
-            context.out.line(format_args!("{path}: {warmed} cached"))?;
+            let request = WarmRequest { path, resolve, header_only: args.header_only };
+            let warming = async { Ok(warm_with_progress(context, &client, &request).await?) };
+            let warmed = signals.unless(warming).await.map_err(CommandError::resumable)?;
+            context.out.line(format_args!("{}: {warmed} cached", request.path))?;
         }
         Ok(())
     })
+}
+
+/// Repeats [`warm_with_progress`] while the model cannot be found or no peer delivers it.
+async fn warm_when_found(
+    context: &Context,
+    client: &Client,
+    request: &WarmRequest,
+) -> Result<String, CommandError> {
+    let mut has_reported = false;
+    loop {
+        match warm_with_progress(context, client, request).await {
+            Err(error) if is_of_the_moment(error.kind()) => {
+                if !std::mem::replace(&mut has_reported, true) {
+                    context.out.note(format_args!("{}: {error}; waiting for it", request.path));
+                }
+                tokio::time::sleep(RETRY_EVERY).await;
+            }
+            done => return Ok(done?),
+        }
+    }
+}
+
+/// Whether a peer that appears can end a failure.
+fn is_of_the_moment(kind: ErrorKind) -> bool {
+    use ErrorKind::{NoNetwork, NotFound, TimedOut, UnknownModel};
+    matches!(kind, NotFound | UnknownModel | NoNetwork | TimedOut)
 }
 
 /// Fetches a path and shows the progress. Returns the number of files and bytes as a text.
 async fn warm_with_progress(
     context: &Context,
     client: &Client,
-    path: &str,
-    resolve: bool,
-) -> Result<String, CommandError> {
+    request: &WarmRequest,
+) -> Result<String, NodeError> {
+    let path = &request.path;
     let progress = context.out.progress(path);
-    let warming = client.warm(path, resolve);
+    let warming = client.warm(request);
     tokio::pin!(warming);
     let mut clock = tokio::time::interval(ASK_EVERY);
     loop {
@@ -110,11 +160,13 @@ fn below_mount(path: &Path, mounts: &[MountStatus]) -> Result<(String, bool), Co
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mount::MountLayout;
     use crate::node::mounts::ServeOptions;
 
     #[test]
     fn paths_are_relative_to_the_mount() {
-        let options = ServeOptions { allow_other: false, resolve: false, peers: vec![] };
+        let options =
+            ServeOptions { allow_other: false, resolve: false, peers: vec![], layout: MountLayout::Plain };
         let mounts = [MountStatus { path: "/mnt/models".into(), options, held: false }];
         let at = |path: &str| below_mount(Path::new(path), &mounts).map_err(|e| e.exit_code());
         assert_eq!(at("/mnt/models/a/b/c.bin"), Ok(("a/b/c.bin".into(), false)));

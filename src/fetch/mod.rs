@@ -19,7 +19,8 @@
 //! - `web`: pieces over HTTP that peers do not deliver.
 //!
 //! Around the state: `reads`, `events` and `outcomes` (events of the engine), `timer`, `saving` (files), `layers` (piece layers
-//! that no peer sent), `deletion`, `damage`, `hold`, `status`.
+//! that no peer sent), `deletion`, `damage`, `hold`, `status`,
+//! `figures` (counters), `small_files` (fetched together).
 
 mod contents;
 mod damage;
@@ -28,6 +29,7 @@ mod deletion;
 mod effects;
 mod events;
 mod exposure;
+mod figures;
 mod guards;
 mod handed;
 mod hold;
@@ -40,6 +42,7 @@ mod reads;
 mod routing;
 mod saving;
 mod search;
+mod small_files;
 mod space;
 mod state;
 mod status;
@@ -69,6 +72,7 @@ use crate::store::{ContentKey, Rooms, StoredRevision};
 use crate::torrent::{Discovery, GivenPeers, Swarms};
 pub use deletion::Shedding;
 pub use exposure::Exposure;
+pub use figures::ReadFigures;
 pub use hold::{EvictionHold, NotReleased};
 pub use reads::{FileRef, ReadError};
 pub use saving::places;
@@ -76,6 +80,7 @@ pub use status::{StalledRead, TransferStatus};
 
 use guards::ReadGuards;
 use issue::Issuer;
+use small_files::Prefetched;
 use state::{FetchState, SharedState};
 use transfer::{Phase, Transfer};
 use web::WebSettings;
@@ -113,6 +118,8 @@ pub struct Fetch {
     starving: watch::Sender<BTreeSet<InfoHash>>,
     /// Ends hashing in the background.
     cancelled: Arc<AtomicBool>,
+    figures: Arc<ReadFigures>,
+    prefetched: Prefetched,
 }
 
 impl Fetch {
@@ -127,6 +134,8 @@ impl Fetch {
             settings,
             starving: watch::Sender::default(),
             cancelled: Arc::default(),
+            figures: Arc::default(),
+            prefetched: Prefetched::default(),
         });
         tokio::spawn(timer::run(Arc::downgrade(&fetch), fetch.state.timer.clone()));
         fetch
@@ -248,6 +257,11 @@ impl Fetch {
         if tokio::time::timeout(within, saving::saved(&self.state, &self.issuer.saver)).await.is_err() {
             tracing::warn!(?within, "could not write all resume data in time");
         }
+    }
+
+    /// Counters of all reads.
+    pub fn figures(&self) -> &Arc<ReadFigures> {
+        &self.figures
     }
 
     /// Figures of all joined revisions, by name.

@@ -87,6 +87,7 @@ impl Fetch {
             self.learn_tensors(content);
             self.with(|state| state.contents.touch(file, range, &mut state.transfers));
         }
+        self.figures.stored(bytes.len() as u64);
         Some(bytes)
     }
 
@@ -97,6 +98,20 @@ impl Fetch {
         if range.is_empty() {
             return Ok(Vec::new());
         }
+        let (began, is_stored) = (Instant::now(), file.content().has(range.clone()));
+        let result = self.read_awaiting(file, range).await;
+        match &result {
+            Ok(bytes) if is_stored => self.figures.stored(bytes.len() as u64),
+            result => self.figures.waited(result, began.elapsed()),
+        }
+        result
+    }
+
+    async fn read_awaiting(
+        self: &Arc<Self>,
+        file: &FileRef,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, ReadError> {
         let content = file.content();
         let _guard = self.guards.guard(content, &range);
         let mut trouble = "the bytes were deleted while they were read".to_owned();
@@ -137,9 +152,21 @@ impl Fetch {
         files: &[usize],
         stall_timeout: Duration,
     ) -> Result<(), ReadError> {
-        let requests = files.iter().map(|&file| {
-            let file = FileRef { revision: revision.clone(), file };
-            WaitRequest { range: 0..file.content().len(), file, kind: WaitKind::Job }
+        let whole: Vec<_> = files.iter().map(|&file| (file, 0..u64::MAX)).collect();
+        self.fetch_parts(revision, &whole, stall_timeout).await
+    }
+
+    /// [`Self::fetch_files`] for parts of files, which are cut at the ends of the files.
+    pub async fn fetch_parts(
+        self: &Arc<Self>,
+        revision: &Arc<StoredRevision>,
+        parts: &[(usize, Range<u64>)],
+        stall_timeout: Duration,
+    ) -> Result<(), ReadError> {
+        let requests = parts.iter().map(|(file, range)| {
+            let file = FileRef { revision: revision.clone(), file: *file };
+            let range = file.cut(range.start, range.end.saturating_sub(range.start));
+            WaitRequest { file, range, kind: WaitKind::Job }
         });
         let requests: Vec<WaitRequest> = requests.filter(|request| !request.range.is_empty()).collect();
         for request in &requests {

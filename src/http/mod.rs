@@ -12,6 +12,7 @@
 mod address;
 mod auth;
 mod body;
+mod counts;
 mod error;
 mod headers;
 mod limit;
@@ -25,6 +26,7 @@ use std::time::Duration;
 pub use address::{RefusedAddress, Scope, metadata_ranges, scope, without_secrets};
 pub use auth::{Auth, Token, TokenError};
 pub use body::Body;
+pub use counts::RequestCounts;
 pub use error::{ErrorResponse, HttpError};
 pub use headers::next_page;
 pub use names::{NameLookup, SystemLookup};
@@ -59,6 +61,7 @@ pub struct Client {
     rule: Arc<AddressRule>,
     names: Arc<dyn NameLookup>,
     limit: Arc<RateLimit>,
+    counts: Arc<RequestCounts>,
 }
 
 /// A request.
@@ -183,7 +186,19 @@ impl Client {
             rule: Arc::new(rule),
             names,
             limit: Arc::new(RateLimit::new(network.download_rate_limit)),
+            counts: Arc::default(),
         })
+    }
+
+    /// Counters of the requests of this client and its clones.
+    pub fn counts(&self) -> &Arc<RequestCounts> {
+        &self.counts
+    }
+
+    /// This client, with the counters of another one.
+    #[must_use]
+    pub fn counting_with(self, other: &Self) -> Self {
+        Self { counts: other.counts.clone(), ..self }
     }
 
     /// A clone of this client that may contact the host of `url` at a private address, because the user named that host.
@@ -295,10 +310,12 @@ impl Client {
             builder = builder.body(body.clone());
         }
         let within = request.patience + CONNECT_WITHIN;
-        match tokio::time::timeout(within, builder.send()).await {
+        let sent = match tokio::time::timeout(within, builder.send()).await {
             Ok(sent) => sent.map_err(|e| HttpError::from_sending(url, e)),
             Err(_) => Err(HttpError::NoAnswer { url: without_secrets(url), within }),
-        }
+        };
+        self.counts.count(sent.as_ref().ok().map(reqwest::Response::status));
+        sent
     }
 
     async fn answer(

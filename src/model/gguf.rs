@@ -9,6 +9,8 @@ use std::io::{self, BufRead, Read as _};
 pub const MAX_HEADER: u64 = 256 << 20;
 /// The most levels of arrays in arrays.
 const MAX_NESTING: u32 = 4;
+/// The longest name of an architecture, in bytes.
+const MAX_ARCHITECTURE: u64 = 64;
 /// The most dimensions of a tensor; ggml has four.
 const MAX_DIMENSIONS: u32 = 8;
 /// Tensors begin at a multiple of this many bytes, unless the header gives another alignment.
@@ -69,17 +71,7 @@ fn block(kind: u32) -> Option<(u64, u64)> {
 /// padding. A tensor of an unknown type counts as empty. `file` must be at its beginning.
 pub fn shortest(file: impl BufRead) -> Result<u64, GgufError> {
     let mut header = HeaderReader { file, at: 0, big_endian: false, wide: true };
-    if header.bytes::<4>()? != *b"GGUF" {
-        return Err(GgufError::Malformed("it does not begin as a GGUF file"));
-    }
-    let version = header.bytes::<4>()?;
-    header.big_endian = version[..2] == [0, 0];
-    let version = header.number(version);
-    header.wide = match version {
-        1 => false,
-        2 | 3 => true,
-        _ => return Err(GgufError::Malformed("it has an unknown version")),
-    };
+    header.begin()?;
     let (tensors, values) = (header.count()?, header.count()?);
     let mut alignment = ALIGNMENT;
     for _ in 0..values {
@@ -103,6 +95,39 @@ pub fn shortest(file: impl BufRead) -> Result<u64, GgufError> {
     }
 }
 
+/// The architecture that a header names; none if it names none. `file` must be at its beginning, and may end after the
+/// metadata that names it, which is the first one in files of all known writers.
+pub fn architecture(file: impl BufRead) -> Result<Option<String>, GgufError> {
+    const KEY: &[u8] = b"general.architecture";
+    let mut header = HeaderReader { file, at: 0, big_endian: false, wide: true };
+    header.begin()?;
+    let (_, values) = (header.count()?, header.count()?);
+    for _ in 0..values {
+        let len = header.count()?;
+        let is_it = if len == KEY.len() as u64 {
+            header.bytes::<{ KEY.len() }>()? == *KEY
+        } else {
+            header.skip(len)?;
+            false
+        };
+        match header.u32()? {
+            8 if is_it => {
+                let len = header.count()?;
+                if len > MAX_ARCHITECTURE {
+                    return Err(GgufError::Malformed("its architecture has a long name"));
+                }
+                let name: Vec<u8> =
+                    (0..len).map(|_| header.bytes::<1>().map(|[b]| b)).collect::<Result<_, _>>()?;
+                let is_plain =
+                    name.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+                return Ok(String::from_utf8(name).ok().filter(|_| is_plain));
+            }
+            kind => header.skip_value(kind, 0)?,
+        }
+    }
+    Ok(None)
+}
+
 struct HeaderReader<R> {
     file: R,
     /// Bytes read so far.
@@ -113,6 +138,21 @@ struct HeaderReader<R> {
 }
 
 impl<R: BufRead> HeaderReader<R> {
+    /// Reads the magic number and the version.
+    fn begin(&mut self) -> Result<(), GgufError> {
+        if self.bytes::<4>()? != *b"GGUF" {
+            return Err(GgufError::Malformed("it does not begin as a GGUF file"));
+        }
+        let version = self.bytes::<4>()?;
+        self.big_endian = version[..2] == [0, 0];
+        self.wide = match self.number(version) {
+            1 => false,
+            2 | 3 => true,
+            _ => return Err(GgufError::Malformed("it has an unknown version")),
+        };
+        Ok(())
+    }
+
     fn advance(&mut self, len: u64) -> Result<(), GgufError> {
         self.at = self.at.checked_add(len).filter(|&at| at <= MAX_HEADER).ok_or(GgufError::TooLong)?;
         Ok(())
@@ -258,6 +298,15 @@ mod tests {
     use super::sample::gguf;
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn architecture_is_read_from_the_start_of_a_file() {
+        let file = gguf(&[100]);
+        assert_eq!(architecture(&file[..]).unwrap().as_deref(), Some("llama"));
+        assert_eq!(architecture(&file[..80]).unwrap().as_deref(), Some("llama"));
+        assert!(matches!(architecture(&file[..40]), Err(GgufError::Truncated)));
+        assert!(architecture(&b"not a model"[..]).is_err());
+    }
 
     #[test]
     fn the_shortest_length_is_the_end_of_the_last_tensor() {

@@ -65,6 +65,9 @@ pub struct Service {
     sees_processes: bool,
 }
 
+/// The handle of all files above the revisions; [`OpenFiles`] begins with 1.
+const TEXT_HANDLE: u64 = 0;
+
 /// A file that the kernel reads directly: its registration, and the pin that keeps its bytes in the store.
 struct BackingFile {
     id: BackingId,
@@ -288,9 +291,14 @@ impl Filesystem for Service {
         }
         let file = match self.tree.file(Ino(ino.0)) {
             Ok(file) => file,
+            // The text may have changed, so the page cache is emptied.
+            Err(_) if self.tree.text(Ino(ino.0)).is_some() => {
+                return reply.opened(FileHandle(TEXT_HANDLE), FopenFlags::empty());
+            }
             Err(error) => return reply.error(refuse("open", ino, &error)),
         };
         self.code_warnings.check_opened(&file);
+        self.reads.opened(&file);
         match self.files.open(Ino(ino.0), file, |file| self.backing(file, &reply)) {
             (handle, Some(backing)) => {
                 reply.opened_passthrough(FileHandle(handle), FopenFlags::empty(), &backing.id);
@@ -312,6 +320,12 @@ impl Filesystem for Service {
         reply: ReplyData,
     ) {
         let _span = request_span("read", ino, Some(offset), Some(size));
+        if fh.0 == TEXT_HANDLE {
+            let text = self.tree.text(Ino(ino.0)).unwrap_or_default();
+            let from = text.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
+            let end = text.len().min(from.saturating_add(size as usize));
+            return reply.data(&text.as_bytes()[from..end]);
+        }
         match self.files.get(fh.0) {
             Some(file) => {
                 let is_shown = || self.tree.file(Ino(ino.0)).is_ok();

@@ -13,7 +13,7 @@ use super::lookups::{LookupRules, Lookups, MAX_WAITING, ResolveError, Resolver, 
 use super::misses::{FIRST, REFUSAL};
 use super::never_resolve::NeverResolve;
 use super::requester::Requester;
-use super::top_path::RequestedModel;
+use super::top_path::{MountLayout, RequestedModel};
 use super::tree::{Attr, Lookup, Owner, Tree, TreeError};
 use crate::model::{FileEntry, Manifest, ModelName, PiecesRoot};
 use crate::paths::Paths;
@@ -70,7 +70,10 @@ impl LookupRig {
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Paths::below(&dir.path().join("base"))).unwrap();
-        let tree = Arc::new(Tree::new(Owner { uid: 7, gid: 8, mounted_at: SystemTime::UNIX_EPOCH }));
+        let tree = Arc::new(Tree::new(
+            Owner { uid: 7, gid: 8, mounted_at: SystemTime::UNIX_EPOCH },
+            MountLayout::Plain,
+        ));
         let lookups = Lookups::new(tree.clone(), Handle::current());
         let queries = Arc::new(Mutex::new(Vec::new()));
         let over_budget = Arc::new(Mutex::new(Vec::new()));
@@ -291,7 +294,7 @@ async fn excluded_names_and_no_resolver_send_no_query() {
     rig.tree.publish(vec![revision(&rig.store, known)]);
     assert!(matches!(rig.lookup("HEAD/desktop.ini").await, Ok(Lookup::Present { .. })));
     assert_eq!(rig.queries(), 0);
-    let plain = Tree::new(Owner { uid: 7, gid: 8, mounted_at: SystemTime::UNIX_EPOCH });
+    let plain = Tree::new(Owner { uid: 7, gid: 8, mounted_at: SystemTime::UNIX_EPOCH }, MountLayout::Plain);
     assert_eq!(plain.lookup(Ino::ROOT, "acme".as_ref()), ABSENT);
 }
 

@@ -74,7 +74,7 @@ pub use namespaces::Namespaces;
 pub use never_resolve::NeverResolve;
 pub use reads::ReadCounters;
 use reads::Reads;
-pub use top_path::RequestedModel;
+pub use top_path::{MountLayout, RequestedModel};
 pub use tree::{Owner, PublisherTrust};
 pub use view::ShownModels;
 
@@ -140,11 +140,12 @@ impl Mounted {
     /// Serves a connection. Reads that have to wait are tasks on `runtime`. On an error the caller must unmount.
     pub fn serve(
         connection: Connection,
+        layout: MountLayout,
         fetch: Arc<Fetch>,
         runtime: tokio::runtime::Handle,
     ) -> Result<Self, MountError> {
         let Connection { device, place } = connection;
-        let names = Arc::new(ModelNames::new(Owner::of_this_process(), runtime.clone()));
+        let names = Arc::new(ModelNames::new(Owner::of_this_process(), layout, runtime.clone()));
         let counters = Arc::new(ReadCounters::default());
         let closing = watch::Sender::new(false);
         let reads = Reads::new(fetch, runtime, counters.clone(), closing.subscribe());

@@ -3,17 +3,20 @@
 //! A name that is not known is looked up in the network, with the limits of [`LookupRules`]. Simultaneous lookups of one
 //! name are one query, and a name that was not found is not looked up again for a while.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, WeakShared};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::lookups::{LookupRules, Lookups, Resolver};
 use super::requester::Requester;
 use super::tree::{InodeKind, Lookup, Owner, Tree, TreeError};
 use super::view::ShownModels;
-use super::{Ino, RequestedModel};
+use super::{Ino, MountLayout, RequestedModel};
 use crate::model::{Kind, ModelName, ModelRef};
 use crate::store::StoredRevision;
 
@@ -35,14 +38,18 @@ pub enum FindError {
 pub struct ModelNames {
     pub(super) tree: Arc<Tree>,
     pub(super) lookups: Arc<Lookups>,
+    /// The lookups of [`Self::find`] in progress.
+    finding: Mutex<HashMap<ModelRef, WeakShared<Finding>>>,
 }
+
+type Finding = BoxFuture<'static, Result<Arc<StoredRevision>, FindError>>;
 
 impl ModelNames {
     /// Shows no model until [`Self::publish`] is called. Queries run on `runtime`.
-    pub fn new(owner: Owner, runtime: tokio::runtime::Handle) -> Self {
-        let tree = Arc::new(Tree::new(owner));
+    pub fn new(owner: Owner, layout: MountLayout, runtime: tokio::runtime::Handle) -> Self {
+        let tree = Arc::new(Tree::new(owner, layout));
         let lookups = Lookups::new(tree.clone(), runtime);
-        Self { tree, lookups }
+        Self { tree, lookups, finding: Mutex::default() }
     }
 
     /// Replaces the models. Refused models are looked up again, because the caller may publish after a change of the
@@ -84,42 +91,64 @@ impl ModelNames {
     }
 
     /// The model at the path `[datasets/]org/name[@revision]` of a mount, which is looked up in the network if it is not
-    /// known. The model counts as read. All callers share the budget of processes that cannot be seen.
+    /// known. The model counts as read. For names in the layout [`MountLayout::Plain`]. Simultaneous calls for one model
+    /// count as one lookup, and all callers share the budget of processes that cannot be seen.
     pub async fn find(&self, model: &ModelRef) -> Result<Arc<StoredRevision>, FindError> {
-        let kind = if model.name.kind() == Kind::Dataset { Some("datasets") } else { None };
-        let mut dir = Ino::ROOT;
-        for part in kind.into_iter().chain([model.name.org()]) {
-            dir = self.child(dir, part).await?;
-        }
-        let shown = match model.revision.is_default() {
-            true => model.name.name().to_owned(),
-            false => format!("{}@{}", model.name.name(), model.revision),
+        let finding = {
+            let mut all = self.finding.lock();
+            match all.get(model).and_then(WeakShared::upgrade) {
+                Some(finding) => finding,
+                None => {
+                    let finding =
+                        find(self.tree.clone(), self.lookups.clone(), model.clone()).boxed().shared();
+                    all.retain(|_, finding| finding.upgrade().is_some());
+                    all.extend(finding.downgrade().map(|weak| (model.clone(), weak)));
+                    finding
+                }
+            }
         };
-        let found = self.child(dir, &shown).await?;
-        let found = match self.tree.link(found) {
-            // The default revision, where only another one is known.
-            Ok(target) => self.child(dir, &target).await?,
-            Err(_) => found,
-        };
-        self.tree.revision(found).ok_or(FindError::Absent)
-    }
-
-    async fn child(&self, dir: Ino, name: &str) -> Result<Ino, FindError> {
-        let (answer, answered) = oneshot::channel();
-        let reply = Box::new(move |found| drop(answer.send(found)));
-        self.lookups.serve(dir, OsString::from(name), Requester::UNSEEN, reply);
-        match answered.await {
-            Ok(Ok(Lookup::Present { attr, .. })) if attr.kind != InodeKind::File => Ok(attr.ino),
-            Ok(Ok(_)) => Err(FindError::Absent),
-            Ok(Err(TreeError::Disputed)) => Err(FindError::Disputed),
-            Ok(Err(TreeError::Stopped)) | Err(_) => Err(FindError::Stopped),
-            Ok(Err(_)) => Err(FindError::Absent),
-        }
+        finding.await
     }
 
     /// The known revisions of a name, the default one first. Does not use the network.
     pub fn revisions(&self, name: &ModelName) -> Vec<Arc<StoredRevision>> {
         self.tree.revisions(name)
+    }
+}
+
+async fn find(
+    tree: Arc<Tree>,
+    lookups: Arc<Lookups>,
+    model: ModelRef,
+) -> Result<Arc<StoredRevision>, FindError> {
+    let kind = if model.name.kind() == Kind::Dataset { Some("datasets") } else { None };
+    let mut dir = Ino::ROOT;
+    for part in kind.into_iter().chain([model.name.org()]) {
+        dir = child(&lookups, dir, part).await?;
+    }
+    let shown = match model.revision.is_default() {
+        true => model.name.name().to_owned(),
+        false => format!("{}@{}", model.name.name(), model.revision),
+    };
+    let found = child(&lookups, dir, &shown).await?;
+    let found = match tree.link(found) {
+        // The default revision, where only another one is known.
+        Ok(target) => child(&lookups, dir, &target).await?,
+        Err(_) => found,
+    };
+    tree.revision(found).ok_or(FindError::Absent)
+}
+
+async fn child(lookups: &Arc<Lookups>, dir: Ino, name: &str) -> Result<Ino, FindError> {
+    let (answer, answered) = oneshot::channel();
+    let reply = Box::new(move |found| drop(answer.send(found)));
+    lookups.serve(dir, OsString::from(name), Requester::UNSEEN, reply);
+    match answered.await {
+        Ok(Ok(Lookup::Present { attr, .. })) if attr.kind != InodeKind::File => Ok(attr.ino),
+        Ok(Ok(_)) => Err(FindError::Absent),
+        Ok(Err(TreeError::Disputed)) => Err(FindError::Disputed),
+        Ok(Err(TreeError::Stopped)) | Err(_) => Err(FindError::Stopped),
+        Ok(Err(_)) => Err(FindError::Absent),
     }
 }
 

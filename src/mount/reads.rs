@@ -139,6 +139,12 @@ impl Reads {
         self.runtime.spawn(read.in_current_span());
     }
 
+    /// Reports that a program has opened the file.
+    pub fn opened(&self, file: &FileRef) {
+        let _inside = self.runtime.enter();
+        self.fetch.opened(file);
+    }
+
     /// Reports that the last handle of the file was closed.
     pub fn released(&self, file: &FileRef) {
         let _inside = self.runtime.enter();

@@ -4,17 +4,37 @@ use std::fmt;
 
 use super::never_resolve::NeverResolve;
 use crate::keys::FINGERPRINT_ALPHABET;
+use crate::model::commit::is_commit;
 use crate::model::{Kind, ModelName, ModelRef, PublisherKey, Revision};
 
 /// The directory in the root that has a directory for each publisher. It is found by its name but not listed, so that
 /// programs that walk the tree see each model once.
 pub const BY: &str = ".by";
 
+/// How a mount arranges the models.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum MountLayout {
+    /// `org/name@revision/…`, as people write names.
+    #[default]
+    Plain,
+    /// `models--org--name/snapshots/COMMIT/…` and `refs/`, the cache directory of the hub's clients.
+    Hf,
+}
+
 /// A directory above the revisions.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum TopPath {
     /// The root of the mount.
     Root,
+    /// The root of a mount in the layout [`MountLayout::Hf`].
+    CacheRoot,
+    /// `/models--org--name`, or `/datasets--org--name`.
+    Repo(ModelName),
+    /// A directory of a repository.
+    RepoDir(ModelName, RepoDir),
     /// `/datasets`.
     Datasets,
     /// `/org`, or `/datasets/org`.
@@ -25,6 +45,50 @@ pub enum TopPath {
     Of(String, Box<Self>),
     /// A link in `/.by`: another name for a publisher, and the fingerprint.
     Alias(String, String),
+}
+
+/// The directories of a repository in the layout [`MountLayout::Hf`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RepoDir {
+    /// A file for each revision, with its commit.
+    Refs,
+    /// A directory for each commit.
+    Snapshots,
+    /// Empty: clients list it, and files are not links to it.
+    Blobs,
+}
+
+impl RepoDir {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Blobs, Self::Refs, Self::Snapshots];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refs => "refs",
+            Self::Snapshots => "snapshots",
+            Self::Blobs => "blobs",
+        }
+    }
+}
+
+/// The name of a model's directory in the layout [`MountLayout::Hf`].
+pub fn repo_folder(name: &ModelName) -> String {
+    let kind = if name.kind() == Kind::Dataset { "datasets" } else { "models" };
+    format!("{kind}--{}--{}", name.org(), name.name())
+}
+
+/// The model of a directory that [`repo_folder`] names.
+fn repo_of(folder: &str) -> Option<ModelName> {
+    let (kind, rest) = folder.split_once("--")?;
+    let kind = match kind {
+        "models" => Kind::Model,
+        "datasets" => Kind::Dataset,
+        _ => return None,
+    };
+    // A name of the hub has no `--`.
+    let (org, name) = rest.split_once("--").filter(|(_, name)| !name.contains("--"))?;
+    ModelName::new(kind, org, name).ok()
 }
 
 /// A model that a program looks up by a path of the mount.
@@ -67,7 +131,9 @@ impl TopPath {
     /// The path in the mount; empty for the root.
     pub fn path(&self) -> String {
         match self {
-            Self::Root => String::new(),
+            Self::Root | Self::CacheRoot => String::new(),
+            Self::Repo(name) => repo_folder(name),
+            Self::RepoDir(name, dir) => format!("{}/{}", repo_folder(name), dir.name()),
             Self::Datasets => "datasets".to_owned(),
             Self::Org(Kind::Model, org) => org.clone(),
             Self::Org(Kind::Dataset, org) => format!("datasets/{org}"),
@@ -84,6 +150,8 @@ impl TopPath {
     pub fn parent(&self) -> Self {
         match self {
             Self::Root | Self::Datasets | Self::Org(Kind::Model, _) | Self::By => Self::Root,
+            Self::CacheRoot | Self::Repo(_) => Self::CacheRoot,
+            Self::RepoDir(name, _) => Self::Repo(name.clone()),
             Self::Org(Kind::Dataset, _) => Self::Datasets,
             Self::Alias(..) => Self::By,
             Self::Of(_, place) if **place == Self::Root => Self::By,
@@ -108,6 +176,25 @@ impl TopPath {
                 let name = ModelName::new(*kind, org, name).ok().filter(|_| !never.matches(name))?;
                 let revision: Option<Revision> = revision.map(str::parse).transpose().ok()?;
                 let model = ModelRef { name, revision: revision.unwrap_or_default() };
+                Some(PossibleEntry::Model(RequestedModel { model, publisher: None }))
+            }
+            Self::CacheRoot => {
+                let model = repo_of(name).filter(|m| !never.matches(m.org()) && !never.matches(m.name()))?;
+                Some(PossibleEntry::Dir(Self::Repo(model)))
+            }
+            Self::Repo(model) => {
+                let dir = RepoDir::ALL.into_iter().find(|dir| dir.name() == name)?;
+                Some(PossibleEntry::Dir(Self::RepoDir(model.clone(), dir)))
+            }
+            // A client reads the commit of a branch, or asks for a commit that it knows.
+            Self::RepoDir(model, dir) => {
+                let may_be = match dir {
+                    RepoDir::Refs => true,
+                    RepoDir::Snapshots => is_commit(name),
+                    RepoDir::Blobs => false,
+                };
+                let revision = name.parse().ok().filter(|_| may_be)?;
+                let model = ModelRef { name: model.clone(), revision };
                 Some(PossibleEntry::Model(RequestedModel { model, publisher: None }))
             }
             Self::By if is_fingerprint(name) => {
@@ -176,6 +263,40 @@ mod tests {
         assert_eq!(acme.guess("m@main", &never()), model("acme/m"));
         assert_eq!(acme.guess("m@v1.0", &never()), model("acme/m@v1.0"));
         assert_eq!(org(Kind::Dataset, "acme").guess("d@x", &never()), model("datasets/acme/d@x"));
+    }
+
+    #[test]
+    fn cache_layout_names_are_guessed() {
+        let root = TopPath::CacheRoot;
+        let model: ModelName = "acme/m".parse().unwrap();
+        let repo = TopPath::Repo(model.clone());
+        assert_eq!(root.guess("models--acme--m", &never()), Some(PossibleEntry::Dir(repo.clone())));
+        let data = TopPath::Repo("datasets/acme/d".parse().unwrap());
+        assert_eq!(root.guess("datasets--acme--d", &never()), Some(PossibleEntry::Dir(data.clone())));
+        for name in [
+            "acme",
+            "models--acme",
+            "models--lib--m",
+            "spaces--acme--m",
+            "models--a--b--c",
+            ".locks",
+            "CACHEDIR.TAG",
+        ] {
+            assert_eq!(root.guess(name, &never()), None, "{name}");
+        }
+        let refs = TopPath::RepoDir(model.clone(), RepoDir::Refs);
+        assert_eq!(repo.guess("refs", &never()), Some(PossibleEntry::Dir(refs.clone())));
+        assert_eq!(repo.guess("trees", &never()), None);
+        let requested = |text: &str| {
+            Some(PossibleEntry::Model(RequestedModel { model: text.parse().unwrap(), publisher: None }))
+        };
+        assert_eq!(refs.guess("main", &never()), requested("acme/m"));
+        let snapshots = TopPath::RepoDir(model, RepoDir::Snapshots);
+        let commit = "ab".repeat(20);
+        assert_eq!(snapshots.guess(&commit, &never()), requested(&format!("acme/m@{commit}")));
+        assert_eq!(snapshots.guess("main", &never()), None);
+        assert_eq!((refs.path().as_str(), refs.parent()), ("models--acme--m/refs", repo));
+        assert_eq!((data.path().as_str(), data.parent()), ("datasets--acme--d", TopPath::CacheRoot));
     }
 
     #[test]

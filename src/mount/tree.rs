@@ -19,7 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use super::inode::{Ino, InodeNumbers};
 use super::listing::{ListingNode, NodeKind};
 use super::never_resolve::NeverResolve;
-use super::top_path::{PossibleEntry, RequestedModel, TopPath, fingerprint_of};
+use super::top_path::{MountLayout, PossibleEntry, RequestedModel, TopPath, fingerprint_of};
 use super::view::{InodeRef, Placement, ShownModels, TopDir, TopEntry, View};
 use super::xattr::{self, XattrName};
 use crate::fetch::FileRef;
@@ -169,6 +169,7 @@ impl Owner {
 /// The inodes of one mount.
 pub struct Tree {
     owner: Owner,
+    layout: MountLayout,
     /// Held during `publish`, so that calls run one after another. Locked before `view`.
     publishing: Mutex<()>,
     numbers: InodeNumbers,
@@ -195,11 +196,12 @@ pub type ListFilter = dyn Fn(&StoredRevision) -> bool + Send + Sync;
 
 impl Tree {
     /// A tree without revisions.
-    pub fn new(owner: Owner) -> Self {
+    pub fn new(owner: Owner, layout: MountLayout) -> Self {
         let numbers = InodeNumbers::default();
-        let view = View::new(ShownModels::default(), None, &numbers, owner.mounted_at);
+        let view = View::new(ShownModels::default(), layout, None, &numbers, owner.mounted_at);
         Self {
             owner,
+            layout,
             publishing: Mutex::new(()),
             numbers,
             view: RwLock::new(Arc::new(view)),
@@ -216,7 +218,7 @@ impl Tree {
         let previous = self.view();
         let kept = previous.used_of(&shown);
         shown.disputed.retain(|model| !kept.contains(model));
-        let view = View::new(shown, Some(&previous), &self.numbers, self.owner.mounted_at);
+        let view = View::new(shown, self.layout, Some(&previous), &self.numbers, self.owner.mounted_at);
         *self.view.write() = Arc::new(view);
         kept
     }
@@ -268,7 +270,7 @@ impl Tree {
                     None => Lookup::Absent(NAME_TTL),
                 })
             }
-            Some(InodeRef::Link(_) | InodeRef::Inside(..)) => Err(TreeError::NotDir),
+            Some(InodeRef::Link(_) | InodeRef::Text(_) | InodeRef::Inside(..)) => Err(TreeError::NotDir),
             None => {
                 let place = self.numbers.guess_of(parent).ok_or(TreeError::Stale)?;
                 self.guess(&view, &place, name)
@@ -328,7 +330,7 @@ impl Tree {
     pub fn link(&self, ino: Ino) -> Result<String, TreeError> {
         match self.view().find(ino) {
             Some(InodeRef::Link(target)) => Ok(target.to_owned()),
-            Some(InodeRef::Top(_) | InodeRef::Inside(..)) => Err(TreeError::NotLink),
+            Some(InodeRef::Top(_) | InodeRef::Text(_) | InodeRef::Inside(..)) => Err(TreeError::NotLink),
             None => match self.numbers.guess_of(ino).ok_or(TreeError::Stale)? {
                 TopPath::Alias(_, publisher) => Ok(publisher),
                 _ => Err(TreeError::NotLink),
@@ -343,7 +345,17 @@ impl Tree {
                 placement.note_use();
                 Ok(FileRef { revision: placement.revision.clone(), file: *file as usize })
             }
-            InodeRef::Top(_) | InodeRef::Link(_) | InodeRef::Inside(..) => Err(TreeError::IsDir),
+            InodeRef::Top(_) | InodeRef::Link(_) | InodeRef::Text(_) | InodeRef::Inside(..) => {
+                Err(TreeError::IsDir)
+            }
+        }
+    }
+
+    /// The text of a file above the revisions; none for other inodes.
+    pub fn text(&self, ino: Ino) -> Option<String> {
+        match self.view().find(ino)? {
+            InodeRef::Text(text) => Some(text.to_owned()),
+            InodeRef::Top(_) | InodeRef::Link(_) | InodeRef::Inside(..) => None,
         }
     }
 
@@ -354,7 +366,7 @@ impl Tree {
                 placement.note_use();
                 Some(placement.revision.clone())
             }
-            InodeRef::Top(_) | InodeRef::Link(_) | InodeRef::Inside(..) => None,
+            InodeRef::Top(_) | InodeRef::Link(_) | InodeRef::Text(_) | InodeRef::Inside(..) => None,
         }
     }
 
@@ -379,6 +391,7 @@ impl Tree {
             }
             let parent = match place.parent() {
                 TopPath::Root => Ino::ROOT,
+                TopPath::CacheRoot => Ino::ROOT,
                 parent => self.numbers.of_guess(&parent),
             };
             let empty = Some([ino, parent].map(|ino| dir_attr(ino, &self.owner)));
@@ -396,7 +409,7 @@ impl Tree {
                 placement.note_use();
                 Vec::new()
             }
-            InodeRef::Link(_) | InodeRef::Inside(..) => return Err(TreeError::NotDir),
+            InodeRef::Link(_) | InodeRef::Text(_) | InodeRef::Inside(..) => return Err(TreeError::NotDir),
         };
         Ok(OpenDir { view: view.clone(), ino, owner: self.owner, entries, empty: None })
     }
@@ -474,7 +487,7 @@ impl OpenDir {
                 let node = placement.nodes.get(child.into())?;
                 (placement.ino(child), node.name.clone().into_string(), NAME_TTL)
             }
-            (_, InodeRef::Link(_) | InodeRef::Inside(..)) => return None,
+            (_, InodeRef::Link(_) | InodeRef::Text(_) | InodeRef::Inside(..)) => return None,
         };
         let attr = attr_of(&self.view, ino, &self.owner).ok()?;
         let ttl = ttl.min(attr.ttl);
@@ -490,6 +503,17 @@ fn is_listed(view: &View, dir: &TopDir, entry: &TopEntry, filter: &ListFilter) -
         Some(InodeRef::Link(target)) => {
             dir.child(target).is_some_and(|e| e.is_dir && is_listed(view, dir, e, filter))
         }
+        // The directories and files of a repository that has a listed snapshot.
+        Some(InodeRef::Text(_)) => true,
+        Some(InodeRef::Top(TopDir { place: TopPath::RepoDir(..), .. })) => true,
+        Some(InodeRef::Top(below @ TopDir { place: TopPath::Repo(_), .. })) => {
+            let dirs = below.entries.iter().filter_map(|entry| match view.find(entry.ino)? {
+                InodeRef::Top(dir) => Some(dir),
+                _ => None,
+            });
+            let mut snapshots = dirs.flat_map(|dir| dir.entries.iter().map(move |entry| (dir, entry)));
+            snapshots.any(|(dir, entry)| entry.is_dir && is_listed(view, dir, entry, filter))
+        }
         Some(InodeRef::Top(below)) => below.entries.iter().any(|e| is_listed(view, below, e, filter)),
         None => false,
     }
@@ -500,7 +524,7 @@ fn parent_of(found: &InodeRef<'_>) -> Ino {
         InodeRef::Top(dir) => dir.parent,
         InodeRef::Inside(placement, 0, _) => placement.parent,
         InodeRef::Inside(placement, _, node) => placement.ino(node.parent),
-        InodeRef::Link(_) => Ino::ROOT,
+        InodeRef::Link(_) | InodeRef::Text(_) => Ino::ROOT,
     }
 }
 
@@ -532,6 +556,9 @@ fn attr_of(view: &View, ino: Ino, owner: &Owner) -> Result<Attr, TreeError> {
         InodeRef::Top(_) => attr,
         InodeRef::Link(target) => {
             Attr { kind: InodeKind::Link, size: target.len() as u64, perm: 0o777, ..attr }
+        }
+        InodeRef::Text(text) => {
+            Attr { kind: InodeKind::File, size: text.len() as u64, blocks: 1, perm: 0o444, ..attr }
         }
         InodeRef::Inside(placement, index, ListingNode { kind: NodeKind::Dir { .. }, .. }) => {
             let ttl = if *index == 0 { TOP_TTL } else { NAME_TTL };

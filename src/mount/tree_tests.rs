@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::inode::Ino;
+use super::top_path::MountLayout;
 use super::tree::{Attr, InodeKind, Lookup, Owner, PublisherTrust, Tree, TreeError};
 use super::view::ShownModels;
 use crate::model::{BLOCK_LEN, FileEntry, Manifest, ModelRef, PiecesRoot, PublisherKey, Sha256Digest};
@@ -59,7 +60,7 @@ impl Shop {
 }
 
 fn tree() -> Tree {
-    Tree::new(Owner { uid: 7, gid: 8, mounted_at: SystemTime::UNIX_EPOCH })
+    Tree::new(Owner { uid: 7, gid: 8, mounted_at: SystemTime::UNIX_EPOCH }, MountLayout::Plain)
 }
 
 /// Follows a path from the root.

@@ -8,6 +8,15 @@
 //! /.by/FINGERPRINT/…   not listed, but found: the same for the models of one publisher, even if another publisher owns
 //!                      the name
 //! ```
+//!
+//! In the layout [`MountLayout::Hf`], which is the cache directory of the hub's clients:
+//!
+//! ```text
+//! /models--org--name/refs/REVISION            a file with the commit of the revision
+//! /models--org--name/snapshots/COMMIT/…       the files
+//! /models--org--name/blobs                    empty
+//! /datasets--org--name/…                      the same for datasets
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -16,7 +25,7 @@ use std::time::{Duration, SystemTime};
 
 use super::inode::{Ino, InodeNumbers};
 use super::listing::{ListingNode, NodeKind, Nodes};
-use super::top_path::{BY, TopPath};
+use super::top_path::{BY, MountLayout, RepoDir, TopPath, repo_folder};
 use crate::model::{InfoHash, Kind, ModelName, ModelRef, Revision};
 use crate::store::StoredRevision;
 
@@ -54,7 +63,7 @@ pub struct TopEntry {
     pub name: String,
     /// Inode number.
     pub ino: Ino,
-    /// True for a directory, false for a link.
+    /// True for a directory, false for a link or a text.
     pub is_dir: bool,
 }
 
@@ -95,6 +104,8 @@ pub enum InodeRef<'a> {
     Top(&'a TopDir),
     /// A link above the revisions, with its target.
     Link(&'a str),
+    /// A file above the revisions, with its text.
+    Text(&'a str),
     /// A directory or file of a revision, with its index among the revision's nodes.
     Inside(&'a Placement, u32, &'a ListingNode),
 }
@@ -125,6 +136,7 @@ pub struct View {
     disputed: BTreeSet<ModelRef>,
     dirs: HashMap<Ino, TopDir>,
     links: HashMap<Ino, String>,
+    texts: HashMap<Ino, String>,
     placements: BTreeMap<Ino, Placement>,
 }
 
@@ -133,6 +145,7 @@ impl View {
     /// the content is the same as in the `previous` state, its list of nodes is reused.
     pub fn new(
         shown: ShownModels,
+        layout: MountLayout,
         previous: Option<&Self>,
         numbers: &InodeNumbers,
         mounted_at: SystemTime,
@@ -151,29 +164,73 @@ impl View {
                 enter_name(&mut plain, &revision);
             }
         }
-        let mut view =
-            Self { disputed, dirs: HashMap::new(), links: HashMap::new(), placements: BTreeMap::new() };
-        view.dirs.insert(Ino::ROOT, TopDir::new(TopPath::Root, Ino::ROOT));
+        let mut view = Self {
+            disputed,
+            dirs: HashMap::new(),
+            links: HashMap::new(),
+            texts: HashMap::new(),
+            placements: BTreeMap::new(),
+        };
+        let root = match layout {
+            MountLayout::Plain => TopPath::Root,
+            MountLayout::Hf => TopPath::CacheRoot,
+        };
+        view.dirs.insert(Ino::ROOT, TopDir::new(root, Ino::ROOT));
         let mut placing = Placing { previous, numbers, mounted_at, nodes: HashMap::new() };
-        for (name, revisions) in plain {
-            let org = view.org(None, &name, numbers);
-            view.place(None, &name, org, revisions, &mut placing);
-        }
-        for model in view.disputed.clone() {
-            // The directory of its organisation must exist, so that a lookup of the name reaches it and is refused.
-            view.org(None, &model.name, numbers);
-        }
-        for (publisher, by_name) in by {
-            for (name, revisions) in by_name {
-                let org = view.org(Some(&publisher), &name, numbers);
-                view.place(Some(&publisher), &name, org, revisions, &mut placing);
-            }
+        match layout {
+            MountLayout::Plain => view.arrange_plain(plain, by, &mut placing),
+            MountLayout::Hf => view.arrange_as_cache(plain, &mut placing),
         }
         for dir in view.dirs.values_mut() {
             dir.entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
             dir.hidden.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         }
         view
+    }
+
+    fn arrange_plain(&mut self, plain: ByName, by: BTreeMap<String, ByName>, placing: &mut Placing<'_>) {
+        let numbers = placing.numbers;
+        for (name, revisions) in plain {
+            let org = self.org(None, &name, numbers);
+            self.place(None, &name, org, revisions, placing);
+        }
+        for model in self.disputed.clone() {
+            // The directory of its organisation must exist, so that a lookup of the name reaches it and is refused.
+            self.org(None, &model.name, numbers);
+        }
+        for (publisher, by_name) in by {
+            for (name, revisions) in by_name {
+                let org = self.org(Some(&publisher), &name, numbers);
+                self.place(Some(&publisher), &name, org, revisions, placing);
+            }
+        }
+    }
+
+    fn arrange_as_cache(&mut self, plain: ByName, placing: &mut Placing<'_>) {
+        let numbers = placing.numbers;
+        for (name, revisions) in plain {
+            let folder = repo_folder(&name);
+            let repo = self.dir(Ino::ROOT, &folder, TopPath::Repo(name.clone()), numbers, true);
+            let [_, refs, snapshots] = RepoDir::ALL
+                .map(|dir| self.dir(repo, dir.name(), TopPath::RepoDir(name.clone(), dir), numbers, true));
+            // The default revision, or the only one, as in the other layout.
+            let default = match revisions.get(&Revision::default()) {
+                None if revisions.len() == 1 => revisions.values().next().cloned(),
+                _ => None,
+            };
+            let named = revisions.into_iter();
+            for (version, revision) in named.chain(default.map(|revision| (Revision::default(), revision))) {
+                let commit = revision.manifest.commit();
+                let ino = numbers.of_path(&format!("{folder}/refs/{version}"));
+                self.texts.insert(ino, commit.clone());
+                self.enter(refs, TopEntry { name: version.to_string(), ino, is_dir: false }, true);
+                if self.dirs.get(&snapshots).is_some_and(|dir| dir.entries.iter().all(|e| e.name != commit)) {
+                    let key = format!("{folder}/snapshots/{commit}");
+                    let first = self.put(None, snapshots, &key, revision, placing);
+                    self.enter(snapshots, TopEntry { name: commit, ino: first, is_dir: true }, true);
+                }
+            }
+        }
     }
 
     /// Whether several publishers dispute the name of a model, and it is not shown.
@@ -235,7 +292,7 @@ impl View {
         revisions: BTreeMap<Revision, Arc<StoredRevision>>,
         placing: &mut Placing<'_>,
     ) {
-        let Placing { previous, numbers, mounted_at, nodes: made } = placing;
+        let numbers = placing.numbers;
         let prefix = publisher.map_or_else(String::new, |publisher| format!("{BY}/{publisher}/"));
         let default = Revision::default();
         let named = |revision: &Revision| format!("{}@{revision}", name.name());
@@ -253,23 +310,37 @@ impl View {
         }
         for (version, revision) in revisions {
             let shown = if version.is_default() { name.name().to_owned() } else { named(&version) };
-            let info_hash = revision.manifest.torrent.info_hash;
-            let key = format!("{prefix}{name}@{version}");
-            let before = numbers.known_revision(&key, info_hash);
-            let before = before.and_then(|first| previous.as_ref()?.placements.get(&first));
-            let nodes = before.map(|before| before.nodes.clone());
-            // Nodes depend only on the files, and so does the info hash.
-            let nodes = made
-                .entry(info_hash)
-                .or_insert_with(|| nodes.unwrap_or_else(|| Arc::new(Nodes::new(&revision.manifest.files))));
-            let nodes = nodes.clone();
-            let used = before.map(|before| before.used.clone()).unwrap_or_default();
-            let first = numbers.of_revision(&key, info_hash, nodes.len());
-            let mtime = revision.manifest.created_at.as_deref().and_then(parse_time).unwrap_or(*mounted_at);
-            let of = publisher.map(str::to_owned);
-            self.placements.insert(first, Placement { parent: org, first, revision, nodes, mtime, of, used });
+            let first = self.put(publisher, org, &format!("{prefix}{name}@{version}"), revision, placing);
             self.enter(org, TopEntry { name: shown, ino: first, is_dir: true }, true);
         }
+    }
+
+    /// Adds the files of a revision below a directory. `key` is the path for its inode numbers. Returns the number of its
+    /// own directory.
+    fn put(
+        &mut self,
+        publisher: Option<&str>,
+        parent: Ino,
+        key: &str,
+        revision: Arc<StoredRevision>,
+        placing: &mut Placing<'_>,
+    ) -> Ino {
+        let Placing { previous, numbers, mounted_at, nodes: made } = placing;
+        let info_hash = revision.manifest.torrent.info_hash;
+        let before = numbers.known_revision(key, info_hash);
+        let before = before.and_then(|first| previous.as_ref()?.placements.get(&first));
+        let nodes = before.map(|before| before.nodes.clone());
+        // Nodes depend only on the files, and so does the info hash.
+        let nodes = made
+            .entry(info_hash)
+            .or_insert_with(|| nodes.unwrap_or_else(|| Arc::new(Nodes::new(&revision.manifest.files))));
+        let nodes = nodes.clone();
+        let used = before.map(|before| before.used.clone()).unwrap_or_default();
+        let first = numbers.of_revision(key, info_hash, nodes.len());
+        let mtime = revision.manifest.created_at.as_deref().and_then(parse_time).unwrap_or(*mounted_at);
+        let of = publisher.map(str::to_owned);
+        self.placements.insert(first, Placement { parent, first, revision, nodes, mtime, of, used });
+        first
     }
 
     /// The inode with a number; none if no such inode is shown.
@@ -279,6 +350,9 @@ impl View {
         }
         if let Some(target) = self.links.get(&ino) {
             return Some(InodeRef::Link(target));
+        }
+        if let Some(text) = self.texts.get(&ino) {
+            return Some(InodeRef::Text(text));
         }
         let (_, placement) = self.placements.range(..=ino).next_back()?;
         let index = ino.0 - placement.first.0;
@@ -303,7 +377,7 @@ impl View {
         match found {
             InodeRef::Top(dir) => 2 + dir.entries.iter().filter(|e| e.is_dir).count() as u32,
             InodeRef::Inside(_, _, ListingNode { kind: NodeKind::Dir { subdirs, .. }, .. }) => 2 + subdirs,
-            InodeRef::Link(_) | InodeRef::Inside(..) => 1,
+            InodeRef::Link(_) | InodeRef::Text(_) | InodeRef::Inside(..) => 1,
         }
     }
 }

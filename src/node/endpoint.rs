@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::mounts::look_up_in_network;
-use super::{Node, NodeError};
+use super::{Node, NodeError, metrics};
 use crate::http::{Auth, HttpError, Method, Request, Token};
 use crate::mirror::HubRepository;
 use crate::model::{ModelName, ModelRef};
-use crate::mount::{FindError, ModelNames, Owner};
+use crate::mount::{FindError, ModelNames, MountLayout, Owner};
 use crate::serve::{DEFAULT_PORT, Endpoint, Guard, HubError, Listener, ModelSource, Server, is_loopback};
 use crate::store::StoredRevision;
 
@@ -85,6 +85,9 @@ pub(super) struct Endpoints {
     changing: tokio::sync::Mutex<()>,
     /// Why the endpoint of the configuration is not served.
     pub problem: Mutex<Option<String>>,
+    metrics: Mutex<Option<Server>>,
+    /// Why the figures of the configuration are not served.
+    pub metrics_problem: Mutex<Option<String>>,
 }
 
 struct Running {
@@ -136,6 +139,11 @@ impl Endpoints {
         self.endpoint.lock().is_some()
     }
 
+    /// The address that serves figures; none if none does.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.lock().as_ref().map(Server::address)
+    }
+
     /// Ends the endpoint. Returns whether there was one.
     pub fn stop(&self) -> bool {
         self.endpoint.lock().take().is_some()
@@ -169,7 +177,8 @@ pub(super) async fn serve(node: &Arc<Node>, request: &ServeRequest) -> Result<En
     }
     let listener =
         Listener::bind(address).await.map_err(|source| EndpointError::Listen { address, source })?;
-    let names = Arc::new(ModelNames::new(Owner::of_this_process(), tokio::runtime::Handle::current()));
+    let runtime = tokio::runtime::Handle::current();
+    let names = Arc::new(ModelNames::new(Owner::of_this_process(), MountLayout::Plain, runtime));
     look_up_in_network(node, &names)?;
     node.mounts.add_names(&names);
     node.mounts.publish()?;
@@ -195,6 +204,24 @@ pub(super) async fn serve_configured(node: &Arc<Node>) {
     if let Err(error) = serve(node, &ServeRequest::default()).await {
         tracing::error!(%error, "the endpoint is not served");
         *node.endpoints.problem.lock() = Some(super::chain(&error));
+    }
+}
+
+/// Serves figures at the address of the configuration, if it has one. A failure is logged and reported by `status`.
+pub(super) async fn serve_metrics(node: &Arc<Node>) {
+    let Some(address) = node.library.config.metrics.listen else { return };
+    match Listener::bind(address).await {
+        Ok(listener) => {
+            let guard = Guard { address: listener.address(), token: None };
+            let server = listener.serve(metrics::router(Arc::downgrade(node), guard));
+            tracing::info!(address = %server.address(), "serving metrics");
+            *node.endpoints.metrics.lock() = Some(server);
+        }
+        Err(source) => {
+            let error = EndpointError::Listen { address, source };
+            tracing::error!(%error, "the metrics are not served");
+            *node.endpoints.metrics_problem.lock() = Some(error.to_string());
+        }
     }
 }
 

@@ -21,7 +21,8 @@ use crate::catalog::News;
 use crate::config::Show;
 use crate::fetch::web::Lent;
 use crate::mount::{
-    Connection, LookupRules, ModelNames, MountError, MountLocation, Mounted, Namespaces, NeverResolve,
+    Connection, LookupRules, ModelNames, MountError, MountLayout, MountLocation, Mounted, Namespaces,
+    NeverResolve,
 };
 use crate::torrent::PeersGuard;
 
@@ -52,6 +53,9 @@ pub struct ServeOptions {
     /// Hosts that have models, called for every torrent while the mount lasts.
     #[serde(rename = "given_peers")]
     pub peers: Vec<SocketAddr>,
+    /// How models are arranged.
+    #[serde(default)]
+    pub layout: MountLayout,
 }
 
 /// A mount, as `status` reports it.
@@ -223,7 +227,8 @@ pub(super) async fn serve(
     let lent = node.web.lend(&request.surroundings)?;
     let (fetch, runtime) = (node.fetch.clone(), tokio::runtime::Handle::current());
     let connection = Connection { device, place };
-    let serving = tokio::task::spawn_blocking(move || Mounted::serve(connection, fetch, runtime));
+    let layout = options.layout;
+    let serving = tokio::task::spawn_blocking(move || Mounted::serve(connection, layout, fetch, runtime));
     let mounted = serving.await.map_err(NodeError::internal)??;
     set_up(node, &mounted, &options)?;
     let served = Arc::new(Served { request, mounted, _peers: peers, _lent: lent });

@@ -198,6 +198,8 @@ impl Node {
             problems,
             endpoint: self.endpoints.status(),
             endpoint_problem: self.endpoints.problem.lock().clone(),
+            metrics: self.endpoints.metrics_address(),
+            metrics_problem: self.endpoints.metrics_problem.lock().clone(),
         }
     }
 

@@ -164,6 +164,7 @@ impl Node {
             });
         }
         endpoint::serve_configured(&node).await;
+        endpoint::serve_metrics(&node).await;
         tracing::info!(listening = ?node.listening(), "node started");
         Ok(node)
     }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use super::control::Warmed;
+use super::control::{WarmRequest, Warmed};
 use super::get::MAX_CHANGES;
-use super::{Node, NodeError, lookup, space};
+use super::{Node, NodeError, blocking, lookup, space};
 use crate::catalog::Patience;
 use crate::model::ModelRef;
+use crate::model::gguf::{self, GgufError};
 use crate::model::names::NameError;
+use crate::model::safetensors::{self, LENGTH_LEN};
 use crate::mount::RequestedModel;
 use crate::store::StoredRevision;
 
@@ -35,10 +37,12 @@ pub enum WarmError {
     },
 }
 
-/// Fetches all files at or below `path`, a path relative to a mount point: `[datasets/]org/name[@revision][/path]`, or
+/// Fetches all files at or below a path, which is relative to a mount point: `[datasets/]org/name[@revision][/path]`, or
 /// the same after `.by/FINGERPRINT/`. With `resolve`, an unknown model is looked up like in a mount. Starts again if
 /// the model is replaced by another one meanwhile.
-pub(super) async fn run(node: &Arc<Node>, path: &str, resolve: bool) -> Result<Warmed, NodeError> {
+pub(super) async fn run(node: &Arc<Node>, request: &WarmRequest) -> Result<Warmed, NodeError> {
+    let WarmRequest { path, resolve, header_only } = request;
+    let (resolve, header_only) = (*resolve, *header_only);
     let (sought, below) = split(path)?;
     if let Some(local) = node.local.revision(&sought.model).filter(|_| sought.publisher.is_none()) {
         return warmed(&local, &sought.model, &below).map(|(_, warmed)| warmed);
@@ -51,21 +55,96 @@ pub(super) async fn run(node: &Arc<Node>, path: &str, resolve: bool) -> Result<W
     }
     let mut changes = 0..MAX_CHANGES;
     loop {
-        match warm_as_known_now(node, &sought, &below).await {
+        match warm_as_known_now(node, &sought, &below, header_only).await {
             Err(e) if e.is_left() && changes.next().is_some() => {}
             done => return done,
         }
     }
 }
 
-async fn warm_as_known_now(node: &Node, sought: &RequestedModel, below: &str) -> Result<Warmed, NodeError> {
+async fn warm_as_known_now(
+    node: &Node,
+    sought: &RequestedModel,
+    below: &str,
+    header_only: bool,
+) -> Result<Warmed, NodeError> {
     let model = &sought.model;
     let manifest = node.library.known_as(sought).ok_or_else(|| NodeError::UnknownModel(model.clone()))?;
     let revision: Arc<StoredRevision> = node.library.store.revision(manifest)?;
     let (files, warmed) = warmed(&revision, model, below)?;
+    if header_only {
+        return headers(node, &revision, &files).await;
+    }
     space::check(&node.library, &revision, &files, None)?;
     space::fetch_files(node, &revision, &files, None).await?;
     Ok(warmed)
+}
+
+/// Largest file without a header that is fetched for its headers, in bytes.
+const MAX_SMALL: u64 = 4 << 20;
+
+/// Fetches the headers of weights, and the small files whole: what a program reads before it reads a tensor.
+async fn headers(node: &Node, revision: &Arc<StoredRevision>, files: &[usize]) -> Result<Warmed, NodeError> {
+    let stall = node.library.config.torrent.download_timeout;
+    let failed = |source| NodeError::Fetch { model: revision.manifest.model_ref(), source };
+    let entry = |file: usize| &revision.manifest.files[file];
+    let small: Vec<usize> = files.iter().copied().filter(|&file| entry(file).size <= MAX_SMALL).collect();
+    node.fetch.fetch_files(revision, &small, stall).await.map_err(failed)?;
+    let mut warmed = Warmed { files: small.len(), bytes: small.iter().map(|&file| entry(file).size).sum() };
+    for &file in files.iter().filter(|&&file| entry(file).size > MAX_SMALL) {
+        let Some(kind) = HeaderKind::of(&entry(file).path) else { continue };
+        let mut len = FIRST_PART.min(entry(file).size);
+        loop {
+            node.fetch.fetch_parts(revision, &[(file, 0..len)], stall).await.map_err(failed)?;
+            let content = revision.contents[file].clone();
+            let start = blocking::cancellable(move |_| {
+                content.read(0..len).map_err(|source| NodeError::Io { path: content.path(), source })
+            });
+            // Bytes that were deleted meanwhile are fetched again.
+            let Some(start) = start.await? else { continue };
+            match kind.wanted(&start, entry(file).size) {
+                Some(more) if more > len => len = more.min(entry(file).size),
+                _ => break,
+            }
+        }
+        warmed.files += 1;
+        warmed.bytes += len;
+    }
+    Ok(warmed)
+}
+
+/// Bytes of a file that are fetched to find the length of its header.
+const FIRST_PART: u64 = 64 << 10;
+
+/// A format of weights with a header at its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HeaderKind {
+    Safetensors,
+    Gguf,
+}
+
+impl HeaderKind {
+    fn of(path: &str) -> Option<Self> {
+        match path.rsplit_once('.')?.1 {
+            "safetensors" => Some(Self::Safetensors),
+            "gguf" => Some(Self::Gguf),
+            _ => None,
+        }
+    }
+
+    /// How many bytes of a file of `file_len` bytes its header needs; none if `start` has all of it, or no valid header.
+    fn wanted(self, start: &[u8], file_len: u64) -> Option<u64> {
+        match self {
+            Self::Safetensors => {
+                let first = start.get(..8)?.try_into().ok()?;
+                safetensors::header_len(first, file_len).ok().map(|len| LENGTH_LEN + len)
+            }
+            Self::Gguf => match gguf::shortest(start) {
+                Err(GgufError::Truncated) => Some(start.len() as u64 * 4),
+                _ => None,
+            },
+        }
+    }
 }
 
 /// The files of a revision at or below a path, and their sum.
@@ -117,6 +196,21 @@ mod tests {
         assert!(split(".by").is_err() && split(".by/x/org").is_err());
         assert!(split("org").is_err());
         assert!(split("datasets/org").is_err());
+    }
+
+    #[test]
+    fn length_of_a_header_is_read_from_its_start() {
+        let mut start = 100u64.to_le_bytes().to_vec();
+        start.push(b'{');
+        assert_eq!(HeaderKind::of("a/b.safetensors").unwrap().wanted(&start, 1000), Some(108));
+        assert_eq!(
+            HeaderKind::Safetensors.wanted(&start, 50),
+            None,
+            "the header would be longer than the file"
+        );
+        assert_eq!(HeaderKind::Gguf.wanted(b"GGUF\x03\0\0\0", 1000), Some(32));
+        assert_eq!(HeaderKind::Gguf.wanted(b"no GGUF file", 1000), None);
+        assert_eq!(HeaderKind::of("a.bin"), None);
     }
 
     #[test]

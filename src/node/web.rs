@@ -67,6 +67,7 @@ impl Web {
         }
         let config = &self.library.config;
         Ok(Client::for_process(&config.network, &surroundings.proxies)?
-            .allowing_private(&config.hub.endpoint))
+            .allowing_private(&config.hub.endpoint)
+            .counting_with(&self.client))
     }
 }

@@ -32,6 +32,11 @@ impl Bodies {
         Arc::new(Self { fetch, runtime: tokio::runtime::Handle::current(), open: Mutex::default() })
     }
 
+    /// The first bytes of a file, at most `len`.
+    pub async fn start_of(&self, file: &FileRef, len: u64) -> Result<Vec<u8>, ReadError> {
+        self.fetch.read(file, 0, len).await
+    }
+
     /// Number of bodies that are being sent.
     pub fn count(&self) -> usize {
         self.open.lock().values().sum()
@@ -44,6 +49,7 @@ impl Bodies {
         file: FileRef,
         range: std::ops::Range<u64>,
     ) -> Result<Body, ReadError> {
+        self.fetch.opened(&file);
         let parts = self.parts(file, range).peekable();
         let mut parts = Box::pin(parts);
         let first = tokio::time::timeout(STATUS_WITHIN, parts.as_mut().peek()).await;

@@ -14,7 +14,7 @@ use super::body::Bodies;
 use super::file::Served;
 use super::find::{Found, find};
 use super::route::Route;
-use super::{Guard, HubError, ModelSource, describe, file};
+use super::{Guard, HubError, ModelSource, describe, file, registry};
 use crate::fetch::Fetch;
 use crate::http::Token;
 use crate::model::{Kind, ModelName};
@@ -77,6 +77,15 @@ impl Endpoint {
         match route {
             Route::Health => Ok("ok\n".into_response()),
             Route::NoName(name) => Err(HubError::no_repository(&name, "a name here has the form org/name")),
+            Route::Registry => Ok(Json(serde_json::json!({})).into_response()),
+            Route::RegistryManifest(name, tag) => {
+                let found = self.find(&name, None, &call).await?;
+                registry::manifest(&self.bodies, &found, &tag).await
+            }
+            Route::RegistryBlob(name, digest) => {
+                let found = self.find(&name, None, &call).await?;
+                registry::blob(&self.bodies, &found, &digest, &call.method, &call.headers).await
+            }
             Route::About(name, revision) => {
                 let found = self.find(&name, revision.as_deref(), &call).await?;
                 Ok(json(&found, describe::about(&found, call.is_set("blobs"))))

@@ -10,6 +10,7 @@
 //! | `find` | names and revisions, as a mount finds them |
 //! | `describe` | the JSON that describes a model and its files |
 //! | `file`, `range`, `body` | the bytes of a file, streamed as they are proved |
+//! | `registry` | the routes of a registry, for Ollama |
 //! | `error` | errors with the codes of the hub |
 //!
 //! These rules always hold:
@@ -26,6 +27,7 @@ mod file;
 mod find;
 mod guard;
 mod range;
+mod registry;
 mod route;
 mod server;
 

@@ -27,6 +27,12 @@ pub enum Route {
     AuthCheck(ModelName),
     /// `/ID/resolve/REV/PATH`, or `/ID/raw/REV/PATH`.
     File(ModelName, String, String),
+    /// `/v2/`: a client of a registry asks whether this is one.
+    Registry,
+    /// `/v2/ID/manifests/TAG`.
+    RegistryManifest(ModelName, String),
+    /// `/v2/ID/blobs/DIGEST`.
+    RegistryBlob(ModelName, String),
     /// A route of a model whose name cannot be a name here.
     NoName(String),
 }
@@ -39,6 +45,16 @@ impl Route {
         let is_read = matches!(*method, Method::GET | Method::HEAD);
         match parts.as_slice() {
             ["healthz"] if is_read => Some(Self::Health),
+            ["v2"] | ["v2", ""] if is_read => Some(Self::Registry),
+            ["v2", org, name, kind @ ("manifests" | "blobs"), which] if is_read => {
+                let Ok(id) = ModelName::new(Kind::Model, org, name) else {
+                    return Some(Self::NoName(format!("{org}/{name}")));
+                };
+                Some(match *kind {
+                    "manifests" => Self::RegistryManifest(id, (*which).to_owned()),
+                    _ => Self::RegistryBlob(id, (*which).to_owned()),
+                })
+            }
             ["api", "models", rest @ ..] => Self::of_api(method, Kind::Model, rest),
             ["api", "datasets", rest @ ..] => Self::of_api(method, Kind::Dataset, rest),
             ["datasets", rest @ ..] if is_read => Self::of_file(Kind::Dataset, rest),
@@ -143,6 +159,17 @@ mod tests {
             get("/datasets/acme/d/resolve/v1/x.parquet"),
             Some(Route::File(d, "v1".into(), "x.parquet".into()))
         );
+    }
+
+    #[test]
+    fn routes_of_a_registry_are_parsed() {
+        let m: ModelName = "acme/m".parse().unwrap();
+        assert_eq!(get("/v2/"), Some(Route::Registry));
+        let manifest = Route::RegistryManifest(m.clone(), "Q4_K_M".into());
+        assert_eq!(get("/v2/acme/m/manifests/Q4_K_M"), Some(manifest));
+        let blob = Route::RegistryBlob(m, "sha256:ab".into());
+        assert_eq!(get("/v2/acme/m/blobs/sha256:ab"), Some(blob));
+        assert_eq!(get("/v2/acme/m/tags/list"), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use silmaril::fetch::{Fetch, FetchSettings};
 use silmaril::model::{FileEntry, InfoHash, Manifest, ModelRef, PiecesRoot, PublisherKey, Sha256Digest};
-use silmaril::mount::{MountError, Mounted};
+use silmaril::mount::{MountError, MountLayout, Mounted};
 use silmaril::paths::Paths;
 use silmaril::store::{Store, StoredRevision};
 use silmaril::torrent::{Discovery, GivenPeers};
@@ -212,7 +212,8 @@ pub fn serve(
 ) -> Result<Mounted, MountError> {
     let point = silmaril::mount::prepare(point)?;
     let connection = silmaril::mount::attach(&point, allow_other)?;
-    Mounted::serve(connection, fetch, runtime).inspect_err(|_| drop(silmaril::mount::unmount(&point, true)))
+    Mounted::serve(connection, MountLayout::Plain, fetch, runtime)
+        .inspect_err(|_| drop(silmaril::mount::unmount(&point, true)))
 }
 
 /// Runs work that may hang in its own thread. After the deadline the thread is abandoned and the test fails.

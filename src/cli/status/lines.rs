@@ -98,6 +98,12 @@ impl StatusLines {
         if let Some(problem) = &status.endpoint_problem {
             self.fact("endpoint", &format!("not served: {problem}"));
         }
+        if let Some(address) = &status.metrics {
+            self.fact("metrics", &format!("http://{address}/metrics"));
+        }
+        if let Some(problem) = &status.metrics_problem {
+            self.fact("metrics", &format!("not served: {problem}"));
+        }
         let listening: Vec<String> = status.listening.iter().map(ToString::to_string).collect();
         self.fact("listening on", &listening.join(", "));
         if let Some(catalog) = &status.catalog {

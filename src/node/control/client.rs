@@ -252,10 +252,9 @@ impl Client {
         self.within(ANSWER_WITHIN, self.call("POST", "/v1/serve/stop", &())).await
     }
 
-    /// Fetches a model, a directory or a file before it is read; `path` is relative to the mount point. Has no
-    /// deadline: the node fails when the swarm stalls.
-    pub async fn warm(&self, path: &str, resolve: bool) -> Result<Warmed, NodeError> {
-        self.call("POST", "/v1/warm", &WarmRequest { path: path.to_owned(), resolve }).await
+    /// Fetches a model, a directory or a file before it is read. Has no deadline: the node fails when the swarm stalls.
+    pub async fn warm(&self, request: &WarmRequest) -> Result<Warmed, NodeError> {
+        self.call("POST", "/v1/warm", request).await
     }
 
     /// A connection. If descriptors are short, this waits for some, at most [`ANSWER_WITHIN`].

@@ -19,7 +19,7 @@ use super::server::ErrorResponse;
 use super::stream::alive;
 use crate::fetch::TransferStatus;
 use crate::node::models::KnownModel;
-use crate::node::{Node, NodeError, blocking, metrics, models};
+use crate::node::{Node, blocking, metrics, models};
 
 /// How often the stream compares the transfers with those it sent last.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -72,11 +72,6 @@ fn changes(node: Weak<Node>) -> impl IntoResponse {
 }
 
 async fn figures(State(node): State<Weak<Node>>) -> Result<Response, ErrorResponse> {
-    let node = alive(&node)?;
-    let (status, store) = (node.status(), node.library.store.clone());
-    let cache = blocking::cancellable(move |_| Ok(store.cache().usage()?)).await;
-    let cache = cache.inspect_err(|e| tracing::warn!(error = %e, "could not measure the cache")).ok();
-    let text = metrics::render(status, cache)
-        .map_err(|e| NodeError::Internal(format!("the figures cannot be written: {e}")))?;
+    let text = metrics::text(&alive(&node)?).await?;
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }

@@ -12,7 +12,7 @@
 //! | `POST /v1/unmount` [`UnmountRequest`](super::mounts::UnmountRequest) | whether the node served that mount, which is unmounted now |
 //! | `POST /v1/serve` [`ServeRequest`](super::endpoint::ServeRequest) | [`EndpointStatus`] of the endpoint that is served now |
 //! | `POST /v1/serve/stop` | whether an endpoint was served, which has ended now |
-//! | `POST /v1/warm` `{path, resolve}` | [`Warmed`] when every byte below the path is stored |
+//! | `POST /v1/warm` [`WarmRequest`] | [`Warmed`] when the bytes are stored |
 //! | `POST /v1/get` [`GetRequest`](super::get::GetRequest) | stream ending in a [`GetReport`](super::get::GetReport) |
 //! | `POST /v1/discover` [`DiscoverRequest`](super::discover::DiscoverRequest) | stream ending in [`Discovered`](super::discover::Discovered) |
 //! | `POST /v1/share` [`ShareRequest`](super::share::ShareRequest) | stream ending in [`Shared`](super::share::Shared) |
@@ -120,6 +120,12 @@ pub struct Status {
     /// Why the endpoint of the configuration is not served.
     #[serde(default)]
     pub endpoint_problem: Option<String>,
+    /// The address that serves figures over TCP; none if none does.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
+    /// Why the figures of the configuration are not served over TCP.
+    #[serde(default)]
+    pub metrics_problem: Option<String>,
 }
 
 /// The part of the status that every version of a node reports.
@@ -191,6 +197,9 @@ pub struct WarmRequest {
     pub path: String,
     /// Whether to look up a model that is not known.
     pub resolve: bool,
+    /// Whether to fetch only the headers of weights, and small files.
+    #[serde(default)]
+    pub header_only: bool,
 }
 
 /// Answer to `POST /v1/warm`.

@@ -176,5 +176,5 @@ async fn warm(
     State(node): State<Weak<Node>>,
     Json(request): Json<WarmRequest>,
 ) -> Result<Json<Warmed>, ErrorResponse> {
-    Ok(Json(on_node(&node, async |node| warm::run(&node, &request.path, request.resolve).await).await?))
+    Ok(Json(on_node(&node, async |node| warm::run(&node, &request).await).await?))
 }

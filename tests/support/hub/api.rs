@@ -25,6 +25,7 @@ pub fn routes() -> Router<Arc<HubState>> {
         router = router
             .route(&repo, get(newest))
             .route(&format!("{repo}/revision/{{rev}}"), get(revision))
+            .route(&format!("{repo}/auth-check"), get(auth_check))
             .route(&format!("{repo}/tree/{{rev}}"), get(tree))
             .route(&format!("{repo}/tree/{{rev}}/{{*dir}}"), get(subtree));
     }
@@ -35,6 +36,17 @@ type Shared = Extract<Arc<HubState>>;
 
 async fn newest(state: Shared, Path((org, name)): Path<(String, String)>, request: Request) -> HandlerResult {
     about(&state, &request, &format!("{org}/{name}"), "main")
+}
+
+/// Whether the user may read the files.
+async fn auth_check(
+    state: Shared,
+    Path((org, name)): Path<(String, String)>,
+    request: Request,
+) -> HandlerResult {
+    let (repo, _) = find(&state, &request, &format!("{org}/{name}"), "main")?;
+    state.may_read_files(&request, &repo)?;
+    Ok(Json(json!({})).into_response())
 }
 
 async fn revision(

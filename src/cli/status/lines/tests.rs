@@ -10,6 +10,9 @@ mounted on      /home/ada/models
 endpoint        http://127.0.0.1:8910, sending 1 file
 endpoint        not served: cannot listen on 127.0.0.1:8910: another program
                 uses the port
+metrics         http://127.0.0.1:9100/metrics
+metrics         not served: cannot listen on 127.0.0.1:9100: another program
+                uses the port
 listening on    192.0.2.7:40123, [2001:db8::7]:40123
 catalog         1204 records, 3 peers, 212 DHT nodes
 for a command   get acme/minilm (since 1m 1s, 50% of 100 B)
@@ -53,6 +56,8 @@ base directory  /home/ada/.silmaril
 mounted on      /home/ada/models
 endpoint        http://127.0.0.1:8910, sending 1 file
 endpoint        not served: cannot listen on 127.0.0.1:8910: another program uses the port
+metrics         http://127.0.0.1:9100/metrics
+metrics         not served: cannot listen on 127.0.0.1:9100: another program uses the port
 listening on    192.0.2.7:40123, [2001:db8::7]:40123
 catalog         1204 records, 3 peers, 212 DHT nodes
 for a command   get acme/minilm (since 1m 1s, 50% of 100 B)
