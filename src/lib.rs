@@ -5,6 +5,7 @@
 //! ```text
 //! cli        one file per subcommand: parse, call the daemon, print. No other module prints.
 //!  └ node    the daemon: jobs, control socket (server and client), housekeeping
+//!     ├ serve    HTTP for other programs: an endpoint with the hub's read routes
 //!     ├ mount    FUSE adapter (thin) → tree (inodes) → parked reads
 //!     ├ mirror   repositories of hubs and git servers, downloaded at a fixed commit
 //!     ├ trust    publishers, pinned names, key succession

@@ -212,9 +212,14 @@ mod servers {
 }
 
 mod serve {
+    mod cache_layout;
+    mod clients;
     mod hub_clients;
+    mod listening;
+    mod registry;
     mod requests;
     pub mod rig;
+    mod warming;
 }
 
 mod docs {

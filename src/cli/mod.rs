@@ -29,7 +29,7 @@ mod publishing;
 mod registry;
 mod remove;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 mod seeding;
 mod serve;
 mod session;

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::session::with_daemon;
+use crate::cli::session::{Daemon, with_daemon};
 use crate::cli::status::not_running;
 use crate::config::listen_address;
 use crate::node::control::Client;
-use crate::node::endpoint::ServeRequest;
+use crate::node::endpoint::{EndpointStatus, ServeRequest};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,7 +20,7 @@ Examples:
 
 /// Serve models to programs that read them from the hub
 ///
-/// Programs that honour HF_ENDPOINT (transformers, vLLM, llama.cpp, `hf download` and others) then read models from the
+/// Programs that honour HF_ENDPOINT (transformers, vLLM, llama.cpp, `hf download` and more) then read models from the
 /// swarm: each file is fetched when a program asks for it, streamed as it is verified, cached, and uploaded to other hosts.
 /// Names are found as in a mount. The daemon serves the endpoint until it ends; with `serve.listen` in the configuration it
 /// does so whenever it runs.
@@ -59,6 +59,14 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     context.out.line(format_args!("serving {} (process {pid})", status.url))?;
     context.out.note("use it in this shell: eval \"$(silmaril env)\"");
     Ok(())
+}
+
+/// Restores the endpoint of a daemon that was replaced. Prints a warning if that fails.
+pub async fn serve_again(context: &Context, daemon: &Daemon, former: &EndpointStatus) {
+    let request = ServeRequest { listen: Some(former.address), open: former.open };
+    if let Err(error) = daemon.client.serve(&request).await {
+        context.out.warn(format_args!("the endpoint {} is not served again: {error}", former.url));
+    }
 }
 
 fn stop(context: &Context) -> Result<(), CommandError> {

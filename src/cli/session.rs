@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use crate::cli::background::{self, Started};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::mount;
 use crate::cli::signals::StopSignals;
+use crate::cli::{mount, serve};
 use crate::config::Config;
 use crate::mount::Namespaces;
 use crate::node::control::Client;
@@ -271,6 +271,7 @@ pub async fn find_or_start(
     paths.create()?;
     let mut wait = HolderWait::default();
     let mut replaced: Vec<MountStatus> = Vec::new();
+    let mut endpoint = None;
     let mut starts = 0..MAX_DAEMONS;
     loop {
         if let Some(client) = Client::connect(&paths).await? {
@@ -279,6 +280,9 @@ pub async fn find_or_start(
                     std::cmp::Ordering::Equal => {
                         let daemon = Daemon { client, pid: hello.pid, namespaces: hello.namespaces };
                         mount::mount_again(context, config, &daemon, replaced).await;
+                        if let Some(endpoint) = endpoint {
+                            serve::serve_again(context, &daemon, &endpoint).await;
+                        }
                         return Ok(daemon);
                     }
                     std::cmp::Ordering::Less => {
@@ -286,8 +290,10 @@ pub async fn find_or_start(
                             "replacing the daemon of version {} (process {})",
                             hello.version, hello.pid
                         ));
-                        replaced
-                            .extend(client.status().await.map(|status| status.mounts).unwrap_or_default());
+                        if let Ok(status) = client.status().await {
+                            replaced.extend(status.mounts);
+                            endpoint = status.endpoint.or(endpoint);
+                        }
                         client.stop(hello.pid, true).await?;
                         continue;
                     }

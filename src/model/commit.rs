@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn stated_commit_is_used_and_others_are_derived() {
+    fn stated_commit_is_used_or_one_is_derived() {
         let mut one = manifest(1);
         let derived = one.commit();
         assert!(is_commit(&derived));

@@ -84,7 +84,7 @@ pub(super) struct Mounts {
     disputes: Arc<Disputes>,
     served: Mutex<Vec<Arc<Served>>>,
     /// The names of other doors, which show the same models.
-    others: Mutex<Vec<Weak<ModelNames>>>,
+    doors: Mutex<Vec<Weak<ModelNames>>>,
     /// One publication at a time, so that a former state never replaces a newer one.
     publishing: Mutex<()>,
 }
@@ -111,7 +111,7 @@ impl Served {
 impl Mounts {
     /// None yet.
     pub fn new(disputes: Arc<Disputes>) -> Self {
-        Self { disputes, served: Mutex::default(), others: Mutex::default(), publishing: Mutex::default() }
+        Self { disputes, served: Mutex::default(), doors: Mutex::default(), publishing: Mutex::default() }
     }
 
     /// The mount points.
@@ -170,13 +170,13 @@ impl Mounts {
 
     /// From now on updates these names like those of a mount.
     pub fn add_names(&self, names: &Arc<ModelNames>) {
-        self.others.lock().push(Arc::downgrade(names));
+        self.doors.lock().push(Arc::downgrade(names));
     }
 
     fn other_names(&self) -> Vec<Arc<ModelNames>> {
-        let mut others = self.others.lock();
-        others.retain(|names| names.strong_count() > 0);
-        others.iter().filter_map(Weak::upgrade).collect()
+        let mut doors = self.doors.lock();
+        doors.retain(|names| names.strong_count() > 0);
+        doors.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Updates the models that all mounts show.

@@ -3,7 +3,7 @@
 //! Every file is listed like a file in LFS, because a manifest has the SHA-256 of a file and not its git object. No entry
 //! names Xet, so clients fetch files by plain requests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -168,19 +168,18 @@ pub fn tree(found: &Found, dir: &str, recursive: bool, expand: bool) -> Option<V
 /// The entries of single paths. Paths that do not exist are left out.
 pub fn paths(found: &Found, paths: &[String], expand: bool) -> Vec<Value> {
     let files = &found.revision.manifest.files;
+    let by_path: HashMap<&str, &FileEntry> = files.iter().map(|file| (file.path.as_str(), file)).collect();
+    let parents = |file: &'_ FileEntry| file.path.match_indices('/').map(|(at, _)| at).collect::<Vec<_>>();
+    let dirs: HashSet<&str> =
+        files.iter().flat_map(|file| parents(file).into_iter().map(|at| &file.path[..at])).collect();
     let one = |path: &String| {
         let path = path.trim_matches('/');
-        if let Some(file) = files.iter().find(|file| file.path == path) {
-            return Some(file_entry(found, file, expand));
+        match by_path.get(path) {
+            Some(file) => Some(file_entry(found, file, expand)),
+            None => dirs.contains(path).then(|| dir_entry(found, path, expand)),
         }
-        let is_dir = !path.is_empty() && files.iter().any(|file| is_below(&file.path, path));
-        is_dir.then(|| dir_entry(found, path, expand))
     };
     paths.iter().filter_map(one).collect()
-}
-
-fn is_below(path: &str, dir: &str) -> bool {
-    path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'))
 }
 
 fn file_entry(found: &Found, file: &FileEntry, expand: bool) -> Value {

@@ -49,7 +49,7 @@ async fn default_of(models: &dyn ModelSource, name: &ModelName) -> Result<Found,
 }
 
 async fn by_name(models: &dyn ModelSource, name: &ModelName, revision: &str) -> Result<Found, HubError> {
-    // The default revision also stands for the only known one, as in a mount.
+    // The default revision also means the only known one, as in a mount.
     let Some(revision) = revision.parse().ok().filter(|revision: &Revision| !revision.is_default()) else {
         let found = default_of(models, name).await?;
         return match revision {

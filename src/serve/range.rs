@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_read_as_the_rfc_says() {
+    fn ranges_are_read_as_in_the_rfc() {
         let of = |header: &str| Requested::of(Some(header), 100);
         assert_eq!(Requested::of(None, 100), Requested::Whole);
         assert_eq!(of("bytes=0-0"), Requested::Part(0..1));

@@ -22,7 +22,7 @@ use crate::model::{FileEntry, GRANULE_LEN, gguf};
 const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// The media type of a configuration.
 const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-/// The tag that stands for the default file.
+/// The tag of the default file.
 const LATEST: &str = "latest";
 /// Quantizations in the order in which they are the default.
 const PREFERRED: [&str; 6] = ["Q4_K_M", "Q4_K_S", "Q4_0", "Q5_K_M", "Q8_0", "F16"];

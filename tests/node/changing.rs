@@ -67,7 +67,12 @@ fn warm_continues_when_its_model_is_replaced_or_removed() {
         let (base, manifest, ours) = (home.join("base"), manifest_without_holders(home), ours(home));
         let node = node(&base, &manifest).await;
         let warming = client(&base).await;
-        let warming = async { timeout(PATIENCE, warming.warm("acme/m", true)).await.unwrap() };
+        let request = silmaril::node::control::WarmRequest {
+            path: "acme/m".to_owned(),
+            resolve: true,
+            header_only: false,
+        };
+        let warming = async { timeout(PATIENCE, warming.warm(&request)).await.unwrap() };
         let removing = async {
             until_waited_for(&node).await;
             client(&base).await.remove(&acme_m()).await.unwrap();
@@ -77,7 +82,12 @@ fn warm_continues_when_its_model_is_replaced_or_removed() {
 
         node.library.import(&manifest, "a test", None, false).unwrap();
         let warming = client(&base).await;
-        let warming = async { timeout(PATIENCE, warming.warm("acme/m", true)).await.unwrap() };
+        let request = silmaril::node::control::WarmRequest {
+            path: "acme/m".to_owned(),
+            resolve: true,
+            header_only: false,
+        };
+        let warming = async { timeout(PATIENCE, warming.warm(&request)).await.unwrap() };
         let sharing = async {
             until_waited_for(&node).await;
             client(&base).await.share(&share_as_acme_m(&ours), |_| ()).await.unwrap();
