@@ -58,12 +58,12 @@ pub struct EndpointStatus {
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// The system refused the address.
-    #[error("cannot listen on {address}: {}", listen_reason(source))]
+    #[error("cannot listen on {address}: {}", listen_reason(error))]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// The error of the system.
-        source: std::io::Error,
+        /// The error of the system, which the message has already.
+        error: std::io::Error,
     },
     /// Other hosts would reach the endpoint without a token.
     #[error("other hosts reach {0}, so it needs a token")]
@@ -175,8 +175,7 @@ pub(super) async fn serve(node: &Arc<Node>, request: &ServeRequest) -> Result<En
             node.endpoints.stop();
         }
     }
-    let listener =
-        Listener::bind(address).await.map_err(|source| EndpointError::Listen { address, source })?;
+    let listener = Listener::bind(address).await.map_err(|error| EndpointError::Listen { address, error })?;
     let runtime = tokio::runtime::Handle::current();
     let names = Arc::new(ModelNames::new(Owner::of_this_process(), MountLayout::Plain, runtime));
     look_up_in_network(node, &names)?;
@@ -217,8 +216,8 @@ pub(super) async fn serve_metrics(node: &Arc<Node>) {
             tracing::info!(address = %server.address(), "serving metrics");
             *node.endpoints.metrics.lock() = Some(server);
         }
-        Err(source) => {
-            let error = EndpointError::Listen { address, source };
+        Err(error) => {
+            let error = EndpointError::Listen { address, error };
             tracing::error!(%error, "the metrics are not served");
             *node.endpoints.metrics_problem.lock() = Some(error.to_string());
         }

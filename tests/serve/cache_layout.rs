@@ -57,7 +57,7 @@ fn clients_read_the_mount_as_their_cache() {
     // `hf cache ls` reads the mount like any cache.
     let mut ls = rig.client("venv", "hf");
     let ls = Finished::of(ls.env("HF_HUB_CACHE", hub.point()).args(["cache", "ls"]), PATIENCE).ok();
-    assert!(ls.contains(NAME), "{ls}");
+    assert!(ls.contains("model/sentence-transformers/all-Mini"), "{ls}");
     // Both mounts are of one daemon, and the endpoint reports the same commit.
     assert_eq!(hashes(&plain.path(NAME), PATIENCE), hashes(&minilm(), PATIENCE));
     let sha = format!("from huggingface_hub import model_info\nprint(model_info('{NAME}').sha)");
@@ -68,7 +68,9 @@ fn clients_read_the_mount_as_their_cache() {
 fn names_that_are_absent_are_missing_from_the_cache() {
     let mut rig = Rig::new();
     let dir = model_dir(&rig.publisher.home().join("d"), &[("data.txt", &noise(1, 1000))]);
-    rig.share(&dir, "datasets/acme/d", &["--version", "v2"]);
+    let name = ["--name", "datasets/acme/d", "--version", "v2", "--license", "mit"];
+    let shared = rig.publisher.spawn(&[&["share", "-f", dir.to_str().unwrap()], &name[..]].concat());
+    shared.wait_for_line("seeding", PATIENCE);
     rig.serve();
     let hub = rig.user.mount_at("hub", &["--layout", "hf"]);
     let read = |id: &str, kind: &str, file: &str| {
