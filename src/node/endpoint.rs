@@ -171,8 +171,10 @@ pub(super) async fn serve(node: &Arc<Node>, request: &ServeRequest) -> Result<En
             return Ok(now);
         }
         if now.address == address {
-            // The port becomes free.
-            node.endpoints.stop();
+            let former = node.endpoints.endpoint.lock().take();
+            if let Some(mut former) = former {
+                former.server.end().await;
+            }
         }
     }
     let listener = Listener::bind(address).await.map_err(|error| EndpointError::Listen { address, error })?;

@@ -45,7 +45,7 @@ impl Listener {
         let (ending, ends) = watch::channel(false);
         let mut task = JoinSet::new();
         task.spawn(accept(self.socket, router, ends));
-        Server { address: self.address, _ending: ending, _task: task }
+        Server { address: self.address, _ending: ending, task }
     }
 }
 
@@ -54,13 +54,18 @@ impl Listener {
 pub struct Server {
     address: SocketAddr,
     _ending: watch::Sender<bool>,
-    _task: JoinSet<()>,
+    task: JoinSet<()>,
 }
 
 impl Server {
     /// The address in use.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Closes the socket and all connections. The port is free on return.
+    pub async fn end(&mut self) {
+        self.task.shutdown().await;
     }
 }
 

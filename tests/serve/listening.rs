@@ -82,6 +82,12 @@ fn env_prints_the_address_in_use() {
     let offline = sh(&a, "eval \"$(silmaril env)\"; export HF_HUB_OFFLINE=1; silmaril doctor").stdout;
     assert!(offline.contains("warn  endpoint"), "{offline}");
 
+    // With another option it listens on the same port again.
+    let address = url.trim_start_matches("http://");
+    let open = a.run(&["serve", "--listen", address, "--open"]).ok();
+    assert!(open.contains(&url), "{open}");
+    assert_eq!(status(&a)["endpoint"]["open"], true);
+    a.run(&["serve", "--listen", address]).ok();
     // Another address replaces it; the same one is kept.
     let again = a.run(&["serve", "--listen", "127.0.0.1:0"]).ok();
     assert!(again.contains(&url), "{again}");
