@@ -324,8 +324,11 @@ fn explain(name: &ModelName, has_token: bool, error: &HttpError) -> HubError {
 /// The latest answers of the hub. A token is not kept, only a hash of it with a key of this process.
 struct HubAnswers {
     key: [u8; 32],
-    latest: Mutex<LruCache<[u8; 32], (Instant, Result<(), HubError>)>>,
+    latest: Mutex<LruCache<[u8; 32], TimedAnswer>>,
 }
+
+/// An answer, and when it was received.
+type TimedAnswer = (Instant, Result<(), HubError>);
 
 impl Default for HubAnswers {
     fn default() -> Self {
