@@ -230,9 +230,8 @@ fn files_that_are_not_shared_are_not_served() {
     let own = rig.user.base().join("models/acme/own");
     model_dir(&own, &[("config.json", b"{}")]);
     let ago = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
-    for file in ["config.json"] {
-        std::fs::File::options().write(true).open(own.join(file)).unwrap().set_modified(ago).unwrap();
-    }
+    let file = std::fs::File::options().write(true).open(own.join("config.json")).unwrap();
+    file.set_modified(ago).unwrap();
     rig.serve();
     let listed = || rig.user.run(&["list"]).ok();
     until("the unshared model is known", PATIENCE, || listed().contains("acme/own"));
