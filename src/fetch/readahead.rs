@@ -74,9 +74,16 @@ impl AllContents {
 
     /// Updates the claims of all cursors of a content.
     pub(super) fn claim_windows(&mut self, key: &ContentKey, transfers: &mut AllTransfers) {
+        let Some(joined) = self.all.get(key) else { return };
+        let ids: Vec<_> = joined.windows.cursors().iter().map(|cursor| cursor.id).collect();
+        // The bounds cost a pass over all contents that are being read: thousands during `get` of thousands of files, none of
+        // which has a cursor.
+        if ids.is_empty() {
+            return;
+        }
         let bounds = self.bounds();
         let Some(joined) = self.all.get_mut(key) else { return };
-        for id in joined.windows.cursors().iter().map(|cursor| cursor.id).collect::<Vec<_>>() {
+        for id in ids {
             joined.claim_window(id, Apply::Always, bounds, transfers);
         }
     }
