@@ -87,9 +87,9 @@ configuration! {
         /// Time that the first access to an unknown `org/name` waits for the network. `mount --no-resolve` does not wait.
         resolve_timeout: Time = "10s";
         /// Names of organisations and models that are never looked up on the network, because programs search for them in every
-        /// directory. A * matches any characters; upper and lower case are equal. Known models with these names are still
-        /// shown. A list replaces the default.
-        never_resolve: List<Pattern> = r#"[".*", "__*", "bin", "etc", "include", "lib", "lib32", "lib64", "libexec", "sbin", "share", "usr", "dist-packages", "node_modules", "site-packages", "autorun.inf", "cachedir.tag", "desktop.ini", "ehthumbs.db", "thumbs.db", "head", "package.json", "*.cfg", "*.dist-info", "*.dll", "*.dylib", "*.egg", "*.egg-info", "*.egg-link", "*.exe", "*.ini", "*.lock", "*.py", "*.pyc", "*.pyd", "*.pyi", "*.pyo", "*.so", "*.so.*", "*.toml", "*.whl"]"#;
+        /// directory, and models as `org/name`. A * matches any characters but a slash; upper and lower case are equal. Known
+        /// models with these names are still shown. A list replaces the default.
+        never_resolve: List<Pattern> = r#"[".*", "__*", "bin", "etc", "include", "lib", "lib32", "lib64", "libexec", "sbin", "share", "usr", "dist-packages", "node_modules", "site-packages", "autorun.inf", "cachedir.tag", "desktop.ini", "ehthumbs.db", "thumbs.db", "head", "package.json", "*.cfg", "*.dist-info", "*.dll", "*.dylib", "*.egg", "*.egg-info", "*.egg-link", "*.exe", "*.ini", "*.lock", "*.py", "*.pyc", "*.pyd", "*.pyi", "*.pyo", "*.so", "*.so.*", "*.toml", "*.whl", "nvidia/cu1[0-9]", "nvidia/cublas", "nvidia/cuda_*", "nvidia/cudnn", "nvidia/cufft", "nvidia/cufile", "nvidia/curand", "nvidia/cusolver", "nvidia/cusparse", "nvidia/cusparselt", "nvidia/nccl", "nvidia/nvjitlink", "nvidia/nvjpeg", "nvidia/nvshmem", "nvidia/nvtx"]"#;
         /// Number of unknown names that are looked up for one process in a minute. Models that are found do not count; a second
         /// of waiting for a name that is not found counts as two names. Further unknown names are absent, and `silmaril status`
         /// shows the process.

@@ -167,7 +167,7 @@ format_of!(
     },
     |url| url.as_str().trim_end_matches('/').to_owned()
 );
-/// A glob for one component of a path. It ignores case.
+/// A glob for the name of an organisation or of a model, or for both: `org/name`. It ignores case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamePattern(Glob);
 
@@ -179,20 +179,21 @@ impl NamePattern {
 }
 
 impl FromStr for NamePattern {
-    /// The reason. It is empty for a text that is empty or has a slash.
+    /// The reason. It is empty for a text with an empty name, or with more than one slash.
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text.is_empty() || text.contains('/') {
+        if text.split('/').any(str::is_empty) || text.matches('/').count() > 1 {
             return Err(String::new());
         }
-        GlobBuilder::new(text).case_insensitive(true).build().map(Self).map_err(reason)
+        let mut glob = GlobBuilder::new(text);
+        glob.case_insensitive(true).literal_separator(true).build().map(Self).map_err(reason)
     }
 }
 
 format_of!(
     /// A pattern of names.
-    Pattern -> NamePattern: "a pattern of names such as lib64 or *.so", str::parse,
+    Pattern -> NamePattern: "a pattern of names such as lib64, *.so or org/name*", str::parse,
     |pattern| pattern.0.glob().to_owned()
 );
 

@@ -18,9 +18,14 @@ impl NeverResolve {
         Ok(Self(set.build()?))
     }
 
-    /// Whether an organisation or a model with this name is never looked up.
-    pub fn matches(&self, component: &str) -> bool {
-        self.0.is_match(component)
+    /// Whether an organisation with this name is never looked up.
+    pub fn matches_org(&self, org: &str) -> bool {
+        self.0.is_match(org)
+    }
+
+    /// Whether a model with this name is never looked up.
+    pub fn matches_model(&self, org: &str, name: &str) -> bool {
+        self.0.is_match(name) || self.0.is_match(format!("{org}/{name}"))
     }
 }
 
@@ -58,7 +63,7 @@ mod tests {
             "x.egg-info",
             "pyproject.toml",
         ] {
-            assert!(never.matches(name), "{name}");
+            assert!(never.matches_org(name) && never.matches_model("acme", name), "{name}");
         }
     }
 
@@ -84,7 +89,20 @@ mod tests {
             "_private",
             "RealESRGAN_x4plus.pth",
         ] {
-            assert!(!never.matches(name), "{name}");
+            assert!(!never.matches_org(name) && !never.matches_model("acme", name), "{name}");
         }
+    }
+
+    #[test]
+    fn directories_of_cuda_packages_are_excluded_below_nvidia_only() {
+        let never = defaults();
+        for name in ["cublas", "cuda_runtime", "cudnn", "cusparselt", "cu13", "nccl", "nvjitlink", "nvtx"] {
+            assert!(never.matches_model("nvidia", name), "{name}");
+            assert!(!never.matches_model("acme", name) && !never.matches_org(name), "{name}");
+        }
+        for name in ["Llama-3.1-Nemotron-70B", "canary-1b", "NV-Embed-v2", "Cosmos-1.0", "cuOpt-demo"] {
+            assert!(!never.matches_model("nvidia", name), "{name}");
+        }
+        assert!(!never.matches_org("nvidia"));
     }
 }

@@ -163,7 +163,7 @@ impl TopPath {
     pub fn guess(&self, name: &str, never: &NeverResolve) -> Option<PossibleEntry> {
         let org = |kind| {
             // The name of an organisation is checked as a part of a model's name.
-            ModelName::new(kind, name, "model").ok().filter(|_| !never.matches(name))?;
+            ModelName::new(kind, name, "model").ok().filter(|_| !never.matches_org(name))?;
             Some(PossibleEntry::Dir(Self::Org(kind, name.to_owned())))
         };
         match self {
@@ -173,13 +173,15 @@ impl TopPath {
             Self::Datasets => org(Kind::Dataset),
             Self::Org(kind, org) => {
                 let (name, revision) = name.split_once('@').map_or((name, None), |(n, r)| (n, Some(r)));
-                let name = ModelName::new(*kind, org, name).ok().filter(|_| !never.matches(name))?;
+                let name =
+                    ModelName::new(*kind, org, name).ok().filter(|_| !never.matches_model(org, name))?;
                 let revision: Option<Revision> = revision.map(str::parse).transpose().ok()?;
                 let model = ModelRef { name, revision: revision.unwrap_or_default() };
                 Some(PossibleEntry::Model(RequestedModel { model, publisher: None }))
             }
             Self::CacheRoot => {
-                let model = repo_of(name).filter(|m| !never.matches(m.org()) && !never.matches(m.name()))?;
+                let model = repo_of(name)
+                    .filter(|m| !never.matches_org(m.org()) && !never.matches_model(m.org(), m.name()))?;
                 Some(PossibleEntry::Dir(Self::Repo(model)))
             }
             Self::Repo(model) => {
