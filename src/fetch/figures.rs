@@ -62,7 +62,7 @@ impl ReadFigures {
                     ReadError::TimedOut(_) => 0,
                     ReadError::Stopped => 1,
                     ReadError::Left => 2,
-                    ReadError::Disk(_) => 3,
+                    ReadError::Disk(..) => 3,
                     ReadError::NoSpace => 4,
                     ReadError::Broken(_) => 5,
                 };

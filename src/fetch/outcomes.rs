@@ -1,5 +1,6 @@
 //! What events of the engine change in the state.
 
+use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::Path;
@@ -178,8 +179,9 @@ impl FetchState {
             return None;
         }
         if let Some(wrong) = transfer.unproved_bytes(piece.0) {
-            tracing::warn!(%info_hash, piece = piece.0, "cached bytes of an older version are wrong; fetching them again");
+            tracing::warn!(%info_hash, piece = piece.0, "cached bytes are wrong; fetching them again");
             transfer.unproved.done(piece.0);
+            transfer.damaged += wrong.1.end - wrong.1.start;
             self.transfers.reconsider(info_hash, [piece.0]);
             return Some(wrong);
         }
@@ -221,7 +223,14 @@ impl FetchState {
                 let is_job = |w: &Waiter| w.kind == WaitKind::Job && w.concerns(&info_hash);
                 contents.answer_all(&Err(ReadError::NoSpace), is_job, transfers);
             }
-            contents.answer_all(&Err(ReadError::Disk(text)), |w| w.concerns(&info_hash), transfers);
+            let kind = match kind {
+                DiskErrorKind::Full => io::ErrorKind::StorageFull,
+                DiskErrorKind::ReadOnly => io::ErrorKind::ReadOnlyFilesystem,
+                DiskErrorKind::Missing | DiskErrorKind::Other | DiskErrorKind::Shortage => {
+                    io::ErrorKind::Other
+                }
+            };
+            contents.answer_all(&Err(ReadError::Disk(text, kind)), |w| w.concerns(&info_hash), transfers);
         } else {
             transfer.wants.forget_requests();
         }

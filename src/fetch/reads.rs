@@ -1,5 +1,6 @@
 //! Reads and whole-file jobs, from the request to the bytes.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,9 +32,9 @@ pub enum ReadError {
     /// The swarm was left while the node runs: the model was removed, replaced or withheld.
     #[error("it was removed, replaced or withheld during the read")]
     Left,
-    /// The local disk failed.
+    /// The local disk failed: the text for people, and the kind of the failure.
     #[error("disk: {0}")]
-    Disk(String),
+    Disk(String, io::ErrorKind),
     /// There has been no space for the bytes of a whole file for a while.
     #[error("there is no space for it any more")]
     NoSpace,
@@ -114,7 +115,7 @@ impl Fetch {
     ) -> Result<Vec<u8>, ReadError> {
         let content = file.content();
         let _guard = self.guards.guard(content, &range);
-        let mut trouble = "the bytes were deleted while they were read".to_owned();
+        let mut trouble = ("the bytes were deleted while they were read".to_owned(), io::ErrorKind::Other);
         let (began, mut pause) = (Instant::now(), SHORTAGE_PAUSE);
         let mut attempts = 0;
         // Bytes that were deleted for another read are fetched again: that is not a failed attempt.
@@ -136,12 +137,12 @@ impl Fetch {
                 Err(error) => {
                     let path = content.path();
                     tracing::warn!(path = %path.display(), %error, "could not read verified bytes");
-                    trouble = format!("{}: {error}", path.display());
+                    trouble = (format!("{}: {error}", path.display()), error.kind());
                     attempts += 1;
                 }
             }
         }
-        Err(ReadError::Disk(trouble))
+        Err(ReadError::Disk(trouble.0, trouble.1))
     }
 
     /// Fetches whole files (indices into the manifest). Returns when all are verified, or fails when nothing has come for

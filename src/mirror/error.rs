@@ -117,6 +117,8 @@ pub enum MirrorError {
         needed: u64,
         /// Bytes that are free.
         free: u64,
+        /// The failure of a write; none if the space was missing before the download began.
+        source: Option<io::Error>,
     },
     /// A local file or directory could not be read or written.
     #[error("{}: {source}", path.display())]

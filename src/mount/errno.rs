@@ -49,7 +49,7 @@ impl ToErrno for ReadError {
             Self::TimedOut(_)
             | Self::Stopped
             | Self::Left
-            | Self::Disk(_)
+            | Self::Disk(..)
             | Self::NoSpace
             | Self::Broken(_) => Errno::IO,
         }
@@ -58,7 +58,7 @@ impl ToErrno for ReadError {
     fn is_fault(&self) -> bool {
         match self {
             Self::Stopped | Self::Left => false,
-            Self::TimedOut(_) | Self::Disk(_) | Self::NoSpace | Self::Broken(_) => true,
+            Self::TimedOut(_) | Self::Disk(..) | Self::NoSpace | Self::Broken(_) => true,
         }
     }
 }
@@ -78,6 +78,11 @@ pub enum RequestError {
     /// The caller asks for a permission that the file does not have.
     #[error("no permission")]
     Access,
+    /// Another program has changed the file, and a handle is open that was opened before.
+    #[error(
+        "another program has changed the file on the disk; close the programs that have it open, then `silmaril verify` its model"
+    )]
+    Changed,
 }
 
 impl ToErrno for RequestError {
@@ -87,12 +92,13 @@ impl ToErrno for RequestError {
             Self::BadHandle => Errno::BADF,
             Self::SmallBuffer => Errno::RANGE,
             Self::Access => Errno::ACCESS,
+            Self::Changed => Errno::IO,
         }
     }
 
     fn is_fault(&self) -> bool {
         match self {
-            Self::BadHandle => true,
+            Self::BadHandle | Self::Changed => true,
             Self::ReadOnly | Self::SmallBuffer | Self::Access => false,
         }
     }

@@ -9,7 +9,7 @@ use super::share::ShareError;
 use crate::catalog::CatalogError;
 use crate::catalog::query::QueryError;
 use crate::fetch::{NotReleased, ReadError};
-use crate::mirror::MirrorErrorKind;
+use crate::mirror::{MirrorError, MirrorErrorKind};
 use crate::model::describe::DescribeError;
 use crate::model::files::FilesError;
 use crate::model::scan::ScanError;
@@ -303,12 +303,16 @@ impl NodeError {
             Self::Fetch { source: ReadError::TimedOut(_), .. } => ErrorKind::TimedOut,
             Self::Fetch { source: ReadError::Stopped, .. } => ErrorKind::HostLost,
             Self::Fetch { source: ReadError::NoSpace, .. } => ErrorKind::Space,
-            Self::Fetch { source: ReadError::Left | ReadError::Disk(_) | ReadError::Broken(_), .. } => {
+            Self::Fetch { source: ReadError::Disk(_, kind), .. } if is_full_or_read_only(*kind) => {
+                ErrorKind::Disk
+            }
+            Self::Fetch { source: ReadError::Left | ReadError::Disk(..) | ReadError::Broken(_), .. } => {
                 ErrorKind::Failed
             }
             Self::Damaged { .. } => ErrorKind::Damaged,
             Self::NothingHere(_) => ErrorKind::NothingHere,
             Self::Withheld { .. } => ErrorKind::Withheld,
+            Self::Mirror(MirrorError::NoSpace { .. }) => ErrorKind::Space,
             Self::Mirror(error) => match error.kind() {
                 MirrorErrorKind::Usage => ErrorKind::Repository,
                 MirrorErrorKind::Gated => ErrorKind::Gated,
@@ -368,10 +372,14 @@ impl NodeError {
 
 /// Whether an error is caused by a disk that is full or read-only.
 pub fn is_disk_failure(error: &(dyn std::error::Error + 'static)) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     std::iter::successors(Some(error), |error| error.source())
         .filter_map(|error| error.downcast_ref::<std::io::Error>())
-        .any(|error| matches!(error.kind(), StorageFull | ReadOnlyFilesystem | QuotaExceeded))
+        .any(|error| is_full_or_read_only(error.kind()))
+}
+
+fn is_full_or_read_only(kind: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(kind, StorageFull | ReadOnlyFilesystem | QuotaExceeded)
 }
 
 /// Bytes as text for messages.
@@ -408,4 +416,28 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind as Io;
+
+    use super::*;
+
+    #[test]
+    fn full_disk_during_the_work_is_a_failure_of_the_disk() {
+        let mirror = |source: Option<Io>| {
+            let source = source.map(Into::into);
+            NodeError::Mirror(MirrorError::NoSpace { path: "/m".into(), needed: 1, free: 0, source })
+        };
+        let fetch = |kind| NodeError::Fetch {
+            model: "o/m".parse().unwrap(),
+            source: ReadError::Disk("/m/w.bin: it failed".to_owned(), kind),
+        };
+        for error in [mirror(Some(Io::StorageFull)), fetch(Io::StorageFull), fetch(Io::ReadOnlyFilesystem)] {
+            assert_eq!(error.kind(), ErrorKind::Disk, "{error}");
+        }
+        assert_eq!(mirror(None).kind(), ErrorKind::Space, "nothing was written");
+        assert_eq!(fetch(Io::UnexpectedEof).kind(), ErrorKind::Failed);
+    }
 }

@@ -70,7 +70,10 @@ impl Bodies {
             let len = reader.next_len(at, range.end);
             match reader.bodies.fetch.read(&reader.file, at, len).await {
                 Ok(bytes) if bytes.len() as u64 == len => Some((Ok(bytes.into()), Some((reader, at + len)))),
-                Ok(_) => Some((Err(ReadError::Disk("too few bytes were read".to_owned())), None)),
+                Ok(_) => {
+                    let text = "too few bytes were read".to_owned();
+                    Some((Err(ReadError::Disk(text, std::io::ErrorKind::UnexpectedEof)), None))
+                }
                 Err(error) => {
                     let manifest = &reader.file.revision.manifest;
                     let path = &manifest.files[reader.file.file].path;

@@ -80,7 +80,7 @@ fn unavailable(revision: &StoredRevision, error: &ReadError) -> HubError {
     let status = match error {
         ReadError::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
         ReadError::Stopped | ReadError::Left => StatusCode::SERVICE_UNAVAILABLE,
-        ReadError::Disk(_) | ReadError::NoSpace | ReadError::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        ReadError::Disk(..) | ReadError::NoSpace | ReadError::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     HubError::new(status, format!("{}: {error}", revision.manifest.model_ref()))
 }

@@ -134,7 +134,7 @@ async fn only_lasting_disk_errors_fail_reads() {
         rig.idle().await;
         rig.swarm.disk_error(m.ih, DiskErrorKind::Other);
     }
-    assert!(matches!(read.await.unwrap(), Err(ReadError::Disk(_))));
+    assert!(matches!(read.await.unwrap(), Err(ReadError::Disk(..))));
 }
 
 #[tokio::test(start_paused = true)]

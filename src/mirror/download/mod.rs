@@ -140,7 +140,7 @@ fn free_space(dir: &Path) -> Result<u64, MirrorError> {
 fn check_space(job: &DownloadJob<'_>, needed: u64) -> Result<(), MirrorError> {
     let free = free_space(job.staging)?.saturating_sub(job.min_free);
     if needed > free {
-        return Err(MirrorError::NoSpace { path: job.staging.to_owned(), needed, free });
+        return Err(MirrorError::NoSpace { path: job.staging.to_owned(), needed, free, source: None });
     }
     Ok(())
 }

@@ -246,7 +246,8 @@ impl<'a> Download<'a> {
         if source.kind() == std::io::ErrorKind::StorageFull {
             let needed = self.needed().max(1);
             let free = free_space(self.job.staging).unwrap_or(0);
-            return MirrorError::NoSpace { path: self.job.staging.to_owned(), needed, free };
+            let path = self.job.staging.to_owned();
+            return MirrorError::NoSpace { path, needed, free, source: Some(source) };
         }
         MirrorError::Io { path: path.to_owned(), source }
     }
