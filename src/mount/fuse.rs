@@ -7,6 +7,7 @@
 //! entry for requests, so each handler opens the span.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -95,12 +96,18 @@ impl Service {
         }
     }
 
-    /// Registers a file for direct reads by the kernel; none unless the file is complete and the kernel permits it.
-    fn backing(&self, file: &FileRef, reply: &ReplyOpen) -> Option<BackingFile> {
+    /// Opens a complete file that is as it was verified, for direct reads by the kernel; none for other files. Called for
+    /// each open, even without passthrough, because this detects files that another program changed.
+    fn unchanged(file: &FileRef) -> Option<(File, ContentPin)> {
         let content = &file.revision.contents[file.file];
         let pin = content.pin();
-        // Called even without passthrough, because this detects files that another program changed.
-        let file = content.open_for_passthrough()?;
+        // The content may move to another file during an attempt.
+        let opened = (0..3).find_map(|_| content.open_for_passthrough())?;
+        Some((opened, pin))
+    }
+
+    /// Registers a file for direct reads by the kernel; none unless the kernel permits it.
+    fn backing(&self, (file, pin): (File, ContentPin), reply: &ReplyOpen) -> Option<BackingFile> {
         if !self.passthrough {
             return None;
         }
@@ -299,7 +306,13 @@ impl Filesystem for Service {
         };
         self.code_warnings.check_opened(&file);
         self.reads.opened(&file);
-        match self.files.open(Ino(ino.0), file, |file| self.backing(file, &reply)) {
+        let unchanged = Self::unchanged(&file);
+        // The kernel reads all handles of an inode from the same file, which is wrong now.
+        if unchanged.is_none() && self.files.is_direct(Ino(ino.0)) {
+            return reply.error(refuse("open", ino, &RequestError::Changed));
+        }
+        let backing = |_: &FileRef| unchanged.and_then(|unchanged| self.backing(unchanged, &reply));
+        match self.files.open(Ino(ino.0), file, backing) {
             (handle, Some(backing)) => {
                 reply.opened_passthrough(FileHandle(handle), FopenFlags::empty(), &backing.id);
             }

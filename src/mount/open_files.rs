@@ -65,6 +65,11 @@ impl<B> OpenFiles<B> {
         (handle, backing)
     }
 
+    /// Whether the kernel reads an open inode directly.
+    pub fn is_direct(&self, ino: Ino) -> bool {
+        self.read().inodes.get(&ino).is_some_and(|inode| inode.backing.is_some())
+    }
+
     /// The file of a handle.
     pub fn get(&self, handle: u64) -> Option<Arc<FileRef>> {
         self.read().handles.get(&handle).map(|(_, file)| file.clone())

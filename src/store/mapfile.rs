@@ -19,9 +19,11 @@ use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::blockmap::{BlockMap, Header};
-use super::placement::Stamp;
+use super::placement::{Stamp, change_time};
 use crate::model::BLOCK_LEN;
 use crate::{fsutil, nofollow};
+use serde::{Deserialize, Serialize};
+use std::fs::Metadata;
 
 /// Longest stamp read, in bytes.
 const MAX_STAMP: u64 = 4096;
@@ -46,14 +48,39 @@ fn stamp_path(data: &Path) -> PathBuf {
     with_suffix(data, ".have.stamp")
 }
 
+/// The stamp of a complete data file of the store. Only this program may change the file, so that a different change time is
+/// a reason to prove it again, although its modification time is equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OwnStamp {
+    #[serde(flatten)]
+    stamp: Stamp,
+    /// Change time, nanoseconds since 1970; none in files of older versions.
+    #[serde(default)]
+    changed_ns: Option<i64>,
+}
+
+impl OwnStamp {
+    /// The stamp of a file with this metadata.
+    pub fn of(found: &Metadata) -> Self {
+        Self { stamp: Stamp::of(found), changed_ns: Some(change_time(found)) }
+    }
+
+    /// Whether a file of the recorded length has changed since.
+    pub fn differs(&self, found: &Metadata) -> bool {
+        let now = Self::of(found);
+        let changed = self.changed_ns.is_some() && self.changed_ns != now.changed_ns;
+        self.stamp.size == found.len() && (self.stamp != now.stamp || changed)
+    }
+}
+
 /// Records the stamp of a complete data file.
-pub(super) fn write_stamp(data: &Path, stamp: &Stamp) -> io::Result<()> {
+pub(super) fn write_stamp(data: &Path, stamp: &OwnStamp) -> io::Result<()> {
     let json = serde_json::to_vec(stamp).map_err(io::Error::from)?;
     nofollow::write_volatile(&stamp_path(data), &json, fsutil::MODE_PRIVATE)
 }
 
 /// The recorded stamp of a complete data file; none if there is none, or it cannot be read.
-pub(super) fn stamp(data: &Path) -> Option<Stamp> {
+pub(super) fn stamp(data: &Path) -> Option<OwnStamp> {
     serde_json::from_slice(&nofollow::read_capped(&stamp_path(data), MAX_STAMP).ok()?).ok()
 }
 

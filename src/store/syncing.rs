@@ -5,10 +5,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::StoreError;
 use super::blockmap::BlockMap;
 use super::content::{Content, Location};
-use super::placement::Stamp;
-use super::{StoreError, mapfile};
+use super::mapfile::{self, OwnStamp};
 use crate::{fsutil, nofollow};
 
 /// The blocks of a content that will be recorded as synced.
@@ -19,7 +19,7 @@ struct Unsynced {
     inserts: u64,
     removals: u64,
     /// The stamp of the file, if all of it is verified.
-    stamp: Option<Stamp>,
+    stamp: Option<OwnStamp>,
 }
 
 /// See [`Store::sync`](super::Store::sync).
@@ -73,7 +73,7 @@ impl Unsynced {
             (data.clone(), state.map.clone(), state.inserts, state.version.removals)
         };
         let stamp = match nofollow::metadata(&data) {
-            Ok(found) => Some(Stamp::of(&found)).filter(|_| map.is_full()),
+            Ok(found) => Some(OwnStamp::of(&found)).filter(|_| map.is_full()),
             Err(_) if map.is_clear() => None,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return writer.remove_blocks(0..content.len()).map(|()| None);
@@ -96,8 +96,11 @@ impl Unsynced {
         self.content.state().synced = self.inserts;
     }
 
+    /// Records the stamp of a complete file that has none. A recorded one stays: another program may have changed the file
+    /// since.
     fn write_stamp(&self) -> io::Result<()> {
-        self.stamp.as_ref().map_or(Ok(()), |stamp| mapfile::write_stamp(&self.data, stamp))
+        let stamp = self.stamp.filter(|_| mapfile::stamp(&self.data).is_none());
+        stamp.map_or(Ok(()), |stamp| mapfile::write_stamp(&self.data, &stamp))
     }
 
     /// Makes one content durable.

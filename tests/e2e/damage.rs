@@ -195,6 +195,31 @@ fn after_a_power_cut_no_wrong_byte_is_sent() {
 }
 
 #[test]
+fn an_open_handle_does_not_show_damage_to_later_readers() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    let bytes = noise(7, 3 * PIECE);
+    let dir = model_dir(&a.home().join("m"), &[("w.bin", &bytes)]);
+    let shared = share(&a, &dir, "acme/m", &["--piece-length", "1MiB"]);
+    import(&b, &shared.manifest);
+    let mounted = b.mount(&["--peer", &a.peer()]);
+    let file = mounted.path("acme/m/w.bin");
+    for quietly in [false, true] {
+        assert!(std::fs::read(&file).unwrap() == bytes);
+        let open = File::open(&file).unwrap();
+        overwrite(&cached(&b), 1, quietly);
+        // The kernel may read the inode directly from the damaged file until the handle is closed: then this is an error.
+        if let Ok(read) = std::fs::read(&file) {
+            assert!(read == bytes, "wrong bytes, {quietly}");
+        }
+        drop(open);
+        until("it is read right", PATIENCE, || std::fs::read(&file).is_ok_and(|read| read == bytes));
+    }
+    until("the damage is reported", PATIENCE, || has_damage(&b));
+    mounted.unmount();
+}
+
+#[test]
 fn a_changed_or_deleted_cache_file_is_read_right() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));

@@ -12,8 +12,7 @@ use std::ops::Range;
 use super::{Content, ContentVersion, Location};
 use crate::model::BLOCK_LEN;
 use crate::nofollow;
-use crate::store::mapfile;
-use crate::store::placement::Stamp;
+use crate::store::mapfile::{self, OwnStamp};
 
 impl Content {
     /// Records that the range is verified and readable. `range` starts at a block and ends at a block or at the end.
@@ -63,8 +62,8 @@ impl Content {
         }
         if let Some(data) = self.own_path().filter(|_| self.is_complete()) {
             // From now on this program does not write to the file.
-            if let Ok(stamp) = Stamp::at(&data) {
-                mapfile::write_stamp(&data, &stamp)?;
+            if let Ok(found) = nofollow::metadata(&data) {
+                mapfile::write_stamp(&data, &OwnStamp::of(&found))?;
             }
         }
         Ok(true)

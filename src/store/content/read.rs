@@ -219,5 +219,5 @@ impl Content {
 
 /// Whether a complete data file of the store looks different than when it was recorded. Its length is compared by the caller.
 pub(super) fn is_other(data: &Path, found: &Metadata) -> bool {
-    mapfile::stamp(data).is_some_and(|stamp| stamp.size == found.len() && stamp != Stamp::of(found))
+    mapfile::stamp(data).is_some_and(|stamp| stamp.differs(found))
 }

@@ -4,6 +4,7 @@ use std::os::unix::fs::FileExt;
 
 use super::verify::{PIECE, Real, real, rot};
 use super::{BOOT, arrive, bytes, home, manifest};
+use crate::store::placement::change_time;
 use crate::store::tend::{CheckedFiles, Fault, PlacedDirId};
 use crate::store::verify::UNWATCHED;
 use crate::store::*;
@@ -226,6 +227,30 @@ fn cached_file_changed_by_another_program_is_proved_again() {
             revision
         };
         assert!(revision.contents[0].is_unproved(&(0..200_000)) && revision.cached_bytes() == 0);
+    }
+}
+
+#[test]
+fn cached_file_changed_with_its_old_time_is_proved_again() {
+    for synced_after in [false, true] {
+        let (home, a) = (home(), bytes(200_000, 1));
+        let store = home.store();
+        let revision = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
+        let content = &revision.contents[0];
+        arrive(content, &a, 0..200_000);
+        assert!(content.open_for_passthrough().is_some());
+        let before = fs::metadata(content.path()).unwrap();
+        let file = fs::File::options().write(true).open(content.path()).unwrap();
+        // The clock of the file system may have a coarse resolution.
+        while change_time(&file.metadata().unwrap()) == change_time(&before) {
+            file.write_all_at(b"!", 9).unwrap();
+            file.set_modified(before.modified().unwrap()).unwrap();
+        }
+        if synced_after {
+            store.sync().unwrap();
+        }
+        assert!(content.open_for_passthrough().is_none(), "{synced_after}");
+        assert!(content.is_unproved(&(0..200_000)) && content.read(0..1).unwrap().is_none());
     }
 }
 
