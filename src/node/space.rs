@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::error::text;
 use super::{Library, Node, NodeError, blocking};
@@ -20,7 +21,7 @@ use crate::store::{
     CacheEntry, Content, ContentKey, Room, Rooms, SpaceClass, Store, StoredRevision, kept_free,
 };
 
-/// How often space is measured without a request that waits for some: other programs fill disks as well.
+/// How often space is measured whether or not a request waits for some: other programs use and release space as well.
 const MEASURE_EVERY: Duration = Duration::from_secs(10);
 
 /// The pause after an attempt that made no space.
@@ -52,16 +53,22 @@ pub struct LackOfSpace {
 /// Runs until the node is gone.
 pub(super) async fn run(node: Weak<Node>, rooms: Arc<Rooms>) {
     let mut stuck = 0;
+    let (mut measured, mut quiet) = (Instant::now(), true);
     loop {
         if stuck > 0 {
             tokio::time::sleep(RETRY).await;
         }
-        // Without a request, other programs may have used or released space.
-        let idle = tokio::time::timeout(MEASURE_EVERY, rooms.space_requested()).await.is_err();
+        // Other programs may have used or released space, also while files are read through memory.
+        let next = measured + MEASURE_EVERY;
+        quiet &= tokio::time::timeout_at(next, rooms.space_requested()).await.is_err();
+        let leaving = (Instant::now() >= next).then_some(quiet);
+        if leaving.is_some() {
+            (measured, quiet) = (Instant::now(), true);
+        }
         let Some(node) = node.upgrade() else { return };
         let keeper =
             SpaceKeeper { node: &node, fetch: &node.fetch, store: &node.library.store, rooms: &rooms };
-        match keeper.make_room(stuck, idle).await {
+        match keeper.make_room(stuck, leaving).await {
             Ok(true) => stuck = 0,
             Ok(false) => {
                 stuck += 1;
@@ -138,12 +145,13 @@ struct SpaceKeeper<'a> {
 }
 
 impl SpaceKeeper<'_> {
-    /// Makes space if requests wait for some. Returns false if they still wait and no space could be made.
-    async fn make_room(&self, stuck: u32, idle: bool) -> Result<bool, NodeError> {
+    /// Makes space if requests wait for some. Returns false if they still wait and no space could be made. `leaving`: whether
+    /// files leave memory, and whether bytes may be deleted for that.
+    async fn make_room(&self, stuck: u32, leaving: Option<bool>) -> Result<bool, NodeError> {
         let in_memory = self.make_room_in_memory(stuck).await?;
         let in_cache = self.make_room_in_cache(stuck).await?;
-        if idle {
-            self.leave_memory().await?;
+        if let Some(may_delete) = leaving {
+            self.leave_memory(may_delete).await?;
         }
         self.fetch.space_came();
         Ok(in_memory && in_cache)
@@ -287,8 +295,9 @@ impl SpaceKeeper<'_> {
         self.moved(contents, Content::enter_memory).await
     }
 
-    /// Moves files in memory back to the cache if it has space again.
-    async fn leave_memory(&self) -> Result<(), NodeError> {
+    /// Moves files in memory back to the cache if it has space again. `may_delete`: whether bytes that no reader needs soon
+    /// are deleted for that. While reads request space, they would only replace each other's bytes.
+    async fn leave_memory(&self, may_delete: bool) -> Result<(), NodeError> {
         let contents: Vec<Arc<Content>> =
             self.fetch.in_memory().into_iter().map(|(content, _)| content).collect();
         if contents.is_empty() {
@@ -297,7 +306,7 @@ impl SpaceKeeper<'_> {
         let room = &self.rooms.cache;
         let entries = self.measure().await?;
         let need = room.excess(RETURN_AT.min(room.batch().saturating_mul(4)));
-        if need > 0 && self.shed(&entries, need, Shedding::Spare).await? < need {
+        if need > 0 && (!may_delete || self.shed(&entries, need, Shedding::Spare).await? < need) {
             return Ok(());
         }
         tracing::info!("the cache has space again");

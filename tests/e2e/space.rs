@@ -203,6 +203,29 @@ fn reads_without_a_free_byte_are_right() {
 }
 
 #[test]
+fn a_file_leaves_memory_while_it_is_read() {
+    let net = Net::new();
+    let (a, b, shared) = hosts(&net, 96, "max_size: 1GiB\n  min_free: 16MiB");
+    on_tmpfs(&b, 64);
+    import(&b, &shared.manifest);
+    let filler = b.base().join("filler");
+    Finished::of(
+        Command::new("dd").args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", filler.display())),
+        PATIENCE,
+    );
+    // The read lasts longer than the interval at which space is measured.
+    a.limit_rate("25mbit");
+    let mounted = b.mount(&["--peer", &a.peer()]);
+    let (file, expected) = (mounted.path("acme/m/w.bin"), a.home().join("m/w.bin"));
+    let mut reader = Proc::spawn(Command::new("cmp").arg(&file).arg(&expected));
+    until("the file is in memory", PATIENCE, || status(&b)["space"]["files"] == 1);
+    std::fs::remove_file(&filler).unwrap();
+    until("its bytes are cached", PATIENCE, || allocated(&b.base().join("cache")) >= 4 * MIB);
+    assert!(reader.wait(4 * PATIENCE).success(), "the reader got wrong bytes or an error");
+    mounted.unmount();
+}
+
+#[test]
 fn a_disk_that_fills_during_a_read_costs_no_read() {
     let net = Net::new();
     let (a, b, shared) = hosts(&net, 48, "max_size: 1GiB\n  min_free: 0");
