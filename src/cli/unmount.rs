@@ -26,7 +26,7 @@ pub struct Args {
 
 /// Has the daemon end the mount. Unmounts from this process if no daemon serves the mount.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let point = mount::resolve(&args.mountpoint)?;
+    let point = mount::resolve_mounted(&args.mountpoint)?;
     let paths = context.config()?.paths();
     let was_mounted = is_mounted(&point)?;
     let ended = context.block_on(end(&paths, &point))?;

@@ -36,7 +36,7 @@ pub fn list_mounts() -> Result<Vec<MountRecord>, MountError> {
 /// Unmounts the silmaril mount at `path` and waits until it is gone, at most 10 s. `lazy` detaches it even if it is in
 /// use: no path leads to it any more, and it ends when the last file is closed.
 pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
-    let resolved = resolve(path)?;
+    let resolved = resolve_mounted(path)?;
     let entry = mountinfo::at(&resolved).map_err(mountinfo_error)?;
     let entry = entry.ok_or_else(|| MountError::NotMounted(path.to_owned()))?;
     if !entry.is_silmaril() {
@@ -53,6 +53,14 @@ pub fn resolve(path: &Path) -> Result<PathBuf, MountError> {
         io::ErrorKind::NotADirectory => MountError::NotDirectory(path.to_owned()),
         io::ErrorKind::PermissionDenied => MountError::NoPermission(path.to_owned()),
         _ => MountError::Io { what: "resolving", path: path.to_owned(), source },
+    })
+}
+
+/// Like [`resolve`], for a path where something should be mounted.
+pub fn resolve_mounted(path: &Path) -> Result<PathBuf, MountError> {
+    resolve(path).map_err(|error| match error {
+        MountError::Missing(path) => MountError::NotMounted(path),
+        error => error,
     })
 }
 

@@ -18,6 +18,14 @@ pub enum MountError {
     /// A silmaril mount whose process answers is there.
     #[error("silmaril is already mounted at {}; unmount it with: silmaril unmount {}", .0.display(), .0.display())]
     Busy(PathBuf),
+    /// It is inside a silmaril mount.
+    #[error("{} is inside the silmaril mount {}; choose a directory outside it", path.display(), mount.display())]
+    InsideMount {
+        /// The mount point.
+        path: PathBuf,
+        /// The mount that it is inside.
+        mount: PathBuf,
+    },
     /// Another file system is mounted there.
     #[error("{} is already a mount point ({fs_type}); choose an empty directory", path.display())]
     OtherMount {
@@ -45,7 +53,7 @@ pub enum MountError {
     #[error("fusermount3 refused: {0}")]
     Helper(String),
     /// Nothing is mounted there.
-    #[error("nothing is mounted at {}", .0.display())]
+    #[error("nothing is mounted at {}; list the mounts with: silmaril status", .0.display())]
     NotMounted(PathBuf),
     /// Another file system than silmaril's is mounted there.
     #[error("{} is not a silmaril mount ({fs_type})", path.display())]

@@ -62,7 +62,7 @@ use tracing::{error, info, warn};
 
 use crate::fetch::Fetch;
 use crate::store::StoredRevision;
-pub use detach::{MountRecord, list_mounts, resolve, unmount};
+pub use detach::{MountRecord, list_mounts, resolve, resolve_mounted, unmount};
 pub use error::MountError;
 use inode::Ino;
 pub use liveness::{Liveness, liveness};

@@ -52,6 +52,13 @@ pub fn at(path: &Path) -> io::Result<Option<MountEntry>> {
     Ok(read()?.into_iter().rfind(|m| m.mount_point == path))
 }
 
+/// The mount that contains the directory above this path, which must be absolute and without symbolic links.
+pub fn above(path: &Path) -> io::Result<Option<MountEntry>> {
+    let Some(parent) = path.parent() else { return Ok(None) };
+    let around = read()?.into_iter().filter(|m| parent.starts_with(&m.mount_point));
+    Ok(around.max_by_key(|m| m.mount_point.components().count()))
+}
+
 /// Parses a line such as `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`.
 fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|&b| b == b' ');

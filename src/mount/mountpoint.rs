@@ -38,6 +38,15 @@ pub fn prepare(path: &Path) -> Result<PathBuf, MountError> {
         info!(path = %resolved.display(), "detaching a mount whose process has ended");
         detach(&resolved, true)?;
     }
+    // Of mounts that contain each other, the deepest is the last.
+    if let Some(outer) = mountinfo::above(&resolved).map_err(|source| MountError::Io {
+        what: "reading",
+        path: "/proc/self/mountinfo".into(),
+        source,
+    })? && outer.is_silmaril()
+    {
+        return Err(MountError::InsideMount { path: path.to_owned(), mount: outer.mount_point });
+    }
     let metadata =
         call_within(&resolved, PROBE_WITHIN, std::fs::metadata).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => MountError::Missing(path.to_owned()),

@@ -222,3 +222,30 @@ fn a_mount_works_in_a_user_namespace() {
     let sum = Finished::of(command.args(["-U", "-r", "-m", "sh", "-c", &script]), PATIENCE).ok();
     assert!(sum.contains(&hashes(&wordllama(), PATIENCE)[WEIGHTS]), "{sum}");
 }
+
+#[test]
+fn a_mount_inside_a_mount_is_refused() {
+    let net = Net::new();
+    let a = net.host("a");
+    let mounted = a.mount(&[]);
+    let inside = mounted.path("acme");
+    let refused = a.run(&["mount", inside.to_str().unwrap()]).error(1);
+    assert!(refused.contains("inside the silmaril mount"), "{refused}");
+    assert!(!is_mounted(&inside));
+    mounted.unmount();
+}
+
+#[test]
+fn a_mount_whose_parent_was_renamed_is_unmounted_by_its_new_path() {
+    let net = Net::new();
+    let a = net.host("a");
+    a.keep_daemon();
+    let (former, renamed) = (a.home().join("former"), a.home().join("renamed"));
+    std::fs::create_dir_all(former.join("mnt")).unwrap();
+    a.run(&["mount", former.join("mnt").to_str().unwrap()]).ok();
+    std::fs::rename(&former, &renamed).unwrap();
+    let refused = a.run(&["unmount", former.join("mnt").to_str().unwrap()]).error(1);
+    assert!(refused.contains("nothing is mounted") && refused.contains("silmaril status"), "{refused}");
+    a.run(&["unmount", renamed.join("mnt").to_str().unwrap()]).ok();
+    assert!(!is_mounted(&renamed.join("mnt")));
+}
