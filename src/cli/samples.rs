@@ -123,6 +123,7 @@ pub fn status() -> Status {
         version: "0.1.0".to_owned(),
         uptime: 3725,
         base_dir: "/home/ada/.silmaril".into(),
+        config: Some("cache.max_size=200GiB".to_owned()),
         namespaces: Some(Namespaces::of_this_process().unwrap()),
         mounts: vec![MountStatus {
             path: "/home/ada/models".into(),

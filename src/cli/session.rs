@@ -278,6 +278,12 @@ pub async fn find_or_start(
             match client.hello().await {
                 Ok(hello) => match version(&hello.version).cmp(&version(env!("CARGO_PKG_VERSION"))) {
                     std::cmp::Ordering::Equal => {
+                        if hello.config.is_some_and(|theirs| theirs != config.to_string()) {
+                            context.out.note(format_args!(
+                                "the configuration has changed; the daemon (process {}) uses the former one until `silmaril stop`",
+                                hello.pid
+                            ));
+                        }
                         let daemon = Daemon { client, pid: hello.pid, namespaces: hello.namespaces };
                         mount::mount_again(context, config, &daemon, replaced).await;
                         if let Some(endpoint) = endpoint {

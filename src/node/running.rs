@@ -184,6 +184,7 @@ impl Node {
             namespaces: Namespaces::of_this_process().ok(),
             mounts: self.mounts.status(),
             uptime: self.started.elapsed().as_secs(),
+            config: Some(self.library.config.to_string()),
             base_dir: self.library.paths.base.clone(),
             listening: self.listening(),
             transfers,

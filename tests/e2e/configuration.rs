@@ -71,3 +71,25 @@ fn every_torrent_is_announced_to_the_trackers() {
     let mounted = b.mount(&[]);
     assert_eq!(hashes(&mounted.path(NAME), PATIENCE), hashes(&wordllama(), PATIENCE));
 }
+
+#[test]
+fn commands_report_that_the_daemon_has_the_former_configuration() {
+    let net = Net::new();
+    let a = net.host("a");
+    let daemon = a.spawn(&["daemon", "-f"]);
+    daemon.wait_for_line("running", PATIENCE);
+    let changed = "the configuration has changed";
+    let list = || a.run(&["list"]);
+    assert!(!list().stderr.contains(changed));
+    let path = a.home().join(".config/silmaril/config.yaml");
+    let former = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{former}mount:\n  read_timeout: 7s\n")).unwrap();
+    let reported = list();
+    assert!(
+        reported.stderr.contains(changed) && reported.stderr.contains("silmaril stop"),
+        "{}",
+        reported.stderr
+    );
+    std::fs::write(&path, former).unwrap();
+    assert!(!list().stderr.contains(changed));
+}

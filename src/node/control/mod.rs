@@ -83,6 +83,9 @@ pub struct Status {
     pub uptime: u64,
     /// Base directory.
     pub base_dir: PathBuf,
+    /// The keys of its configuration that differ from the defaults, as `section.key=value` on one line.
+    #[serde(default)]
+    pub config: Option<String>,
     /// Addresses it listens on for peers.
     pub listening: Vec<SocketAddr>,
     /// The swarms that it has joined, by name of the model.
@@ -138,6 +141,9 @@ pub struct Hello {
     /// Its namespaces.
     #[serde(default)]
     pub namespaces: Option<Namespaces>,
+    /// The keys of its configuration that differ from the defaults.
+    #[serde(default)]
+    pub config: Option<String>,
 }
 
 /// Body of `POST /v1/seed`.
