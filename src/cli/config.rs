@@ -4,8 +4,10 @@ use clap::Subcommand;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
+use crate::cli::session::report_former_config;
 use crate::cli::table::text;
 use crate::config::{Config, Origin, Setting};
+use crate::node::control::Client;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,6 +50,11 @@ pub fn run(command: &Command, context: &Context) -> Result<(), CommandError> {
     if let Ok(file) = Config::config_file(&options) {
         let absent = if file.exists() { "" } else { " (absent)" };
         context.out.note(format_args!("file: {}{absent}", file.display()));
+    }
+    let config = context.config()?;
+    let running = context.block_on(async { Ok(Client::find(&config.paths()).await?) });
+    if let Ok(Some((_, status))) = running {
+        report_former_config(context, &config, status.pid, status.config.as_deref());
     }
     Ok(())
 }

@@ -278,12 +278,7 @@ pub async fn find_or_start(
             match client.hello().await {
                 Ok(hello) => match version(&hello.version).cmp(&version(env!("CARGO_PKG_VERSION"))) {
                     std::cmp::Ordering::Equal => {
-                        if hello.config.is_some_and(|theirs| theirs != config.to_string()) {
-                            context.out.note(format_args!(
-                                "the configuration has changed; the daemon (process {}) uses the former one until `silmaril stop`",
-                                hello.pid
-                            ));
-                        }
+                        report_former_config(context, config, hello.pid, hello.config.as_deref());
                         let daemon = Daemon { client, pid: hello.pid, namespaces: hello.namespaces };
                         mount::mount_again(context, config, &daemon, replaced).await;
                         if let Some(endpoint) = endpoint {
@@ -317,6 +312,16 @@ pub async fn find_or_start(
             None if starts.next().is_none() => return Err(NodeError::HostLost.into()),
             None => start(context, &paths, peers).await?,
         }
+    }
+}
+
+/// Reports that the daemon was started with another configuration than the present one. `theirs` is the daemon's, in the
+/// form of [`Config`]'s `Display`; none if the daemon does not report it.
+pub fn report_former_config(context: &Context, config: &Config, daemon: u32, theirs: Option<&str>) {
+    if theirs.is_some_and(|theirs| theirs != config.to_string()) {
+        context.out.note(format_args!(
+            "the configuration has changed; the daemon (process {daemon}) uses the former one until `silmaril stop`"
+        ));
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::terminal_width;
+use crate::cli::session::report_former_config;
 use crate::cli::signals::StopSignals;
 use crate::node::control::{Client, Status};
 use crate::paths::Paths;
@@ -46,7 +47,8 @@ pub fn not_running(paths: &Paths) -> CommandError {
 }
 
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let paths = context.config()?.paths();
+    let config = context.config()?;
+    let paths = config.paths();
     context.block_on(async {
         let mut signals = StopSignals::new()?;
         let mut clock = tokio::time::interval_at(Instant::now() + WATCH_EVERY, WATCH_EVERY);
@@ -55,7 +57,9 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             match Client::find(&paths).await? {
                 Some((_, status)) => {
                     show(args, context, &status)?;
-                    shown = Some(Instant::now());
+                    if shown.replace(Instant::now()).is_none() {
+                        report_former_config(context, &config, status.pid, status.config.as_deref());
+                    }
                 }
                 // Another daemon may be about to start.
                 None if shown.is_some_and(|shown| shown.elapsed() < NEXT_WITHIN) => {}

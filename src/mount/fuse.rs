@@ -7,9 +7,10 @@
 //! entry for requests, so each handler opens the span.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -72,7 +73,22 @@ const TEXT_HANDLE: u64 = 0;
 /// A file that the kernel reads directly: its registration, and the pin that keeps its bytes in the store.
 struct BackingFile {
     id: BackingId,
+    file: File,
+    opened: Metadata,
     _pin: ContentPin,
+}
+
+impl BackingFile {
+    /// Whether no program has changed the file since it was opened. A deleted file keeps its bytes.
+    fn is_unchanged(&self) -> bool {
+        self.file.metadata().is_ok_and(|now| {
+            let then = &self.opened;
+            let is_written =
+                (now.len(), now.mtime(), now.mtime_nsec()) != (then.len(), then.mtime(), then.mtime_nsec());
+            let is_touched = (now.ctime(), now.ctime_nsec()) != (then.ctime(), then.ctime_nsec());
+            !is_written && (!is_touched || now.nlink() == 0)
+        })
+    }
 }
 
 impl Service {
@@ -101,9 +117,7 @@ impl Service {
     fn unchanged(file: &FileRef) -> Option<(File, ContentPin)> {
         let content = &file.revision.contents[file.file];
         let pin = content.pin();
-        // The content may move to another file during an attempt.
-        let opened = (0..3).find_map(|_| content.open_for_passthrough())?;
-        Some((opened, pin))
+        Some((content.open_for_passthrough()?, pin))
     }
 
     /// Registers a file for direct reads by the kernel; none unless the kernel permits it.
@@ -111,9 +125,10 @@ impl Service {
         if !self.passthrough {
             return None;
         }
-        let id = reply.open_backing(file);
+        let opened = file.metadata().ok()?;
+        let id = reply.open_backing(&file);
         let id = id.inspect_err(|error| debug!(%error, "the kernel refused to read a file directly")).ok()?;
-        Some(BackingFile { id, _pin: pin })
+        Some(BackingFile { id, file, opened, _pin: pin })
     }
 }
 
@@ -308,7 +323,7 @@ impl Filesystem for Service {
         self.reads.opened(&file);
         let unchanged = Self::unchanged(&file);
         // The kernel reads all handles of an inode from the same file, which is wrong now.
-        if unchanged.is_none() && self.files.is_direct(Ino(ino.0)) {
+        if self.files.backing(Ino(ino.0)).is_some_and(|backing| !backing.is_unchanged()) {
             return reply.error(refuse("open", ino, &RequestError::Changed));
         }
         let backing = |_: &FileRef| unchanged.and_then(|unchanged| self.backing(unchanged, &reply));

@@ -65,9 +65,9 @@ impl<B> OpenFiles<B> {
         (handle, backing)
     }
 
-    /// Whether the kernel reads an open inode directly.
-    pub fn is_direct(&self, ino: Ino) -> bool {
-        self.read().inodes.get(&ino).is_some_and(|inode| inode.backing.is_some())
+    /// The backing file of an open inode that the kernel reads directly.
+    pub fn backing(&self, ino: Ino) -> Option<Arc<B>> {
+        self.read().inodes.get(&ino)?.backing.clone()
     }
 
     /// The file of a handle.

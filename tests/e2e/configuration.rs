@@ -79,17 +79,17 @@ fn commands_report_that_the_daemon_has_the_former_configuration() {
     let daemon = a.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     let changed = "the configuration has changed";
-    let list = || a.run(&["list"]);
-    assert!(!list().stderr.contains(changed));
+    let reports = || {
+        [&["status"][..], &["config", "show"], &["discover", "--timeout", "1"]]
+            .map(|command| a.run(command).stderr)
+    };
+    assert!(reports().iter().all(|stderr| !stderr.contains(changed)));
     let path = a.home().join(".config/silmaril/config.yaml");
     let former = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, format!("{former}mount:\n  read_timeout: 7s\n")).unwrap();
-    let reported = list();
-    assert!(
-        reported.stderr.contains(changed) && reported.stderr.contains("silmaril stop"),
-        "{}",
-        reported.stderr
-    );
+    for stderr in reports() {
+        assert!(stderr.contains(changed) && stderr.contains("silmaril stop"), "{stderr}");
+    }
     std::fs::write(&path, former).unwrap();
-    assert!(!list().stderr.contains(changed));
+    assert!(reports().iter().all(|stderr| !stderr.contains(changed)));
 }
