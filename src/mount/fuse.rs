@@ -320,12 +320,13 @@ impl Filesystem for Service {
             Err(error) => return reply.error(refuse("open", ino, &error)),
         };
         self.code_warnings.check_opened(&file);
-        self.reads.opened(&file);
         let unchanged = Self::unchanged(&file);
         // The kernel reads all handles of an inode from the same file, which is wrong now.
-        if self.files.backing(Ino(ino.0)).is_some_and(|backing| !backing.is_unchanged()) {
+        let direct = self.files.backing(Ino(ino.0));
+        if unchanged.is_none() && direct.is_some_and(|backing| !backing.is_unchanged()) {
             return reply.error(refuse("open", ino, &RequestError::Changed));
         }
+        self.reads.opened(&file);
         let backing = |_: &FileRef| unchanged.and_then(|unchanged| self.backing(unchanged, &reply));
         match self.files.open(Ino(ino.0), file, backing) {
             (handle, Some(backing)) => {

@@ -206,22 +206,3 @@ fn a_get_succeeds_despite_a_peer_that_sends_bad_data() {
     got.remove(".silmaril.json");
     assert_eq!(got, hashes(&good, PATIENCE));
 }
-
-#[test]
-fn thousands_of_tiny_files_are_fetched() {
-    const FILES: usize = 6_000;
-    let net = Net::new();
-    let (a, b) = (net.host("a"), net.host("b"));
-    let names: Vec<String> = (0..FILES).map(|number| format!("{}/{number:04}", number % 10)).collect();
-    let texts: Vec<String> = (0..FILES).map(|number| format!("{number:04}")).collect();
-    let files = names.iter().zip(&texts).map(|(name, text)| (name.as_str(), text.as_bytes()));
-    let dir = model_dir(&a.home().join("m"), &files.collect::<Vec<_>>());
-    let shared = share(&a, &dir, "acme/m", &[]);
-    import(&b, &shared.manifest);
-    let dest = b.home().join("out");
-    // While one file after the other arrives, the daemon answers its clients.
-    b.run(&["get", "acme/m", "--peer", &a.peer(), "-o", dest.to_str().unwrap()]).ok();
-    for (name, text) in names.iter().zip(&texts) {
-        assert_eq!(std::fs::read_to_string(dest.join(name)).unwrap(), *text, "{name}");
-    }
-}
