@@ -11,7 +11,7 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -36,6 +36,7 @@ use super::reads::{ReadReply, Reads};
 use super::requester::Requester;
 use super::tree::{Attr, InodeKind, Lookup, OpenDir, Tree, TreeError};
 use crate::fetch::FileRef;
+use crate::fsutil::FileVersion;
 use crate::store::ContentPin;
 
 /// The largest request, in bytes: the kernel's default limit (`fs.fuse.max_pages_limit`, 256 pages).
@@ -73,21 +74,18 @@ const TEXT_HANDLE: u64 = 0;
 /// A file that the kernel reads directly: its registration, and the pin that keeps its bytes in the store.
 struct BackingFile {
     id: BackingId,
-    file: File,
+    /// Where the file was when it was opened. No descriptor is kept: a program may open any number of files.
+    path: PathBuf,
     opened: Metadata,
     _pin: ContentPin,
 }
 
 impl BackingFile {
-    /// Whether no program has changed the file since it was opened. A deleted file keeps its bytes.
+    /// Whether no program has changed the file since it was opened. A file that was deleted, moved or replaced keeps its bytes.
     fn is_unchanged(&self) -> bool {
-        self.file.metadata().is_ok_and(|now| {
-            let then = &self.opened;
-            let is_written =
-                (now.len(), now.mtime(), now.mtime_nsec()) != (then.len(), then.mtime(), then.mtime_nsec());
-            let is_touched = (now.ctime(), now.ctime_nsec()) != (then.ctime(), then.ctime_nsec());
-            !is_written && (!is_touched || now.nlink() == 0)
-        })
+        let then = &self.opened;
+        let Ok(now) = std::fs::symlink_metadata(&self.path) else { return true };
+        (now.dev(), now.ino()) != (then.dev(), then.ino()) || FileVersion::of(&now) == FileVersion::of(then)
     }
 }
 
@@ -114,21 +112,25 @@ impl Service {
 
     /// Opens a complete file that is as it was verified, for direct reads by the kernel; none for other files. Called for
     /// each open, even without passthrough, because this detects files that another program changed.
-    fn unchanged(file: &FileRef) -> Option<(File, ContentPin)> {
+    fn unchanged(file: &FileRef) -> Option<(File, PathBuf, ContentPin)> {
         let content = &file.revision.contents[file.file];
         let pin = content.pin();
-        Some((content.open_for_passthrough()?, pin))
+        Some((content.open_for_passthrough()?, content.path(), pin))
     }
 
     /// Registers a file for direct reads by the kernel; none unless the kernel permits it.
-    fn backing(&self, (file, pin): (File, ContentPin), reply: &ReplyOpen) -> Option<BackingFile> {
+    fn backing(
+        &self,
+        (file, path, pin): (File, PathBuf, ContentPin),
+        reply: &ReplyOpen,
+    ) -> Option<BackingFile> {
         if !self.passthrough {
             return None;
         }
         let opened = file.metadata().ok()?;
         let id = reply.open_backing(&file);
         let id = id.inspect_err(|error| debug!(%error, "the kernel refused to read a file directly")).ok()?;
-        Some(BackingFile { id, file, opened, _pin: pin })
+        Some(BackingFile { id, path, opened, _pin: pin })
     }
 }
 

@@ -57,7 +57,8 @@ fn clients_read_the_mount_as_their_cache() {
     // `hf cache ls` reads the mount like any cache.
     let mut ls = rig.client("venv", "hf");
     let ls = Finished::of(ls.env("HF_HUB_CACHE", hub.point()).args(["cache", "ls"]), PATIENCE).ok();
-    assert!(ls.contains("model/sentence-transformers/all-Mini"), "{ls}");
+    // The width of the columns depends on the sizes and times.
+    assert!(ls.contains("model/sentence-transformers/") && ls.contains("Found 1 repo"), "{ls}");
     // Both mounts are of one daemon, and the endpoint reports the same commit.
     assert_eq!(hashes(&plain.path(NAME), PATIENCE), hashes(&minilm(), PATIENCE));
     let sha = format!("from huggingface_hub import model_info\nprint(model_info('{NAME}').sha)");
