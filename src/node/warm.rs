@@ -100,7 +100,7 @@ async fn headers(node: &Node, revision: &Arc<StoredRevision>, files: &[usize]) -
             let start = blocking::cancellable(move |_| {
                 content.read(0..len).map_err(|source| NodeError::Io { path: content.path(), source })
             });
-            // Bytes that were deleted meanwhile are fetched again.
+            // Bytes that were deleted before they were read are fetched again.
             let Some(start) = start.await? else { continue };
             match kind.wanted(&start, entry(file).size) {
                 Some(more) if more > len => len = more.min(entry(file).size),
