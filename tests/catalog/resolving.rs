@@ -426,7 +426,8 @@ async fn stopping_ends_all_waits() {
     let search = tokio::spawn(async move { catalog.resolve(&name, LONG, Patience::All).await });
     pass(Duration::from_secs(1)).await;
     member.catalog.stop();
-    assert!(matches!(search.await.unwrap(), Err(CatalogError::Stopped)));
+    let found = search.await.unwrap();
+    assert!(matches!(found, Err(CatalogError::Stopped)), "{found:?}");
     assert!(member.engine.meetings().is_empty());
     assert!(matches!(member.catalog.publish(model.record.clone(), true).await, Err(CatalogError::Stopped)));
 }

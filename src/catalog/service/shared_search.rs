@@ -69,8 +69,10 @@ impl<K: Hash + Eq + Clone, V: Clone + Default + Send + Sync + 'static> SharedSea
         loop {
             let mut progress = self.join(key, stopped, &search);
             tokio::select! {
-                _ = progress.wait_for(|p| p.over.is_some() || enough(p)) => {}
+                // First, because a stop also ends the search that is waited for.
+                biased;
                 _ = stop.wait_for(|stopped| *stopped) => return Err(CatalogError::Stopped),
+                _ = progress.wait_for(|p| p.over.is_some() || enough(p)) => {}
                 () = tokio::time::sleep_until(deadline) => {}
             }
             let state = progress.borrow().clone();
