@@ -47,6 +47,10 @@ pub fn lock_file(path: &Path) -> io::Result<File> {
 
 /// Replaces a file's bytes atomically and durably, creating parent directories. `mode` is cut by the umask.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    #[cfg(test)]
+    if DISK_IS_FULL.get() {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
     let dir = parent(path);
     fs::create_dir_all(dir)?;
     let mut temp = tempfile::Builder::new()
@@ -73,6 +77,12 @@ pub fn write_volatile(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a write failed because the disk, or the user's share of it, is full, or because it cannot be written at all.
+pub fn is_full_or_read_only(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(kind, StorageFull | ReadOnlyFilesystem | QuotaExceeded)
+}
+
 /// Makes the names in a directory durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     flush(&File::open(dir)?)
@@ -96,9 +106,20 @@ pub fn flush_file_system(file: &File) -> io::Result<()> {
 thread_local! {
     /// How often this thread has waited for the disk.
     pub static FLUSHES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    /// Whether atomic writes of this thread fail as on a full disk.
+    static DISK_IS_FULL: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
     /// If set, this thread sometimes pauses for a random time at these points.
     pub static JITTER: std::cell::RefCell<Option<(Point, fastrand::Rng)>> =
         const { std::cell::RefCell::new(None) };
+}
+
+/// Calls `action` while atomic writes of this thread fail as on a full disk.
+#[cfg(test)]
+pub fn without_space<T>(action: impl FnOnce() -> T) -> T {
+    DISK_IS_FULL.set(true);
+    let done = action();
+    DISK_IS_FULL.set(false);
+    done
 }
 
 /// A point where a pause shows whether another thread may use the same path.

@@ -10,8 +10,8 @@
 //! [`insert_soon`](CatalogStore::insert_soon) after the next [`flush`](CatalogStore::flush). If the process ends in between,
 //! the database is as it was at the flush before.
 //!
-//! A database that fails, for example on a full disk, is closed, and opened again by the next writer. Until then, no record
-//! is found.
+//! A database that fails is closed, and opened again by the next writer. Until then, no record is found. While the disk is full
+//! or read-only, the database is in memory.
 //!
 //! Calls that write wait for the disk. Calls that return records read the disk, mostly the system's cache: some 10 µs for
 //! each record. They, and [`CatalogStore::search`] above all, need a thread that may take time. All other calls answer
@@ -19,6 +19,7 @@
 
 mod disk;
 mod index;
+mod memory;
 mod opening;
 mod plan;
 mod rows;
@@ -34,11 +35,13 @@ use redb::{Database, Durability};
 
 use self::disk::{RecordKey, Snapshot};
 use self::index::{Index, RowKey};
+use self::memory::InMemory;
 use self::plan::WritePlan;
 use crate::catalog::UnixTime;
 use crate::catalog::message::Have;
 use crate::catalog::query::Query;
 use crate::catalog::record::{Record, SharedRecord, UncheckedRecord};
+use crate::fsutil::is_full_or_read_only;
 use crate::model::{ModelName, ModelRef, PublisherKey};
 
 /// Why the catalog's database fails.
@@ -105,6 +108,8 @@ struct Readable {
 struct Writer {
     /// None after a failure.
     database: Option<Database>,
+    /// Set while the database is in memory instead of on disk.
+    in_memory: Option<InMemory>,
     /// Whether a commit is not on disk yet.
     unsafe_commits: bool,
     /// When opening it again failed, and the reason.
@@ -128,13 +133,18 @@ impl CatalogStore {
 
     fn open_with(dir: &Path, now: UnixTime, limits: Limits) -> Result<Self, StoreError> {
         let file = dir.join("records.redb");
-        let failed = |reason: String| StoreError { path: file.clone(), reason };
-        fs::create_dir_all(dir).map_err(|error| failed(error.to_string()))?;
-        let (database, snapshot, index, unreadable) = Self::load_or_recreate(&file).map_err(failed)?;
-        let readable = RwLock::new(Readable { index, snapshot: Some(Arc::new(snapshot)) });
-        let writer = Writer { database: Some(database), unsafe_commits: false, failed: None };
-        let store = Self { file: file.clone(), limits, writer: Mutex::new(writer), readable };
-        store.drop_unreadable(&mut store.writer.lock(), &unreadable)?;
+        match fs::create_dir_all(dir) {
+            // The database is in memory then.
+            Err(error) if !is_full_or_read_only(error.kind()) => {
+                return Err(StoreError { path: file, reason: error.to_string() });
+            }
+            _ => {}
+        }
+        let writer = Writer { database: None, in_memory: None, unsafe_commits: false, failed: None };
+        let readable = Readable { index: Index::default(), snapshot: None };
+        let (writer, readable) = (Mutex::new(writer), RwLock::new(readable));
+        let store = Self { file, limits, writer, readable };
+        store.reopen(&mut store.writer.lock())?;
         // The publishers to keep are not known yet, so all successors are kept.
         store.expire(now, &|_| true)?;
         Ok(store)
@@ -187,7 +197,7 @@ impl CatalogStore {
                 writer.unsafe_commits = false;
                 Ok(())
             }
-            Err(error) => Err(self.close(&mut writer, &error)),
+            Err(error) => self.close_or_continue(&mut writer, &error),
         }
     }
 
@@ -371,42 +381,45 @@ impl CatalogStore {
         &self,
         durability: Durability,
         kept: &dyn Fn(&PublisherKey) -> bool,
-        change: impl FnOnce(&mut WritePlan<'_, '_>) -> Result<T, redb::Error>,
+        change: impl Fn(&mut WritePlan<'_, '_>) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
         let mut writer = self.writer.lock();
         self.reopen(&mut writer)?;
-        let Some(database) = &writer.database else {
-            return Err(StoreError { path: self.file.clone(), reason: "the database is closed".to_owned() });
-        };
-        let transact = || -> Result<_, redb::Error> {
-            let mut transaction = database.begin_write()?;
-            transaction.set_durability(durability)?;
-            // Only the writer changes the index, so this thread may read it for long.
-            let state = self.readable.read();
-            let mut plan = WritePlan::new(&state.index, disk::rows(&transaction)?, &self.limits, kept);
-            let done = change(&mut plan)?;
-            let changes = plan.finish();
-            drop(state);
-            if changes.is_empty() {
-                // Without changes there is nothing to sync.
-                transaction.abort()?;
-                return Ok((done, None));
+        loop {
+            match self.try_transact(&mut writer, durability, kept, &change) {
+                Ok(done) => return Ok(done),
+                Err(error) => self.close_or_continue(&mut writer, &error)?,
             }
-            transaction.commit()?;
-            Ok((done, Some((changes, disk::snapshot(database)?))))
-        };
-        let (done, changed) = match transact() {
-            Ok(done) => done,
-            Err(error) => return Err(self.close(&mut writer, &error)),
-        };
-        if changed.is_some() {
-            writer.unsafe_commits = matches!(durability, Durability::None);
         }
-        if let Some((changes, snapshot)) = changed {
-            let mut state = self.readable.write();
-            changes.apply(&mut state.index);
-            state.snapshot = Some(Arc::new(snapshot));
+    }
+
+    fn try_transact<T>(
+        &self,
+        writer: &mut Writer,
+        durability: Durability,
+        kept: &dyn Fn(&PublisherKey) -> bool,
+        change: impl Fn(&mut WritePlan<'_, '_>) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error> {
+        let Some(database) = &writer.database else { return Err(redb::Error::DatabaseClosed) };
+        let mut transaction = database.begin_write()?;
+        transaction.set_durability(durability)?;
+        // Only the writer changes the index, so this thread may read it for long.
+        let state = self.readable.read();
+        let mut plan = WritePlan::new(&state.index, disk::rows(&transaction)?, &self.limits, kept);
+        let done = change(&mut plan)?;
+        let changes = plan.finish();
+        drop(state);
+        if changes.is_empty() {
+            // Without changes there is nothing to sync.
+            transaction.abort()?;
+            return Ok(done);
         }
+        transaction.commit()?;
+        let snapshot = disk::snapshot(database)?;
+        writer.unsafe_commits = matches!(durability, Durability::None);
+        let mut state = self.readable.write();
+        changes.apply(&mut state.index);
+        state.snapshot = Some(Arc::new(snapshot));
         Ok(done)
     }
 }
@@ -427,10 +440,14 @@ fn random_sample<T>(items: impl Iterator<Item = T>, most: usize) -> Vec<T> {
 
 impl Drop for CatalogStore {
     fn drop(&mut self) {
+        let mut writer = self.writer.lock();
+        // The records in memory are lost if the disk is still full.
+        writer.in_memory.iter_mut().for_each(InMemory::try_soon);
+        self.return_to_disk(&mut writer);
         // A failed database has nothing to save.
-        if self.writer.lock().database.is_some()
-            && let Err(error) = self.flush()
-        {
+        let is_open = writer.database.is_some();
+        drop(writer);
+        if is_open && let Err(error) = self.flush() {
             tracing::warn!(%error, "could not save the latest records of the catalog");
         }
     }

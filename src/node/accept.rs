@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use super::error::is_disk_failure;
 use super::node_catalog::now;
 use super::{Library, NodeError};
 use crate::catalog::record::SignedRecord;
 use crate::model::{Manifest, ModelRef, PublisherKey};
-use crate::store::states::Newest;
+use crate::store::states::{Newest, StatesLock};
 use crate::store::{Announced, SignedState};
 use crate::trust::Pinning;
 
@@ -85,9 +86,14 @@ impl Library {
             self.check_state(&manifest, record)?;
         }
         self.trust.accept(&manifest.name, manifest.signed_by(), intent.pinning(pinning))?;
-        self.enter_state(&manifest, record, intent.is_read(), &lock)?;
         let publisher = manifest.signed_by();
-        let stored = self.registry.insert(manifest)?;
+        let stored = if intent.is_read() {
+            self.enter_state_of_read(&manifest, record, &lock)?;
+            self.registry.insert_to_read(manifest)?
+        } else {
+            self.enter_state(&manifest, record, false, &lock)?;
+            self.registry.insert(manifest)?
+        };
         if let Some(publisher) = publisher {
             self.by_publisher.remove(&publisher, &stored.model_ref())?;
         }
@@ -103,8 +109,25 @@ impl Library {
     ) -> Result<Arc<Manifest>, NodeError> {
         let lock = self.states.lock()?;
         self.check_state(&manifest, record)?;
-        self.enter_state(&manifest, record, true, &lock)?;
+        self.enter_state_of_read(&manifest, record, &lock)?;
         Ok(self.by_publisher.insert(manifest)?)
+    }
+
+    /// Saves the manifests, with their states, for which the disk had no space when they were read. Blocks.
+    pub(super) fn save_unsaved(&self) -> Result<(), NodeError> {
+        if self.registry.unsaved().is_empty() && self.by_publisher.unsaved().is_empty() {
+            return Ok(());
+        }
+        let lock = self.states.lock()?;
+        for manifest in self.registry.unsaved() {
+            self.enter_state(&manifest, None, true, &lock)?;
+            self.registry.insert(Manifest::clone(&manifest))?;
+        }
+        for manifest in self.by_publisher.unsaved() {
+            self.enter_state(&manifest, None, true, &lock)?;
+            self.by_publisher.insert(Manifest::clone(&manifest))?;
+        }
+        Ok(())
     }
 
     /// Records the state of a manifest that was made on this host: its author decides which state is the newest.
@@ -115,13 +138,30 @@ impl Library {
         Ok(self.states.enter(&manifest.model_ref(), publisher, state_of(manifest, None), &lock)?)
     }
 
+    /// [`enter_state`](Self::enter_state) of a manifest that is only read. On a full disk the state is not recorded, and neither
+    /// is the manifest: the next start knows nothing of both.
+    fn enter_state_of_read(
+        &self,
+        manifest: &Manifest,
+        record: Option<&SignedRecord>,
+        lock: &StatesLock,
+    ) -> Result<(), NodeError> {
+        match self.enter_state(manifest, record, true, lock) {
+            Err(error) if is_disk_failure(&error) => {
+                tracing::warn!(model = %manifest.model_ref(), %error, "could not record the state of a model that is read");
+                Ok(())
+            }
+            entered => entered,
+        }
+    }
+
     /// Records an accepted state. An older state, which the user allowed, does not replace the newest known one.
     fn enter_state(
         &self,
         manifest: &Manifest,
         record: Option<&SignedRecord>,
         only_read: bool,
-        lock: &crate::store::states::StatesLock,
+        lock: &StatesLock,
     ) -> Result<(), NodeError> {
         let Some(publisher) = manifest.signed_by() else { return Ok(()) };
         let model = manifest.model_ref();

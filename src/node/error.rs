@@ -9,6 +9,7 @@ use super::share::ShareError;
 use crate::catalog::CatalogError;
 use crate::catalog::query::QueryError;
 use crate::fetch::{NotReleased, ReadError};
+use crate::fsutil::is_full_or_read_only;
 use crate::mirror::{MirrorError, MirrorErrorKind};
 use crate::model::describe::DescribeError;
 use crate::model::files::FilesError;
@@ -256,7 +257,7 @@ impl NodeError {
 
     /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
-        if is_disk_failure(self) {
+        if is_disk_failure(self) || matches!(self, Self::Trust(error) if error.is_full_or_read_only()) {
             return ErrorKind::Disk;
         }
         match self {
@@ -375,11 +376,6 @@ pub fn is_disk_failure(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |error| error.source())
         .filter_map(|error| error.downcast_ref::<std::io::Error>())
         .any(|error| is_full_or_read_only(error.kind()))
-}
-
-fn is_full_or_read_only(kind: std::io::ErrorKind) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    matches!(kind, StorageFull | ReadOnlyFilesystem | QuotaExceeded)
 }
 
 /// Bytes as text for messages.

@@ -29,6 +29,12 @@ pub(super) async fn run(node: Weak<Node>, every: Duration) {
             Ok(Err(e)) => tracing::error!(error = %e, "could not sync the cache"),
             Err(e) => tracing::error!(error = %e, "could not sync the cache"),
         }
+        let saving = node.library.clone();
+        match tokio::task::spawn_blocking(move || saving.save_unsaved()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::warn!(error = %e, "could not save the manifests of models that are read"),
+            Err(e) => tracing::error!(error = %e, "could not save the manifests of models that are read"),
+        }
         let looking = node.clone();
         match tokio::task::spawn_blocking(move || looking.disputes.have_changed()).await {
             // The mounts show disputed names in another way, unless they were read before.

@@ -31,7 +31,8 @@ impl ByPublisher {
         Ok(Self { dir, of: RwLock::new(of) })
     }
 
-    /// Stores a checked manifest of its publisher atomically. An unsigned manifest is not stored.
+    /// Stores a checked manifest of its publisher atomically, like [`Registry::insert_to_read`]. An unsigned manifest is not
+    /// stored.
     pub fn insert(&self, manifest: Manifest) -> Result<Arc<Manifest>, StoreError> {
         let Some(key) = manifest.signed_by() else { return Ok(Arc::new(manifest)) };
         let known = self.read().get(&key).cloned();
@@ -43,7 +44,7 @@ impl ByPublisher {
                 of.entry(key).or_insert(new).clone()
             }
         };
-        registry.insert(manifest)
+        registry.insert_to_read(manifest)
     }
 
     /// A publisher's manifest of a revision.
@@ -58,6 +59,11 @@ impl ByPublisher {
         all.filter(|(key, manifest)| manifest.signed_by() == Some(*key))
             .map(|(_, manifest)| manifest)
             .collect()
+    }
+
+    /// The manifests that are only in memory, because the disk was full. [`insert`](Self::insert) saves them.
+    pub fn unsaved(&self) -> Vec<Arc<Manifest>> {
+        self.read().values().flat_map(|registry| registry.unsaved()).collect()
     }
 
     /// The manifests of one revision, by publisher.

@@ -147,6 +147,11 @@ impl StoreError {
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io { path: path.to_owned(), source }
     }
+
+    /// Whether a write failed because the disk is full or read-only.
+    pub(crate) fn is_full_or_read_only(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if fsutil::is_full_or_read_only(source.kind()))
+    }
 }
 
 /// The name of a content. The root alone is not enough: a false manifest may claim a root with another length, and must not

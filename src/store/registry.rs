@@ -30,11 +30,13 @@ struct Registered {
     manifest: Arc<Manifest>,
     /// The version of the file that was read. None if the file has to be read again by the next `reload`.
     version: Option<FileVersion>,
+    /// Whether it is only in memory, because the disk was full.
+    unsaved: bool,
 }
 
 impl Registered {
     fn written(manifest: Arc<Manifest>) -> Self {
-        Self { manifest, version: None }
+        Self { manifest, version: None, unsaved: false }
     }
 }
 
@@ -75,6 +77,27 @@ impl Registry {
             all.insert(model, Registered::written(manifest.clone()));
         });
         Ok(manifest)
+    }
+
+    /// Stores a checked manifest that is only read: if the disk is full or read-only, the manifest is in memory alone, and in
+    /// [`unsaved`](Self::unsaved).
+    pub fn insert_to_read(&self, manifest: Manifest) -> Result<Arc<Manifest>, StoreError> {
+        match self.insert(manifest.clone()) {
+            Err(error) if error.is_full_or_read_only() => {
+                let manifest = Arc::new(manifest);
+                let registered = Registered { unsaved: true, ..Registered::written(manifest.clone()) };
+                self.replace(|all| {
+                    all.insert(manifest.model_ref(), registered);
+                });
+                Ok(manifest)
+            }
+            stored => stored,
+        }
+    }
+
+    /// The manifests that are only in memory, because the disk was full. [`insert`](Self::insert) saves them.
+    pub fn unsaved(&self) -> Vec<Arc<Manifest>> {
+        self.read().values().filter(|one| one.unsaved).map(|one| one.manifest.clone()).collect()
     }
 
     /// Replaces a known manifest by the result of `change`, if there is one. Returns whether the manifest was replaced.
@@ -120,7 +143,10 @@ impl Registry {
     pub fn reload(&self) -> Result<bool, StoreError> {
         let _writing = self.writing.lock();
         let old = self.read().clone();
-        let new = scan(&self.root, &old)?;
+        let mut new = scan(&self.root, &old)?;
+        for (model, registered) in old.iter().filter(|(_, registered)| registered.unsaved) {
+            new.entry(model.clone()).or_insert_with(|| registered.clone());
+        }
         let same = old.len() == new.len()
             && (old.iter().zip(&new)).all(|((a, x), (b, y))| a == b && Arc::ptr_eq(&x.manifest, &y.manifest));
         if same {
@@ -219,7 +245,8 @@ fn scan(root: &Path, old: &Manifests) -> Result<Manifests, StoreError> {
             _ => Arc::new(manifest),
         };
         // The version is from before the reading: a later change is noticed.
-        Some((model, Registered { manifest, version: version.filter(FileVersion::is_settled) }))
+        let version = version.filter(FileVersion::is_settled);
+        Some((model, Registered { manifest, version, unsaved: false }))
     });
     Ok(found.collect::<Vec<_>>().into_iter().collect())
 }
@@ -267,6 +294,22 @@ mod tests {
         assert_eq!(names, ["o/m", "datasets/o/m"]);
         assert_eq!(again.get(&stored.model_ref()).unwrap(), stored);
         assert_eq!(again.get(&"O/m".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn manifests_for_which_the_disk_had_no_space_stay_until_they_are_saved() {
+        let home = home();
+        let registry = Registry::open(&home.paths).unwrap();
+        let read = (*manifest("o/m", &[("a", b"x")])).clone();
+        assert!(fsutil::without_space(|| registry.insert(read.clone())).is_err());
+        assert_eq!(registry.get(&read.model_ref()), None);
+        fsutil::without_space(|| registry.insert_to_read(read.clone())).unwrap();
+        registry.reload().unwrap();
+        assert_eq!(*registry.get(&read.model_ref()).unwrap(), read);
+        assert_eq!(registry.unsaved().len(), 1);
+        assert!(!home.paths.manifest(&read.model_ref()).exists());
+        registry.insert(read.clone()).unwrap();
+        assert!(registry.unsaved().is_empty() && home.paths.manifest(&read.model_ref()).exists());
     }
 
     #[test]

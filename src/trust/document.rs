@@ -256,7 +256,7 @@ impl Document {
     /// Reads the text of a file; `path` is for errors only. An empty text is an empty document.
     pub fn parse(text: &[u8], path: &Path) -> Result<Self, TrustError> {
         let written = yaml::read::<Option<Written>>(text, LIMITS).map_err(|YamlError { line, what }| {
-            TrustError::File { path: path.to_owned(), line, reason: what }
+            TrustError::File { path: path.to_owned(), line, reason: what, kind: None }
         })?;
         let Written { publishers, pins, successions } = written.unwrap_or_default();
         Ok(Self {

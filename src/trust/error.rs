@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::fsutil::is_full_or_read_only;
 use crate::model::{ModelName, PublisherKey};
 
 /// Errors show this text if there is no publisher.
@@ -129,5 +130,14 @@ pub enum TrustError {
         line: Option<usize>,
         /// The reason.
         reason: String,
+        /// The kind of the system's error; none if the content cannot be understood.
+        kind: Option<std::io::ErrorKind>,
     },
+}
+
+impl TrustError {
+    /// Whether the file could not be written because the disk is full or read-only.
+    pub(crate) fn is_full_or_read_only(&self) -> bool {
+        matches!(self, Self::File { kind: Some(kind), .. } if is_full_or_read_only(*kind))
+    }
 }

@@ -69,7 +69,8 @@ impl TrustLock {
 }
 
 fn failed(path: &Path, error: io::Error) -> TrustError {
-    TrustError::File { path: path.to_owned(), line: None, reason: error.to_string() }
+    let (reason, kind) = (error.to_string(), Some(error.kind()));
+    TrustError::File { path: path.to_owned(), line: None, reason, kind }
 }
 
 /// The file and its content.

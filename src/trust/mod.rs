@@ -185,7 +185,7 @@ impl Trust {
         if nothing_new && self.file.exists() {
             return Ok(());
         }
-        self.file.change(|document| {
+        let changed = self.file.change(|document| {
             // Another process may have pinned the name in between.
             self.view(document, |view| view.judge(name, given))?;
             match given.filter(|_| pinning == Pinning::Pin) {
@@ -198,7 +198,12 @@ impl Trust {
                 }
                 None => Ok(()),
             }
-        })
+        });
+        match changed {
+            // An empty file only says that the names without an owner were left without one.
+            Err(error) if nothing_new && error.is_full_or_read_only() => Ok(()),
+            changed => changed,
+        }
     }
 
     /// Whether a publisher's model may be read by a path that names the publisher, such as `.by/FINGERPRINT/org/name`. Such a

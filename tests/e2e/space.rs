@@ -177,12 +177,7 @@ fn reads_without_a_free_byte_are_right() {
     let (a, b, shared) = hosts(&net, 96, "max_size: 1GiB\n  min_free: 16MiB");
     on_tmpfs(&b, 64);
     import(&b, &shared.manifest);
-    let filler = b.base().join("filler");
-    Finished::of(
-        Command::new("dd").args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", filler.display())),
-        PATIENCE,
-    );
-    assert_eq!(free(&b.base()), 0);
+    let filler = fill(&b);
     let mounted = b.mount(&["--peer", &a.peer()]);
     let (file, expected) = (mounted.path("acme/m/w.bin"), a.home().join("m/w.bin"));
     let mut readers: Vec<Proc> =
@@ -202,17 +197,56 @@ fn reads_without_a_free_byte_are_right() {
     mounted.unmount();
 }
 
+/// Fills the file system of a host's base directory to the last byte.
+fn fill(host: &Host) -> PathBuf {
+    let filler = host.base().join("filler");
+    let mut fill = Command::new("dd");
+    fill.args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", filler.display()));
+    Finished::of(&mut fill, PATIENCE);
+    assert_eq!(free(&host.base()), 0);
+    filler
+}
+
+#[test]
+fn a_model_that_is_not_known_is_read_without_a_free_byte() {
+    for was_used in [true, false] {
+        let net = Net::new();
+        let (a, b, shared) = hosts(&net, 32, "max_size: 1GiB\n  min_free: 16MiB");
+        on_tmpfs(&b, 64);
+        if was_used {
+            b.mount(&["--peer", &a.peer()]).unmount();
+            b.run(&["stop"]);
+        } else {
+            b.run(&["init", "--force"]).ok();
+        }
+        let filler = fill(&b);
+        let mounted = b.mount(&["--peer", &a.peer()]);
+        let (file, expected) = (mounted.path("acme/m/w.bin"), a.home().join("m/w.bin"));
+        is_right(&file, &expected);
+        assert_eq!(allocated(&b.base().join("cache")), 0);
+        if !was_used {
+            mounted.unmount();
+            continue;
+        }
+        // What could not be written is written when there is space again.
+        std::fs::remove_file(&filler).unwrap();
+        until("the manifest is stored", PATIENCE, || b.base().join("registry/acme/m/main.json").exists());
+        mounted.unmount();
+        drop(shared);
+        a.power_off();
+        let again = b.mount(&["--no-resolve"]);
+        assert_eq!(std::fs::metadata(again.path("acme/m/w.bin")).unwrap().len(), 32 * MIB);
+        again.unmount();
+    }
+}
+
 #[test]
 fn a_file_leaves_memory_while_it_is_read() {
     let net = Net::new();
     let (a, b, shared) = hosts(&net, 96, "max_size: 1GiB\n  min_free: 16MiB");
     on_tmpfs(&b, 64);
     import(&b, &shared.manifest);
-    let filler = b.base().join("filler");
-    Finished::of(
-        Command::new("dd").args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", filler.display())),
-        PATIENCE,
-    );
+    let filler = fill(&b);
     // The read lasts longer than the interval at which space is measured.
     a.limit_rate("25mbit");
     let mounted = b.mount(&["--peer", &a.peer()]);

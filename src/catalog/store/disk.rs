@@ -8,10 +8,15 @@ use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 
-use redb::{Database, ReadOnlyTable, ReadableDatabase as _, Table, TableDefinition, WriteTransaction};
+use redb::backends::InMemoryBackend;
+use redb::{
+    Database, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _, Table, TableDefinition,
+    WriteTransaction,
+};
 
 use super::index::publisher_and_model;
 use crate::catalog::record::{Record, SharedRecord, UncheckedRecord, successor_salt};
+use crate::fsutil::is_full_or_read_only;
 use crate::model::PublisherKey;
 
 use sha1::{Digest as _, Sha1};
@@ -35,6 +40,8 @@ pub(super) enum OpenError {
     Damaged(String),
     /// The file cannot be read or written now.
     Failed(String),
+    /// The file cannot be written because the disk is full or read-only.
+    Full(String),
 }
 
 fn place(publisher: &PublisherKey, sequence: i64, salt: [u8; 20]) -> RecordKey {
@@ -108,8 +115,47 @@ pub(super) fn open(
             // The caller receives the reason for the failure.
             let _ = fs::remove_file(file);
         }
-        if damaged { OpenError::Damaged(error.to_string()) } else { OpenError::Failed(error.to_string()) }
+        let reason = error.to_string();
+        match error {
+            _ if damaged => OpenError::Damaged(reason),
+            _ if is_full(&error) => OpenError::Full(reason),
+            _ => OpenError::Failed(reason),
+        }
     })
+}
+
+/// Whether a write failed because the disk is full or read-only.
+pub(super) fn is_full(error: &redb::Error) -> bool {
+    matches!(error, redb::Error::Io(error) if is_full_or_read_only(error.kind()))
+}
+
+/// Makes a database in memory with these rows.
+pub(super) fn in_memory(rows: &[(RecordKey, Vec<u8>)]) -> Result<(Database, Snapshot), redb::Error> {
+    let database = Database::builder().set_cache_size(CACHE).create_with_backend(InMemoryBackend::new())?;
+    let transaction = database.begin_write()?;
+    let mut table = self::rows(&transaction)?;
+    for (key, bytes) in rows {
+        table.insert(key, bytes.as_slice())?;
+    }
+    drop(table);
+    transaction.commit()?;
+    let rows = snapshot(&database)?;
+    Ok((database, rows))
+}
+
+/// Makes the rows of a database equal to those of a snapshot of another one, in one transaction.
+pub(super) fn replace(database: &Database, by: &Snapshot) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    let mut table = rows(&transaction)?;
+    table.retain(|key, _| by.get(key).is_ok_and(|row| row.is_some()))?;
+    for row in by.range::<&RecordKey>(..)? {
+        let (key, bytes) = row?;
+        if table.get(key.value())?.is_none() {
+            table.insert(key.value(), bytes.value())?;
+        }
+    }
+    drop(table);
+    Ok(transaction.commit()?)
 }
 
 fn is_damage(error: &redb::Error) -> bool {

@@ -18,10 +18,10 @@ type Loaded = (Database, Snapshot, Index, Vec<RecordKey>);
 
 impl CatalogStore {
     /// Reads the database. A damaged database is moved aside.
-    pub(super) fn load_or_recreate(file: &Path) -> Result<Loaded, String> {
-        let loaded = match Self::load(file) {
+    pub(super) fn load_or_recreate(file: &Path) -> Result<Loaded, OpenError> {
+        match Self::load(file) {
             Err(OpenError::Damaged(reason)) => {
-                let aside = disk::move_aside(file).map_err(|error| error.to_string())?;
+                let aside = disk::move_aside(file).map_err(|error| OpenError::Failed(error.to_string()))?;
                 tracing::warn!(
                     file = %file.display(),
                     moved_to = %aside.display(),
@@ -31,14 +31,19 @@ impl CatalogStore {
                 Self::load(file)
             }
             loaded => loaded,
-        };
-        loaded.map_err(|error| match error {
-            OpenError::Damaged(reason) | OpenError::Failed(reason) => reason,
-        })
+        }
     }
 
     /// Reads the database, and lists the keys of records that cannot be read, since another version has written them.
     fn load(file: &Path) -> Result<Loaded, OpenError> {
+        Self::load_each(file, |_, _| {})
+    }
+
+    /// [`load`](Self::load), and passes each row to `each`.
+    pub(super) fn load_each(
+        file: &Path,
+        mut each: impl FnMut(&RecordKey, &[u8]),
+    ) -> Result<Loaded, OpenError> {
         let (mut index, mut unreadable) = (Index::default(), Vec::new());
         let (database, snapshot) = disk::open(file, |place, bytes| {
             let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
@@ -48,6 +53,7 @@ impl CatalogStore {
                         && index.current(record.record()).is_none() =>
                 {
                     index.load(record.record(), len);
+                    each(place, bytes);
                 }
                 _ => unreadable.push(*place),
             }
@@ -81,6 +87,9 @@ impl CatalogStore {
 
     /// Opens the database again after a failure, unless that was tried a moment ago.
     pub(super) fn reopen(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        if writer.in_memory.is_some() {
+            self.return_to_disk(writer);
+        }
         if writer.database.is_some() {
             return Ok(());
         }
@@ -97,7 +106,8 @@ impl CatalogStore {
                 tracing::info!(file = %self.file.display(), "the catalog is open again");
                 self.drop_unreadable(writer, &unreadable)
             }
-            Err(reason) => {
+            Err(OpenError::Full(_)) => self.continue_in_memory(writer),
+            Err(OpenError::Damaged(reason) | OpenError::Failed(reason)) => {
                 tracing::warn!(file = %self.file.display(), reason, "could not open the catalog again");
                 writer.failed = Some((Instant::now(), reason.clone()));
                 Err(StoreError { path: self.file.clone(), reason })
@@ -109,7 +119,18 @@ impl CatalogStore {
     pub(super) fn close(&self, writer: &mut Writer, error: &redb::Error) -> StoreError {
         tracing::warn!(file = %self.file.display(), %error, "closing the catalog after an error");
         self.readable.write().snapshot = None;
-        writer.database = None;
+        (writer.database, writer.in_memory) = (None, None);
         StoreError { path: self.file.clone(), reason: error.to_string() }
+    }
+
+    /// [`close`](Self::close), unless the disk is full: then the store continues in memory.
+    pub(super) fn close_or_continue(
+        &self,
+        writer: &mut Writer,
+        error: &redb::Error,
+    ) -> Result<(), StoreError> {
+        let was_on_disk = writer.in_memory.is_none();
+        let failed = self.close(writer, error);
+        if was_on_disk && disk::is_full(error) { self.continue_in_memory(writer) } else { Err(failed) }
     }
 }

@@ -20,6 +20,15 @@ fn pins_of_an_old_registry_are_imported_once() {
 }
 
 #[test]
+fn a_full_disk_prevents_a_pin_and_not_a_read() {
+    let base = Base::tofu();
+    let accept = |pinning| crate::fsutil::without_space(|| base.trust.accept(&name(), Some(key(1)), pinning));
+    accept(Pinning::Leave).unwrap();
+    assert!(accept(Pinning::Pin).unwrap_err().is_full_or_read_only());
+    assert_eq!(base.pinned(), None);
+}
+
+#[test]
 fn file_is_private_and_holds_the_decisions() {
     let base = Base::tofu().list(1, Some("dora")).list(2, None).pin(3);
     base.succeeds(2, 4);
