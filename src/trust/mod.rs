@@ -200,7 +200,7 @@ impl Trust {
             }
         });
         match changed {
-            // An empty file only says that the names without an owner were left without one.
+            // Without the file, only names that commands have accepted are pinned at the next start.
             Err(error) if nothing_new && error.is_full_or_read_only() => Ok(()),
             changed => changed,
         }
