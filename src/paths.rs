@@ -102,6 +102,26 @@ impl Paths {
         self.base.join("cache")
     }
 
+    /// Partly read files that come from a hub.
+    pub fn hub_cache(&self) -> PathBuf {
+        self.cache().join("hub")
+    }
+
+    /// The commits of models that are read from a hub.
+    pub fn hub_models(&self) -> PathBuf {
+        self.base.join("hub")
+    }
+
+    /// Other names of models, as the hub knows them.
+    pub fn hub_aliases(&self) -> PathBuf {
+        self.hub_models().join("aliases")
+    }
+
+    /// The commit of one model that is read from a hub: `hub/[datasets/]org/name/revision.json`.
+    pub fn hub_model(&self, model: &ModelRef) -> PathBuf {
+        manifest_below(&self.hub_models(), model)
+    }
+
     /// The hashes of the granules of contents.
     pub fn granules(&self) -> PathBuf {
         self.base.join("granules")

@@ -163,6 +163,15 @@ mod fetch {
     mod withheld;
 }
 
+mod hub {
+    mod complete;
+    mod faults;
+    mod reading;
+    mod restricted;
+    pub mod rig;
+    mod several_ranges;
+}
+
 mod http {
     mod addresses;
 }

@@ -67,7 +67,8 @@ pub(super) struct CachedFile {
     pub model: Option<ModelRef>,
     /// The file's path in that model.
     pub file: Option<String>,
-    pub pieces_root: PiecesRoot,
+    /// None for a file that comes from the hub.
+    pub pieces_root: Option<PiecesRoot>,
     pub size: u64,
     /// Bytes that the file takes on the disk.
     pub used_bytes: u64,
@@ -94,12 +95,23 @@ fn show(json: bool, context: &Context) -> Result<(), CommandError> {
             }
         }
     }
+    let mut from_hub = HashMap::new();
+    for listing in library.store.hub_listings() {
+        for file in &listing.files {
+            let named = || (listing.model.clone(), file.path.clone());
+            file.key().map(|key| from_hub.entry(key).or_insert_with(named));
+        }
+    }
     let row = |entry: &CacheEntry| {
-        let (model, file) = names.get(&(entry.key.root, entry.key.len)).cloned().unzip();
+        let named = match &entry.hub {
+            Some(key) => from_hub.get(key),
+            None => names.get(&(entry.key.root, entry.key.len)),
+        };
+        let (model, file) = named.cloned().unzip();
         CachedFile {
             model,
             file,
-            pieces_root: entry.key.root,
+            pieces_root: entry.hub.is_none().then_some(entry.key.root),
             size: entry.key.len,
             used_bytes: entry.allocated,
             last_used_at: entry.last_used,
@@ -117,7 +129,9 @@ fn show(json: bool, context: &Context) -> Result<(), CommandError> {
         let cells = contents.iter().map(|row| {
             let file = match (&row.model, &row.file) {
                 (Some(model), Some(file)) => format!("{model}/{file}"),
-                _ => format!("(unknown) {}", row.pieces_root),
+                _ => {
+                    format!("(unknown) {}", row.pieces_root.map(|root| root.to_string()).unwrap_or_default())
+                }
             };
             vec![clean(&file), size(row.used_bytes), size(row.size), ago(row.last_used_at)]
         });

@@ -19,7 +19,16 @@ pub fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
 
 /// The proxies of this command's environment, and `token`: the daemon uses them for this command's job only.
 pub fn surroundings(token: Option<Token>) -> Surroundings {
-    Surroundings { proxies: EnvironmentProxies::of_this_process(), token }
+    Surroundings { proxies: EnvironmentProxies::of_this_process(), token, hub_offline: is_hub_offline() }
+}
+
+/// Whether the environment forbids requests to the hub, as the libraries of the hub read it.
+fn is_hub_offline() -> bool {
+    let is_set = |name| {
+        std::env::var(name)
+            .is_ok_and(|value| matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"))
+    };
+    is_set("HF_HUB_OFFLINE") || is_set("TRANSFORMERS_OFFLINE")
 }
 
 /// The token for the hub. A token that cannot be used is logged and ignored, because public models need none.

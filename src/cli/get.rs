@@ -158,6 +158,7 @@ fn print(args: &Args, context: &Context, report: &GetReport) -> Result<(), Comma
         Origin::NoneNewer => {
             context.out.note(format_args!("no newer state of {model} was found on the network"));
         }
+        Origin::Hub => context.out.note(format_args!("no peer has {model}; its files are from the hub")),
         Origin::Outdated => context.out.note(format_args!(
             "its publisher has announced a newer state; to get it: silmaril get {model} --update"
         )),

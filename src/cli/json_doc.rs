@@ -68,7 +68,7 @@ fn printed() -> Vec<(&'static str, Value)> {
     let cached = CachedFile {
         model: Some("acme/minilm".parse().unwrap()),
         file: Some("config.json".to_owned()),
-        pieces_root: PiecesRoot([3; 32]),
+        pieces_root: Some(PiecesRoot([3; 32])),
         size: 1,
         used_bytes: 1,
         last_used_at: 1,

@@ -75,10 +75,11 @@ fn row(model: &KnownModel) -> Vec<String> {
         size(model.total_size),
         percent(model.cached_bytes, model.total_size),
         if model.shared { "yes" } else { "not shared" }.to_owned(),
-        if model.is_unshared() { "-" } else { pinned(model.pinned) }.to_owned(),
+        if model.info_hash.is_none() { "-" } else { pinned(model.pinned) }.to_owned(),
         match (&model.alias, &model.fingerprint) {
             (Some(alias), Some(fingerprint)) => clean(&format!("{alias} ({fingerprint})")),
             (None, Some(fingerprint)) => fingerprint.clone(),
+            (_, None) if model.hub_commit.is_some() => "the hub".to_owned(),
             (_, None) if model.is_unshared() => "-".to_owned(),
             (_, None) => "unsigned".to_owned(),
         },

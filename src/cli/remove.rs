@@ -41,7 +41,10 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         }
         // A mirror without its large files is not in the registry, but its files are removed in the same way.
         (None, Some(bytes)) => (bytes, None),
-        (None, None) => return Err(library.absent(args.model.clone()).into()),
+        (None, None) => match library.store.hub_bytes(&args.model)? {
+            Some(bytes) => (bytes, None),
+            None => return Err(library.absent(args.model.clone()).into()),
+        },
     };
     let question = format!("Remove {} ({} on the disk)?", args.model, size(local));
     if !args.yes && std::io::stdin().is_terminal() && !confirmed(&question)? {

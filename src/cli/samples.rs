@@ -1,6 +1,7 @@
 //! Sample values in which every list has elements, for tests of printed output.
 
 use crate::catalog::CatalogStatus;
+use crate::fetch::hub::HubStatus;
 use crate::fetch::{StalledRead, TransferStatus};
 use crate::model::code::RunsCode;
 use crate::model::{InfoHash, PublisherKey};
@@ -47,6 +48,8 @@ pub fn model(name: &str) -> KnownModel {
         pinned: true,
         runs_code: vec![RunsCode::Pickle, RunsCode::AutoMap],
         info_hash: Some(InfoHash([7; 32])),
+        hub_commit: None,
+        hub_is_ahead: false,
         path: Some(format!("/home/ada/.silmaril/models/{name}").into()),
     }
 }
@@ -76,7 +79,21 @@ pub fn models() -> Vec<KnownModel> {
         complete: true,
         ..model("datasets/acme/mine")
     };
-    vec![withheld, unshared, model(MINILM)]
+    let of_hub = KnownModel {
+        shared: false,
+        reason: Some("read from the hub, which has a newer commit".to_owned()),
+        publisher: None,
+        fingerprint: None,
+        alias: None,
+        pinned: false,
+        runs_code: Vec::new(),
+        info_hash: None,
+        path: None,
+        hub_commit: Some("1234567890abcdef1234567890abcdef12345678".to_owned()),
+        hub_is_ahead: true,
+        ..model("acme/from-the-hub")
+    };
+    vec![withheld, unshared, of_hub, model(MINILM)]
 }
 
 fn transfer(model: &str) -> TransferStatus {
@@ -162,6 +179,17 @@ pub fn status() -> Status {
             runs_code: vec![RunsCode::Python],
         }],
         space: Some(LackOfSpace { files: 2, free: 1 << 20, min_free: 1 << 30 }),
+        hub: vec![HubStatus {
+            model: "acme/lazy".to_owned(),
+            commit: "1234567890abcdef1234567890abcdef12345678".to_owned(),
+            cached_bytes: 1 << 20,
+            total_size: 500 << 20,
+            downloaded: 1 << 20,
+            requests: 1,
+            waiting_reads: 2,
+            newer: true,
+            trouble: Some("hub.example answered 429 Too Many Requests".to_owned()),
+        }],
         problems: vec![StorageProblem {
             model: "acme/on-disk".to_owned(),
             path: "/media/ada/disk/on-disk".into(),

@@ -25,7 +25,7 @@ pub fn model(text: &str, endpoint: &Url) -> Result<ModelRef, CommandError> {
         {
             Some(_) => model(&format!("https://{text}"), endpoint),
             // The same text as clap's for a bad value.
-            None => text.parse().map_err(|error| {
+            None => without_slashes(text).parse().map_err(|error| {
                 CommandError::usage(format!("invalid value '{text}' for '<MODEL|URL>': {error}"))
             }),
         };
@@ -38,7 +38,7 @@ pub fn model(text: &str, endpoint: &Url) -> Result<ModelRef, CommandError> {
             .hint("`silmaril mirror URL` clones a git repository"));
     };
     let revision = match &reference {
-        Some(reference) => reference.as_str().parse().map_err(CommandError::usage)?,
+        Some(reference) => reference.as_str().replace('/', "-").parse().map_err(CommandError::usage)?,
         None => Revision::default(),
     };
     let model = ModelRef { name: hub.id, revision };
@@ -46,6 +46,14 @@ pub fn model(text: &str, endpoint: &Url) -> Result<ModelRef, CommandError> {
         None => Ok(model),
         Some(path) => Err(CommandError::usage(format!("the address names {path}, which is part of {model}"))
             .hint(format!("silmaril get {model} --include '{}'", globset::escape(&path)))),
+    }
+}
+
+/// A name with a branch such as `refs/pr/1` as a name with a revision, which has no slash: `refs-pr-1`.
+fn without_slashes(text: &str) -> String {
+    match text.split_once("@refs/") {
+        Some((name, branch)) => format!("{name}@refs-{}", branch.replace('/', "-")),
+        None => text.to_owned(),
     }
 }
 

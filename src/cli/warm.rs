@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cli::context::Context;
+use crate::cli::context::{Context, surroundings, token_if_usable};
 use crate::cli::error::CommandError;
 use crate::cli::output::{count, size};
 use crate::cli::session::with_daemon;
@@ -41,6 +41,9 @@ pub struct Args {
     /// Fetch only small files and the headers of weights (safetensors, GGUF)
     #[arg(long)]
     header_only: bool,
+    /// Take the present commit of models that are read from the hub
+    #[arg(long)]
+    update: bool,
 }
 
 /// Has the daemon fetch the files, and waits.
@@ -48,9 +51,16 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     if args.wait {
         return with_daemon(context, async |daemon, signals| {
             let mounts = signals.unless(async { Ok(daemon.client.status().await?) }).await?.mounts;
+            let surroundings = surroundings(token_if_usable());
             for path in &args.paths {
                 let (path, resolve) = below_mount(path, &mounts)?;
-                let request = WarmRequest { path, resolve, header_only: args.header_only };
+                let request = WarmRequest {
+                    path,
+                    resolve,
+                    header_only: args.header_only,
+                    update: args.update,
+                    surroundings: surroundings.clone(),
+                };
                 let warming = warm_when_found(context, &daemon.client, &request);
                 let warmed = signals.unless(warming).await.map_err(CommandError::resumable)?;
                 context.out.line(format_args!("{}: {warmed} cached", request.path))?;
@@ -65,8 +75,15 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         let (client, status) = Client::find(&paths).await?.ok_or_else(|| not_running(&paths))?;
         let wanted =
             args.paths.iter().map(|path| below_mount(path, &status.mounts)).collect::<Result<Vec<_>, _>>()?;
+        let surroundings = surroundings(token_if_usable());
         for (path, resolve) in wanted {
-            let request = WarmRequest { path, resolve, header_only: args.header_only };
+            let request = WarmRequest {
+                path,
+                resolve,
+                header_only: args.header_only,
+                update: args.update,
+                surroundings: surroundings.clone(),
+            };
             let warming = async { Ok(warm_with_progress(context, &client, &request).await?) };
             let warmed = signals.unless(warming).await.map_err(CommandError::resumable)?;
             context.out.line(format_args!("{}: {warmed} cached", request.path))?;
@@ -120,7 +137,11 @@ async fn warm_with_progress(
             }
             _ = clock.tick() => {
                 // An error of the daemon is ignored here, because `warming` returns it, too.
-                let transfers = client.status().await.map(|status| status.transfers).unwrap_or_default();
+                let Ok(status) = client.status().await else { continue };
+                if let Some(model) = status.hub.iter().find(|model| is_in_model(path, &model.model)) {
+                    progress.set(model.cached_bytes, model.total_size, "from the hub".to_owned());
+                }
+                let transfers = status.transfers;
                 if let Some(t) = transfers.iter().find(|t| is_in_model(path, &t.model)) {
                     let detail = format_args!("{}/s from {}", size(t.download_rate + t.web_rate), count(t.peers.into(), "peer")).to_string();
                     progress.set(t.cached_bytes, t.total_size, detail);

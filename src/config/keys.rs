@@ -121,6 +121,8 @@ configuration! {
         endpoint: Endpoint = "https://huggingface.co";
         /// Fetch pieces that no peer delivers over HTTP, from the hub and other web servers that a manifest names.
         fallback: Flag = "true";
+        /// Read models that no peer has from the hub, a part at a time. The hub learns the names that are looked up.
+        lazy: Flag = "true";
     }
 
     /// The endpoint for programs that read models of a hub: they use it with `HF_ENDPOINT` (see `silmaril env`).

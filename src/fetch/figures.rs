@@ -64,7 +64,7 @@ impl ReadFigures {
                     ReadError::Left => 2,
                     ReadError::Disk(..) => 3,
                     ReadError::NoSpace => 4,
-                    ReadError::Broken(_) => 5,
+                    ReadError::Broken(_) | ReadError::Denied(_) => 5,
                 };
                 self.failures[reason].fetch_add(1, Ordering::Relaxed);
             }

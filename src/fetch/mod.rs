@@ -18,6 +18,8 @@
 //!   windows into claims); `routing` chooses the source of a piece.
 //! - `web`: pieces over HTTP that peers do not deliver.
 //!
+//! Models of which no manifest is known are read from a hub, without a torrent: `hub`.
+//!
 //! Around the state: `reads`, `events` and `outcomes` (events of the engine), `timer`, `saving` (files), `layers` (piece layers
 //! that no peer sent), `deletion`, `damage`, `hold`, `status`,
 //! `figures` (counters), `small_files` (fetched together).
@@ -33,6 +35,7 @@ mod figures;
 mod guards;
 mod handed;
 mod hold;
+pub mod hub;
 mod issue;
 mod layers;
 mod outcomes;
@@ -79,6 +82,7 @@ pub use saving::places;
 pub use status::{StalledRead, TransferStatus};
 
 use guards::ReadGuards;
+use hub::HubReads;
 use issue::Issuer;
 use small_files::Prefetched;
 use state::{FetchState, SharedState};
@@ -102,6 +106,8 @@ pub struct FetchSettings {
     pub peers: GivenPeers,
     /// The web as the seed of last resort; none where it must not be used.
     pub web: Option<WebSettings>,
+    /// The requests to hubs at a time for the daemon ([`hub::REQUESTS`]).
+    pub hub_budget: Arc<tokio::sync::Semaphore>,
 }
 
 /// The scheduler of all transfers of one node.
@@ -114,6 +120,8 @@ pub struct Fetch {
     issuer: Issuer,
     guards: ReadGuards,
     settings: Arc<FetchSettings>,
+    /// Models that are read from hubs.
+    pub hub: Arc<HubReads>,
     /// The torrents that reads wait for and whose peers send nothing.
     starving: watch::Sender<BTreeSet<InfoHash>>,
     /// Ends hashing in the background.
@@ -131,6 +139,7 @@ impl Fetch {
             state: SharedState::new(settings.clone()),
             issuer: Issuer::new(fetch.clone(), engine, paths, settings.clone()),
             guards: ReadGuards::default(),
+            hub: HubReads::new(settings.clone()),
             settings,
             starving: watch::Sender::default(),
             cancelled: Arc::default(),
@@ -179,7 +188,7 @@ impl Fetch {
 
     /// Whether bytes of a joined swarm may be sent, or a read waits.
     pub fn has_work(&self) -> bool {
-        self.state.lock().has_work()
+        self.state.lock().has_work() || self.hub.has_work()
     }
 
     /// The torrents that reads wait for while no peer of theirs sends anything, kept up to date. The receiver should
@@ -218,6 +227,10 @@ impl Fetch {
 
     /// The last handle of a file was closed: pieces ahead of its readers are no longer wanted.
     pub fn released(&self, file: &FileRef) {
+        let Some(file) = file.present() else { return };
+        if file.revision.hub.is_some() {
+            return self.hub.released(&file);
+        }
         if let Some(key) = file.content().key() {
             self.with(|state| state.contents.drop_windows(&key, &mut state.transfers));
         }
@@ -226,6 +239,7 @@ impl Fetch {
     /// Fails all waiting reads with `Stopped`, and every later one.
     pub fn stop(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
+        self.hub.stop();
         self.with(|state| state.stop());
     }
 

@@ -22,7 +22,7 @@ const NEAR_PIECES: usize = 3;
 const NEAR_STEP: Duration = Duration::from_millis(500);
 
 /// All windows together want at most this many times the widest one.
-const BUDGET: u64 = 4;
+pub(super) const BUDGET: u64 = 4;
 
 /// What one window may claim.
 #[derive(Debug, Clone, Copy)]

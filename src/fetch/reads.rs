@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::waiters::{ParkedWait, WaitKind, WaitRequest};
 use super::{Fetch, tensors};
 use crate::descriptors;
-use crate::model::InfoHash;
+use crate::model::{FileEntry, InfoHash};
 use crate::store::{Content, StoredRevision};
 
 /// How often a read starts again because verified bytes could not be read from the disk.
@@ -32,6 +32,9 @@ pub enum ReadError {
     /// The swarm was left while the node runs: the model was removed, replaced or withheld.
     #[error("it was removed, replaced or withheld during the read")]
     Left,
+    /// The hub refuses the bytes to this user; the text is its reason.
+    #[error("{0}")]
+    Denied(String),
     /// The local disk failed: the text for people, and the kind of the failure.
     #[error("disk: {0}")]
     Disk(String, io::ErrorKind),
@@ -57,6 +60,22 @@ impl FileRef {
         &self.revision.contents[self.file]
     }
 
+    /// The file as it is read now: a file that was read from a hub continues as a file of its manifest, once that is known.
+    /// None if the manifest has no such file.
+    pub fn present(&self) -> Option<Self> {
+        let Some(successor) = self.revision.hub.as_ref().and_then(|hub| hub.successor()) else {
+            return Some(self.clone());
+        };
+        let FileEntry { path, size, .. } = &self.revision.manifest.files[self.file];
+        let same = |entry: &FileEntry| entry.path == *path && entry.size == *size;
+        let file = successor.manifest.files.iter().position(same)?;
+        Some(Self { revision: successor, file })
+    }
+
+    pub(super) fn has_successor(&self) -> bool {
+        self.revision.hub.as_ref().is_some_and(|hub| hub.successor().is_some())
+    }
+
     pub(super) fn info_hash(&self) -> InfoHash {
         self.revision.manifest.torrent.info_hash
     }
@@ -71,30 +90,46 @@ impl FileRef {
 impl Fetch {
     /// Reads bytes `offset..offset + len` of a file, cut at its end, if all of them are verified. Does not wait.
     pub fn try_read(&self, file: &FileRef, offset: u64, len: u64) -> Option<Vec<u8>> {
+        let present = file.present();
+        let file = present.as_ref()?;
         let range = file.cut(offset, len);
+        let bytes = read_cached(file, &range)?;
         if range.is_empty() {
-            return Some(Vec::new());
+            return Some(bytes);
         }
         let content = file.content();
-        let bytes = match content.read(range.clone()) {
-            Ok(bytes) => bytes?,
-            Err(error) => {
-                tracing::warn!(path = %content.path().display(), %error, "could not read verified bytes");
-                return None;
-            }
-        };
         // A file outside the cache lacks only bytes that are wrong in it, which are not fetched ahead.
         if !content.is_complete() && !content.is_placed() {
-            self.learn_tensors(content);
-            self.with(|state| state.contents.touch(file, range, &mut state.transfers));
+            if file.revision.hub.is_some() {
+                self.hub.touched(file, range);
+            } else {
+                self.learn_tensors(content);
+                self.with(|state| state.contents.touch(file, range, &mut state.transfers));
+            }
         }
         self.figures.stored(bytes.len() as u64);
         Some(bytes)
     }
 
+    /// [`Self::try_read`] without fetching anything ahead of the reader.
+    pub fn try_read_only(&self, file: &FileRef, offset: u64, len: u64) -> Option<Vec<u8>> {
+        let file = file.present()?;
+        read_cached(&file, &file.cut(offset, len))
+    }
+
     /// Reads bytes `offset..offset + len` of a file, cut at its end, waiting for pieces up to the read timeout. Dropping the
     /// future cancels the request.
     pub async fn read(self: &Arc<Self>, file: &FileRef, offset: u64, len: u64) -> Result<Vec<u8>, ReadError> {
+        let present = file.present().ok_or(ReadError::Left)?;
+        let file = match present.revision.hub {
+            Some(_) => match self.read_from_hub(&present, offset, len).await? {
+                Some(bytes) => return Ok(bytes),
+                // Its manifest became known meanwhile.
+                None => file.present().ok_or(ReadError::Left)?,
+            },
+            None => present,
+        };
+        let file = &file;
         let range = file.cut(offset, len);
         if range.is_empty() {
             return Ok(Vec::new());
@@ -145,6 +180,37 @@ impl Fetch {
         Err(ReadError::Disk(trouble.0, trouble.1))
     }
 
+    /// [`Self::read`] for a file that is read from a hub. None if its manifest became known.
+    async fn read_from_hub(
+        &self,
+        file: &FileRef,
+        offset: u64,
+        len: u64,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        let range = file.cut(offset, len);
+        let (content, began) = (file.content(), Instant::now());
+        loop {
+            self.hub.wait_for(file, range.clone(), false, self.settings.read_timeout).await?;
+            let (reading, bytes) = (content.clone(), range.clone());
+            let read = tokio::task::spawn_blocking(move || reading.read(bytes)).await;
+            match read.map_err(|_| ReadError::Stopped)? {
+                Ok(Some(bytes)) => return Ok(Some(bytes)),
+                _ if file.has_successor() => return Ok(None),
+                Ok(None) if began.elapsed() < self.settings.read_timeout => {}
+                Ok(None) => {
+                    return Err(ReadError::Disk("the bytes were deleted while they were read".to_owned(), io::ErrorKind::NotFound));
+                }
+                Err(error) if descriptors::is_shortage(&error) && began.elapsed() < SHORTAGE_WITHIN => {
+                    tokio::time::sleep(SHORTAGE_PAUSE).await;
+                }
+                Err(error) => {
+                    let text = format!("{}: {error}", content.path().display());
+                    return Err(ReadError::Disk(text, error.kind()));
+                }
+            }
+        }
+    }
+
     /// Fetches whole files (indices into the manifest). Returns when all are verified, or fails when nothing has come for
     /// `stall_timeout`. Dropping the future ends the fetching.
     pub async fn fetch_files(
@@ -164,6 +230,9 @@ impl Fetch {
         parts: &[(usize, Range<u64>)],
         stall_timeout: Duration,
     ) -> Result<(), ReadError> {
+        if revision.hub.is_some() {
+            return self.hub.fetch_parts(revision, parts, stall_timeout).await;
+        }
         let requests = parts.iter().map(|(file, range)| {
             let file = FileRef { revision: revision.clone(), file: *file };
             let range = file.cut(range.start, range.end.saturating_sub(range.start));
@@ -212,6 +281,18 @@ impl Fetch {
             joined.shape = shape;
         }
     }
+}
+
+/// Reads bytes of a file if all of them are verified.
+fn read_cached(file: &FileRef, range: &Range<u64>) -> Option<Vec<u8>> {
+    if range.is_empty() {
+        return Some(Vec::new());
+    }
+    let content = file.content();
+    content.read(range.clone()).unwrap_or_else(|error| {
+        tracing::warn!(path = %content.path().display(), %error, "could not read verified bytes");
+        None
+    })
 }
 
 /// Makes bytes that are wrong in a file outside the cache be fetched to the cache: the file is never written to.

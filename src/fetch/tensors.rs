@@ -7,6 +7,10 @@ use crate::store::Content;
 /// kernel's read-ahead crosses ends by up to 128 KiB (1 MiB where it was raised) although no program reads there.
 const EVIDENCE: u64 = 1 << 20;
 
+/// How far a reader must go beyond the end of a tensor before bytes ahead of it are fetched from a hub, where each byte is
+/// fetched for this reader alone.
+const CROSSED: u64 = 256 << 10;
+
 /// The longest header that is parsed, in bytes. The format allows 100 MB; real ones are below 1 MB.
 pub(super) const MAX_HEADER: u64 = 16 << 20;
 
@@ -41,6 +45,14 @@ impl Tensors {
     /// Where the header ends, in bytes from the start of the file.
     pub(super) fn header_end(&self) -> u64 {
         self.ends.first().copied().unwrap_or(0)
+    }
+
+    /// Whether a run that has read `start..pos` in order has just crossed the end of what it read: the kernel's read-ahead does
+    /// that although no program reads there.
+    pub(super) fn has_just_crossed(&self, start: u64, pos: u64) -> bool {
+        let before = self.ends.partition_point(|&end| end <= pos);
+        let Some(&crossed) = self.ends[..before].last().filter(|&&end| end > start) else { return false };
+        pos - crossed < CROSSED && self.bound(start, pos) < self.len
     }
 
     /// The end of the window of a run that has read `start..pos` in order.

@@ -5,18 +5,24 @@
 
 mod entries;
 
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 
 use super::error::FileProblem;
+use super::limits::DownloadPermit;
 use super::progress::ProgressBoard;
 use super::repo::{HubRepository, Reference};
 use super::retry::Retries;
 use super::source::{FileBody, Listing, OpenedFile, RemoteFile, RepositorySource, Snapshot};
-use super::{GitOid, MirrorError};
+use super::{GitOid, HubLimits, MirrorError};
 use crate::http::{Auth, Client, HttpError, HttpResponse, Request, Token, Url, next_page};
+use crate::model::ModelName;
 use crate::model::manifest::SourceEntry as ManifestSource;
 
 use entries::{Info, MAX_PAGE};
@@ -27,6 +33,9 @@ const MAX_INFO: usize = 64 << 20;
 /// Largest number of pages of a list. It permits the largest number of files even if pages are 50 times shorter than the
 /// hub's.
 const MAX_PAGES: usize = 5_000;
+
+/// How long a redirect is used at most. The links of the hub expire after an hour.
+const LINK_LASTS: Duration = Duration::from_secs(50 * 60);
 
 /// The restrictions of a repository on a hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +55,15 @@ pub struct HubSource {
     reference: Option<Reference>,
     auth: Option<Auth>,
     board: Arc<ProgressBoard>,
+    limits: Option<Arc<HubLimits>>,
+    /// Whether failed requests for descriptions and lists are repeated.
+    repeats: bool,
     /// The commit, after it is known.
     commit: std::sync::OnceLock<GitOid>,
+    /// The name that the hub uses, after it is known.
+    name: std::sync::OnceLock<ModelName>,
+    /// Where the hub has redirected the requests for files, by path.
+    links: Mutex<HashMap<String, (Url, Instant)>>,
 }
 
 impl HubSource {
@@ -61,7 +77,53 @@ impl HubSource {
     ) -> Self {
         let auth = token.map(|token| Auth::bearer(&repository.endpoint, token));
         let client = client.allowing_private(&repository.endpoint);
-        Self { client, repository, reference, auth, board, commit: std::sync::OnceLock::new() }
+        Self {
+            client,
+            repository,
+            reference,
+            auth,
+            board,
+            limits: None,
+            repeats: true,
+            commit: std::sync::OnceLock::new(),
+            name: std::sync::OnceLock::new(),
+            links: Mutex::default(),
+        }
+    }
+
+    /// Keeps to limits that other sources share.
+    #[must_use]
+    pub fn limited(self, limits: Arc<HubLimits>) -> Self {
+        Self { limits: Some(limits), ..self }
+    }
+
+    /// Fails at the first failure of a request, for callers that have little time.
+    #[must_use]
+    pub fn in_one_attempt(self) -> Self {
+        Self { repeats: false, ..self }
+    }
+
+    /// Waits before a failed request is repeated, or returns the error.
+    async fn wait(&self, retries: &mut Retries<'_>, error: MirrorError) -> Result<(), MirrorError> {
+        if self.repeats { retries.wait(error).await } else { Err(error) }
+    }
+
+    /// Sends one request, after a pause that the hub has asked for.
+    async fn send(&self, request: Request<'_>) -> Result<HttpResponse, HttpError> {
+        if let Some(limits) = &self.limits {
+            limits.pass().await;
+        }
+        let answer = self.client.send(request).await;
+        if let Some(limits) = &self.limits {
+            limits.reached(!matches!(answer, Err(HttpError::Connect { .. } | HttpError::NoAnswer { .. })));
+        }
+        if let (Some(limits), Some(refusal)) =
+            (&self.limits, answer.as_ref().err().and_then(HttpError::error_response))
+            && refusal.status.as_u16() == 429
+        {
+            limits.refused(refusal.retry_after);
+        }
+        answer
     }
 
     fn page(&self) -> String {
@@ -73,9 +135,9 @@ impl HubSource {
         let mut retries = Retries::new(&self.board);
         loop {
             let request = Request::get(url.clone()).auth(self.auth.as_ref());
-            match self.client.send(request).await {
+            match self.send(request).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) => retries.wait(self.explain(error)).await?,
+                Err(error) => self.wait(&mut retries, self.explain(error)).await?,
             }
         }
     }
@@ -88,7 +150,7 @@ impl HubSource {
             let next = next_page(&answer.headers, &answer.url);
             match answer.body.read(max).await {
                 Ok(bytes) => return Ok((bytes, next)),
-                Err(error) => retries.wait(error.into()).await?,
+                Err(error) => self.wait(&mut retries, error.into()).await?,
             }
         }
     }
@@ -118,9 +180,24 @@ impl HubSource {
     async fn info(&self) -> Result<Info, MirrorError> {
         let url = self.repository.api(&["revision", self.reference()]);
         let (bytes, _) = self.request_bytes(&url, MAX_INFO).await?;
-        let info = serde_json::from_slice(&bytes)
+        let info: Info = serde_json::from_slice(&bytes)
             .map_err(|source| HttpError::Json { url: url.to_string(), source })?;
+        if let Some(name) = self.named_by(&info) {
+            self.name.get_or_init(|| name);
+        }
         Ok(info)
+    }
+
+    /// The name in a description of the repository.
+    fn named_by(&self, info: &Info) -> Option<ModelName> {
+        let (org, name) = info.id.as_deref()?.split_once('/')?;
+        ModelName::new(self.repository.id.kind(), org, name).ok()
+    }
+
+    /// The name that the hub uses for the repository, once it has described it: it differs from the requested one after a
+    /// renaming, and in the case of letters.
+    pub fn canonical_name(&self) -> Option<&ModelName> {
+        self.name.get()
     }
 
     /// The restrictions of the repository.
@@ -170,15 +247,49 @@ impl HubSource {
         Err(refused("the list of its files has too many pages"))
     }
 
-    async fn get(&self, file: &RemoteFile, from: u64, etag: Option<&str>) -> Result<OpenedFile, MirrorError> {
-        let commit = self.commit.get().map(GitOid::to_string).unwrap_or_else(|| self.reference().to_owned());
-        let mut request = Request::get(self.repository.resolve(&commit, &file.path)).auth(self.auth.as_ref());
-        if from > 0 {
-            request = request.range(from, None);
-            request.if_range = etag;
+    /// Requests bytes of a file: those from `from` on, up to `to` (exclusive) or the end.
+    async fn get(
+        &self,
+        file: &RemoteFile,
+        from: u64,
+        to: Option<u64>,
+        etag: Option<&str>,
+    ) -> Result<OpenedFile, MirrorError> {
+        let of = |url: Url| {
+            let mut request = Request::get(url).auth(self.auth.as_ref());
+            if from > 0 || to.is_some() {
+                request = request.range(from, to);
+                request.if_range = etag;
+            }
+            request
+        };
+        if let Some(link) = self.link(&file.path) {
+            match self.send(of(link)).await {
+                Ok(answer) => return OpenedFile::of(answer, file),
+                // The link may have expired: the hub is asked for another one.
+                Err(error) if is_refused(&error) => drop(self.links.lock().remove(&file.path)),
+                Err(error) => return Err(self.explain_file(file, error)),
+            }
         }
-        let answer = self.client.send(request).await.map_err(|error| self.explain_file(file, error))?;
+        let commit = self.commit.get().map(GitOid::to_string).unwrap_or_else(|| self.reference().to_owned());
+        let url = self.repository.resolve(&commit, &file.path);
+        let answer = self.send(of(url.clone())).await.map_err(|error| self.explain_file(file, error))?;
+        if answer.url != url {
+            self.links.lock().insert(file.path.clone(), (answer.url.clone(), Instant::now()));
+        }
         OpenedFile::of(answer, file)
+    }
+
+    /// Where the hub redirected the last request for a file, unless that was long ago.
+    fn link(&self, path: &str) -> Option<Url> {
+        let links = self.links.lock();
+        links.get(path).filter(|(_, since)| since.elapsed() < LINK_LASTS).map(|(url, _)| url.clone())
+    }
+
+    /// The newest commit of a branch, by the hub's description of the repository.
+    pub async fn newest(&self) -> Result<GitOid, MirrorError> {
+        let reason = "the hub did not report its commit".to_owned();
+        self.info().await?.sha.parse().map_err(|_| MirrorError::Refused { repository: self.page(), reason })
     }
 
     fn explain_file(&self, file: &RemoteFile, error: HttpError) -> MirrorError {
@@ -206,6 +317,13 @@ impl HubSource {
     }
 }
 
+/// Whether a server refuses a link, which may have expired.
+fn is_refused(error: &HttpError) -> bool {
+    error
+        .error_response()
+        .is_some_and(|refusal| matches!(refusal.status.as_u16(), 400 | 401 | 403 | 404 | 410))
+}
+
 impl RepositorySource for HubSource {
     fn snapshot(&self) -> BoxFuture<'_, Result<Snapshot, MirrorError>> {
         self.list().boxed()
@@ -217,7 +335,29 @@ impl RepositorySource for HubSource {
         from: u64,
         etag: Option<&'a str>,
     ) -> BoxFuture<'a, Result<OpenedFile, MirrorError>> {
-        self.get(file, from, etag).boxed()
+        self.get(file, from, None, etag).boxed()
+    }
+
+    fn open_range<'a>(
+        &'a self,
+        file: &'a RemoteFile,
+        range: Range<u64>,
+    ) -> BoxFuture<'a, Result<OpenedFile, MirrorError>> {
+        self.get(file, range.start, Some(range.end), None).boxed()
+    }
+
+    fn sends_ranges(&self) -> bool {
+        true
+    }
+
+    fn permit(&self) -> BoxFuture<'_, Option<DownloadPermit>> {
+        async {
+            match &self.limits {
+                Some(limits) => limits.permit().await,
+                None => None,
+            }
+        }
+        .boxed()
     }
 
     fn pointer<'a>(&'a self, _: &'a RemoteFile) -> BoxFuture<'a, Result<Option<Vec<u8>>, MirrorError>> {
@@ -236,7 +376,7 @@ impl RepositorySource for HubSource {
 
 impl HubRepository {
     /// The source that a manifest names.
-    pub(super) fn source(&self, commit: GitOid) -> ManifestSource {
+    pub fn source(&self, commit: GitOid) -> ManifestSource {
         ManifestSource {
             kind: "huggingface".to_owned(),
             url: Some(self.page().into()),

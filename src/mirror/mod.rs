@@ -15,9 +15,9 @@ pub mod download;
 pub mod error;
 pub mod git;
 pub mod hub;
-pub mod identity;
 mod journal;
 pub mod lfs;
+mod limits;
 mod part;
 pub mod progress;
 pub mod repo;
@@ -25,11 +25,12 @@ mod retry;
 pub mod source;
 pub mod token;
 
+pub use crate::model::{GitOid, Identity};
 pub use download::{DownloadJob, Downloaded, LocalCopy, download};
 pub use error::{MirrorError, MirrorErrorKind};
 pub use git::{GitOptions, GitSource};
 pub use hub::{HubSource, Terms};
-pub use identity::{GitOid, Identity};
+pub use limits::{DownloadPermit, HubLimits};
 pub use progress::{DownloadProgress, FileProgress, GitProgress, Pause, ProgressBoard};
 pub use repo::{
     Credential, GitRepository, HubRepository, ParsedRepository, Reference, Remote, Repository,

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use rustix::fs::OFlags;
 
 use super::Identity;
-use super::identity::BlobHasher;
 use crate::model::hash::{FileHasher, FileHashes};
+use crate::model::identity::BlobHasher;
 use crate::{fsutil, nofollow};
 
 /// Bytes per read when an existing part is hashed.

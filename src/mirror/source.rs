@@ -2,14 +2,18 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 
-use super::identity::{GitOid, Identity};
+use super::limits::DownloadPermit;
+use super::{GitOid, Identity};
 use super::{MirrorError, blocking};
 use crate::http;
 use crate::model::files::{FilesError, MAX_FILES, MAX_TOTAL};
@@ -111,6 +115,19 @@ impl FileBody {
         Self::Local(LocalBody { file: Arc::new(file), path, at: from })
     }
 
+    /// The bytes as a stream, which ends after an error.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, MirrorError>> + Send + 'static {
+        let next = async |body: Option<Self>| {
+            let mut body = body?;
+            match body.next().await {
+                Ok(Some(bytes)) => Some((Ok(bytes), Some(body))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        };
+        stream::unfold(Some(self), next)
+    }
+
     /// The next bytes; none at the end. Waits at most as long as HTTP does.
     pub async fn next(&mut self) -> Result<Option<Bytes>, MirrorError> {
         match self {
@@ -123,6 +140,26 @@ impl FileBody {
             },
             Self::Whole(bytes) => Ok(bytes.take().filter(|bytes| !bytes.is_empty())),
         }
+    }
+}
+
+impl OpenedFile {
+    /// The bytes from an offset on. Fails if the source sends the file from its start and more than `max_skipped` bytes would
+    /// be discarded.
+    pub fn from(
+        self,
+        offset: u64,
+        max_skipped: u64,
+    ) -> Option<BoxStream<'static, Result<Bytes, MirrorError>>> {
+        let skip = offset.checked_sub(self.from).filter(|skip| *skip <= max_skipped)?;
+        let mut skip = skip;
+        let cut = move |mut bytes: Bytes| {
+            let cut = usize::try_from(skip).unwrap_or(usize::MAX).min(bytes.len());
+            let _ = bytes.split_to(cut);
+            skip -= cut as u64;
+            bytes
+        };
+        Some(self.body.into_stream().map_ok(cut).boxed())
     }
 }
 
@@ -148,6 +185,25 @@ pub trait RepositorySource: Send + Sync {
         from: u64,
         etag: Option<&'a str>,
     ) -> BoxFuture<'a, Result<OpenedFile, MirrorError>>;
+
+    /// Opens bytes of a file. The response may have more bytes after the range.
+    fn open_range<'a>(
+        &'a self,
+        file: &'a RemoteFile,
+        range: Range<u64>,
+    ) -> BoxFuture<'a, Result<OpenedFile, MirrorError>> {
+        self.open(file, range.start, None)
+    }
+
+    /// Whether several ranges of one file may be requested at the same time.
+    fn sends_ranges(&self) -> bool {
+        false
+    }
+
+    /// Waits until one more range may be requested; the permit is held until it is received.
+    fn permit(&self) -> BoxFuture<'_, Option<DownloadPermit>> {
+        Box::pin(std::future::ready(None))
+    }
 
     /// The bytes of an LFS pointer in the commit; none if this source does not have them.
     fn pointer<'a>(&'a self, file: &'a RemoteFile) -> BoxFuture<'a, Result<Option<Vec<u8>>, MirrorError>>;

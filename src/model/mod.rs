@@ -11,6 +11,7 @@ pub mod describe;
 pub mod files;
 pub(crate) mod gguf;
 pub mod hash;
+pub mod identity;
 pub(crate) mod ids;
 #[cfg(test)]
 mod known_answers;
@@ -33,6 +34,7 @@ pub mod text;
 pub(crate) mod web_seed;
 
 pub use codec::ManifestError;
+pub use identity::{GitOid, Identity};
 pub use ids::{InfoHash, PiecesRoot, PublisherKey, Sha256Digest};
 pub use layout::{FileSpan, Layout, PieceIndex};
 pub use legacy::{Document, LegacyManifest};

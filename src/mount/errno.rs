@@ -22,7 +22,7 @@ impl ToErrno for TreeError {
             Self::IsDir => Errno::ISDIR,
             Self::NotLink => Errno::INVAL,
             Self::NoAttribute => Errno::NODATA,
-            Self::Disputed => Errno::ACCESS,
+            Self::Disputed | Self::Denied => Errno::ACCESS,
             Self::Interrupted => Errno::INTR,
             Self::Stopped => Errno::IO,
         }
@@ -36,6 +36,7 @@ impl ToErrno for TreeError {
             | Self::NotLink
             | Self::NoAttribute
             | Self::Disputed
+            | Self::Denied
             | Self::Interrupted
             | Self::Stopped => false,
         }
@@ -46,6 +47,7 @@ impl ToErrno for ReadError {
     fn errno(&self) -> Errno {
         // Programs that read handle only EIO; a reader by mmap gets SIGBUS for any error.
         match self {
+            Self::Denied(_) => Errno::ACCESS,
             Self::TimedOut(_)
             | Self::Stopped
             | Self::Left
@@ -58,7 +60,7 @@ impl ToErrno for ReadError {
     fn is_fault(&self) -> bool {
         match self {
             Self::Stopped | Self::Left => false,
-            Self::TimedOut(_) | Self::Disk(..) | Self::NoSpace | Self::Broken(_) => true,
+            Self::TimedOut(_) | Self::Denied(_) | Self::Disk(..) | Self::NoSpace | Self::Broken(_) => true,
         }
     }
 }

@@ -113,6 +113,10 @@ impl Service {
     /// Opens a complete file that is as it was verified, for direct reads by the kernel; none for other files. Called for
     /// each open, even without passthrough, because this detects files that another program changed.
     fn unchanged(file: &FileRef) -> Option<(File, PathBuf, ContentPin)> {
+        // The bytes of a hub move to another content later, where this pin does not keep them.
+        if file.revision.hub.is_some() {
+            return None;
+        }
         let content = &file.revision.contents[file.file];
         let pin = content.pin();
         Some((content.open_for_passthrough()?, content.path(), pin))

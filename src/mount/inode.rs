@@ -1,7 +1,8 @@
 //! Inode numbers: assigned once, remembered as long as the mount exists, never reused.
 //!
 //! A revision's directory gets one contiguous block of numbers, keyed by its path in the mount and by its info hash. So
-//! the same content at the same path keeps its numbers, however often the set of revisions is published. Directories
+//! the same content at the same path keeps its numbers, however often the set of revisions is published, and also when a
+//! model that is read from a hub gets its manifest. Directories
 //! above the revisions are keyed by their path.
 //!
 //! A program may look up a directory above the revisions of which nothing is known (a guessed [`TopPath`]). It gets its
@@ -109,6 +110,15 @@ impl InodeNumbers {
     /// The first number of a revision that was shown at `path` before.
     pub fn known_revision(&self, path: &str, content: InfoHash) -> Option<Ino> {
         self.lock().blocks.get(&(path.to_owned(), content)).map(|&(first, _)| first)
+    }
+
+    /// Gives a revision at `path` the numbers of another one, which it replaces: open files and directories stay valid. Both
+    /// have the same files.
+    pub fn succeed(&self, path: &str, former: InfoHash, content: InfoHash) {
+        let table = &mut *self.lock();
+        if let Some(&numbers) = table.blocks.get(&(path.to_owned(), former)) {
+            table.blocks.entry((path.to_owned(), content)).or_insert(numbers);
+        }
     }
 
     /// The first of the `count` consecutive numbers of a revision shown at `path`.

@@ -57,6 +57,9 @@ pub enum ResolveError {
     /// Several publishers dispute the name. Each publisher's model can be read below `.by`.
     #[error("{0}")]
     Disputed(String),
+    /// The hub does not permit the user of this mount to read it.
+    #[error("{0}")]
+    Denied(String),
 }
 
 /// A query in progress. Before it returns `Ok`, it publishes the model to the mount.
@@ -138,6 +141,7 @@ impl Miss {
         match self {
             Self::Absent | Self::Unreachable | Self::Refused => Ok(Lookup::Absent(Duration::ZERO)),
             Self::Disputed => Err(TreeError::Disputed),
+            Self::Denied => Err(TreeError::Denied),
         }
     }
 }
@@ -320,6 +324,7 @@ impl Lookups {
             ResolveError::Unreachable(_) => Miss::Unreachable,
             ResolveError::Refused(_) => Miss::Refused,
             ResolveError::Disputed(_) => Miss::Disputed,
+            ResolveError::Denied(_) => Miss::Denied,
         };
         if table.pending.get(model).is_none_or(|pending| !pending.outdated) {
             table.misses.add(model, miss, Instant::now());
@@ -328,7 +333,8 @@ impl Lookups {
             ResolveError::NotFound => debug!(%model, "no peer has a model that was looked up"),
             ResolveError::Unreachable(reason)
             | ResolveError::Refused(reason)
-            | ResolveError::Disputed(reason) => {
+            | ResolveError::Disputed(reason)
+            | ResolveError::Denied(reason) => {
                 if table.logged.get(model) != Some(reason) {
                     table.logged.put(model.clone(), reason.clone());
                     warn!(%model, reason, "cannot show a model that was looked up");

@@ -44,6 +44,8 @@ pub enum Miss {
     Refused,
     /// Several publishers dispute its name.
     Disputed,
+    /// The hub does not permit the user of this mount to read it.
+    Denied,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +95,7 @@ impl Misses {
         let lasts = match miss {
             Miss::Absent => back_off(FIRST),
             Miss::Unreachable => back_off(SHORTEST),
-            Miss::Refused | Miss::Disputed => REFUSAL,
+            Miss::Refused | Miss::Disputed | Miss::Denied => REFUSAL,
         };
         of_name.insert(revision_key(requested), MissEntry { miss, until: now + lasts, lookups: lookups + 1 });
         lasts

@@ -137,18 +137,20 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// Serves a connection. Reads that have to wait are tasks on `runtime`. On an error the caller must unmount.
+    /// Serves a connection. Reads that have to wait are tasks on `runtime`; with `asks_hub` they may request bytes of models of
+    /// which no manifest is known from a hub. On an error the caller must unmount.
     pub fn serve(
         connection: Connection,
         layout: MountLayout,
         fetch: Arc<Fetch>,
         runtime: tokio::runtime::Handle,
+        asks_hub: bool,
     ) -> Result<Self, MountError> {
         let Connection { device, place } = connection;
         let names = Arc::new(ModelNames::new(Owner::of_this_process(), layout, runtime.clone()));
         let counters = Arc::new(ReadCounters::default());
         let closing = watch::Sender::new(false);
-        let reads = Reads::new(fetch, runtime, counters.clone(), closing.subscribe());
+        let reads = Reads::new(fetch, runtime, counters.clone(), closing.subscribe(), asks_hub);
         let sees_processes = place.namespaces.share_pids();
         let service = fuse::Service::new(names.tree.clone(), names.lookups.clone(), reads, sees_processes);
         let ended = serve(&place, service, device)?;

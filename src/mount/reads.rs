@@ -72,18 +72,21 @@ pub struct Reads {
     counters: Arc<ReadCounters>,
     watch: Arc<ReaderWatch>,
     closing: watch::Receiver<bool>,
+    /// Whether bytes that are not cached may be requested from a hub.
+    asks_hub: bool,
 }
 
 impl Reads {
-    /// Reads from `fetch`. Parked reads run on `runtime` and fail when `closing` becomes true.
+    /// Reads from `fetch`; with `asks_hub` also bytes of models of which no manifest is known. Parked reads run on `runtime` and fail when `closing` becomes true.
     pub fn new(
         fetch: Arc<Fetch>,
         runtime: Handle,
         counters: Arc<ReadCounters>,
         closing: watch::Receiver<bool>,
+        asks_hub: bool,
     ) -> Self {
         let watch = ReaderWatch::new(runtime.clone());
-        Self { fetch, runtime, counters, watch, closing }
+        Self { fetch, runtime, counters, watch, closing, asks_hub }
     }
 
     /// Replies to a read of `len` bytes at `offset`, now or later. The reply is shorter only at the end of the file,
@@ -107,11 +110,22 @@ impl Reads {
         }
         // `fetch` may start tasks and timers.
         let _inside = self.runtime.enter();
-        if let Some(bytes) = self.fetch.try_read(file, offset, len) {
+        let is_of_hub = || file.present().is_some_and(|file| file.revision.hub.is_some());
+        let only_cached = !self.asks_hub && is_of_hub();
+        let cached = match only_cached {
+            true => self.fetch.try_read_only(file, offset, len),
+            false => self.fetch.try_read(file, offset, len),
+        };
+        if let Some(bytes) = cached {
             return finish(file, offset, len, Ok(bytes), reply);
         }
         if !is_shown() {
             return reply.fail(TreeError::Stale.errno());
+        }
+        if only_cached {
+            let error =
+                ReadError::Broken("this mount does not ask the hub, and the bytes are not cached".to_owned());
+            return finish(file, offset, len, Err(error), reply);
         }
         let parked = ParkedRead::new(&self.counters);
         let (fetch, file, watch) = (self.fetch.clone(), file.clone(), self.watch.clone());

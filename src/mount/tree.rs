@@ -65,6 +65,9 @@ pub enum TreeError {
     /// Several publishers dispute the name of the model.
     #[error("several publishers dispute this name")]
     Disputed,
+    /// The hub does not permit this user to read the model.
+    #[error("the hub does not permit this user to read it")]
+    Denied,
     /// The program that waits is about to end.
     #[error("interrupted by a signal")]
     Interrupted,

@@ -276,6 +276,7 @@ fn each_publisher_of_a_name_is_read_by_fingerprint() {
         ],
         disputed: BTreeSet::default(),
         by_publisher: vec![shop.revision_of(bob, "org/m", &[("f", 2)])],
+        ..ShownModels::default()
     };
     tree.publish(shown());
     let size = |path: &str| walk(&tree, path).map(|attr| attr.size);
@@ -319,6 +320,7 @@ fn a_disputed_name_is_refused_unless_it_was_read_before() {
         ],
         disputed: disputed.iter().map(|model| model.parse().unwrap()).collect(),
         by_publisher: Vec::new(),
+        ..ShownModels::default()
     };
     tree.publish(shown(&[]));
     let inside = walk(&tree, "org/read/f").unwrap().ino;

@@ -120,6 +120,8 @@ pub struct ShownModels {
     pub disputed: BTreeSet<ModelRef>,
     /// Further models, found only below `.by`.
     pub by_publisher: Vec<Arc<StoredRevision>>,
+    /// Other names of models, found as links but not listed.
+    pub aliases: BTreeMap<ModelRef, ModelRef>,
 }
 
 impl From<Vec<Arc<StoredRevision>>> for ShownModels {
@@ -150,7 +152,7 @@ impl View {
         numbers: &InodeNumbers,
         mounted_at: SystemTime,
     ) -> Self {
-        let ShownModels { revisions, disputed, by_publisher } = shown;
+        let ShownModels { revisions, disputed, by_publisher, aliases } = shown;
         let mut plain = ByName::new();
         let mut by: BTreeMap<String, ByName> = BTreeMap::new();
         // If a publisher has two states of a model, the one from the registry must be shown, so it is last in this order.
@@ -178,7 +180,7 @@ impl View {
         view.dirs.insert(Ino::ROOT, TopDir::new(root, Ino::ROOT));
         let mut placing = Placing { previous, numbers, mounted_at, nodes: HashMap::new() };
         match layout {
-            MountLayout::Plain => view.arrange_plain(plain, by, &mut placing),
+            MountLayout::Plain => view.arrange_plain(plain, by, aliases, &mut placing),
             MountLayout::Hf => view.arrange_as_cache(plain, &mut placing),
         }
         for dir in view.dirs.values_mut() {
@@ -188,11 +190,20 @@ impl View {
         view
     }
 
-    fn arrange_plain(&mut self, plain: ByName, by: BTreeMap<String, ByName>, placing: &mut Placing<'_>) {
+    fn arrange_plain(
+        &mut self,
+        plain: ByName,
+        by: BTreeMap<String, ByName>,
+        aliases: BTreeMap<ModelRef, ModelRef>,
+        placing: &mut Placing<'_>,
+    ) {
         let numbers = placing.numbers;
         for (name, revisions) in plain {
             let org = self.org(None, &name, numbers);
             self.place(None, &name, org, revisions, placing);
+        }
+        for (alias, model) in aliases {
+            self.place_alias(&alias, &model, numbers);
         }
         for model in self.disputed.clone() {
             // The directory of its organisation must exist, so that a lookup of the name reaches it and is refused.
@@ -327,6 +338,9 @@ impl View {
     ) -> Ino {
         let Placing { previous, numbers, mounted_at, nodes: made } = placing;
         let info_hash = revision.manifest.torrent.info_hash;
+        if let Some(former) = previous.and_then(|view| view.hub_form_of(publisher, &revision)) {
+            numbers.succeed(key, former, info_hash);
+        }
         let before = numbers.known_revision(key, info_hash);
         let before = before.and_then(|first| previous.as_ref()?.placements.get(&first));
         let nodes = before.map(|before| before.nodes.clone());
@@ -341,6 +355,31 @@ impl View {
         let of = publisher.map(str::to_owned);
         self.placements.insert(first, Placement { parent, first, revision, nodes, mtime, of, used });
         first
+    }
+
+    /// Enters a link from another name of a model to its directory, if that is shown and no other entry has the name.
+    fn place_alias(&mut self, alias: &ModelRef, model: &ModelRef, numbers: &InodeNumbers) {
+        let is_shown = |placement: &Placement| {
+            let manifest = &placement.revision.manifest;
+            placement.of.is_none() && manifest.name == model.name && manifest.version == model.revision
+        };
+        if !self.placements.values().any(is_shown) {
+            return;
+        }
+        let entry = |model: &ModelRef| match model.revision.is_default() {
+            true => model.name.name().to_owned(),
+            false => format!("{}@{}", model.name.name(), model.revision),
+        };
+        let org = self.org(None, &alias.name, numbers);
+        if self.dirs.get(&org).is_some_and(|dir| {
+            let mut entries = dir.entries.iter().chain(&dir.hidden);
+            entries.any(|known| known.name == entry(alias))
+        }) {
+            return;
+        }
+        let ino = numbers.of_path(&format!("{alias}\0alias"));
+        self.links.insert(ino, format!("../{}/{}", model.name.org(), entry(model)));
+        self.enter(org, TopEntry { name: entry(alias), ino, is_dir: false }, false);
     }
 
     /// The inode with a number; none if no such inode is shown.
@@ -358,6 +397,27 @@ impl View {
         let index = ino.0 - placement.first.0;
         let node = placement.nodes.get(index)?;
         Some(InodeRef::Inside(placement, index as u32, node))
+    }
+
+    /// The made-up info hash of a model that is shown here as read from a hub, and that `next` replaces with the same files.
+    fn hub_form_of(&self, publisher: Option<&str>, next: &StoredRevision) -> Option<InfoHash> {
+        if next.hub.is_some() {
+            return None;
+        }
+        let is_former = |placement: &&Placement| {
+            let shown = &placement.revision;
+            shown.hub.is_some()
+                && placement.of.as_deref() == publisher
+                && shown.manifest.name == next.manifest.name
+                && shown.manifest.version == next.manifest.version
+        };
+        let former = self.placements.values().find(is_former)?;
+        let same = former.revision.manifest.files.iter().map(|file| (&file.path, file.size)).eq(next
+            .manifest
+            .files
+            .iter()
+            .map(|file| (&file.path, file.size)));
+        same.then_some(former.revision.manifest.torrent.info_hash)
     }
 
     /// All shown revisions.

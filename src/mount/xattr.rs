@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use super::listing::NodeKind;
 use super::view::InodeRef;
 use crate::model::Manifest;
+use crate::store::StoredRevision;
 
 /// One extended attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,11 +24,14 @@ pub enum XattrName {
     Revision,
     /// Whether the name is pinned to this publisher: `pinned` or `not pinned`.
     Trust,
+    /// What the bytes of the file rest on: `piece` for the hashes of its pieces, `sha256` for the hash of the whole file that
+    /// the hub lists, `hub` for the hub's TLS and the commit.
+    Proof,
 }
 
 impl XattrName {
     /// All attributes.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Sha256,
         Self::PiecesRoot,
         Self::InfoHash,
@@ -35,6 +39,7 @@ impl XattrName {
         Self::Publisher,
         Self::Revision,
         Self::Trust,
+        Self::Proof,
     ];
 
     /// The full name.
@@ -47,6 +52,7 @@ impl XattrName {
             Self::Publisher => "user.silmaril.publisher",
             Self::Revision => "user.silmaril.revision",
             Self::Trust => "user.silmaril.trust",
+            Self::Proof => "user.silmaril.proof",
         }
     }
 
@@ -69,6 +75,11 @@ pub fn value(
     if revision.is_local && !matches!(name, XattrName::CachedBytes) {
         return None;
     }
+    // A model of a hub has no torrent and no publisher; its pieces roots are made up.
+    let made_up = [XattrName::PiecesRoot, XattrName::InfoHash, XattrName::Publisher, XattrName::Trust];
+    if revision.hub.is_some() && made_up.contains(&name) {
+        return None;
+    }
     match (&node.kind, name) {
         (NodeKind::File(file), _) => {
             let file = *file as usize;
@@ -81,6 +92,7 @@ pub fn value(
                 XattrName::Publisher => manifest.publisher.map(|p| p.to_string()),
                 XattrName::Revision => None,
                 XattrName::Trust => is_pinned(manifest).map(trust),
+                XattrName::Proof => Some(proof(revision, file).to_owned()),
             }
         }
         (NodeKind::Dir { .. }, _) if *index == 0 => match name {
@@ -89,9 +101,18 @@ pub fn value(
             XattrName::Publisher => manifest.publisher.map(|p| p.to_string()),
             XattrName::Revision => Some(manifest.version.to_string()),
             XattrName::Trust => is_pinned(manifest).map(trust),
-            XattrName::Sha256 | XattrName::PiecesRoot => None,
+            XattrName::Sha256 | XattrName::PiecesRoot | XattrName::Proof => None,
         },
         (NodeKind::Dir { .. }, _) => None,
+    }
+}
+
+fn proof(revision: &StoredRevision, file: usize) -> &'static str {
+    let content = &revision.contents[file];
+    match &revision.hub {
+        None => "piece",
+        Some(_) if content.is_empty() || content.hub_proof().is_some() => "sha256",
+        Some(_) => "hub",
     }
 }
 

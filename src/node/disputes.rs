@@ -85,6 +85,7 @@ impl Disputes {
             revisions,
             disputed,
             by_publisher: of_publishers.map(of).collect::<Result<Vec<_>, _>>()?,
+            ..ShownModels::default()
         })
     }
 

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::hub::HubUser;
 use super::mounts::look_up_in_network;
 use super::{Node, NodeError, metrics};
 use crate::http::{Auth, HttpError, Method, Request, Token};
@@ -96,6 +97,8 @@ struct Running {
     names: Arc<ModelNames>,
     token: bool,
     open: bool,
+    /// The endpoint reads from the hub with the access of the node.
+    _access: HubUser,
 }
 
 impl Running {
@@ -180,7 +183,8 @@ pub(super) async fn serve(node: &Arc<Node>, request: &ServeRequest) -> Result<En
     let listener = Listener::bind(address).await.map_err(|error| EndpointError::Listen { address, error })?;
     let runtime = tokio::runtime::Handle::current();
     let names = Arc::new(ModelNames::new(Owner::of_this_process(), MountLayout::Plain, runtime));
-    look_up_in_network(node, &names)?;
+    let access = node.hub.with_access(node.hub.own.clone());
+    look_up_in_network(node, &names, &access, true)?;
     node.mounts.add_names(&names);
     node.mounts.publish()?;
     let has_token = token.is_some();
@@ -190,7 +194,7 @@ pub(super) async fn serve(node: &Arc<Node>, request: &ServeRequest) -> Result<En
     let endpoint = Endpoint::new(Arc::new(models), node.fetch.clone(), guard);
     let server = listener.serve(endpoint.router());
     tracing::info!(address = %server.address(), "serving the endpoint");
-    let running = Running { server, endpoint, names, token: has_token, open };
+    let running = Running { server, endpoint, names, token: has_token, open, _access: access };
     let status = running.status();
     *node.endpoints.problem.lock() = None;
     *node.endpoints.endpoint.lock() = Some(running);

@@ -42,6 +42,9 @@ pub enum NodeError {
     /// No manifest of that model is known.
     #[error("no such model here: {0}")]
     UnknownModel(ModelRef),
+    /// The hub shows the model only to certain users, and other users may read this mount.
+    #[error("{0} is gated or private: a mount with --allow-other does not show it")]
+    Restricted(ModelRef),
     /// The publisher is not accepted, or `trust.yaml` cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -263,6 +266,7 @@ impl NodeError {
         match self {
             Self::Busy { .. } => ErrorKind::Busy,
             Self::UnknownModel(_) => ErrorKind::UnknownModel,
+            Self::Restricted(_) => ErrorKind::Unauthorised,
             Self::Unshared { .. } => ErrorKind::Unshared,
             Self::Trust(TrustError::OtherPublisher { .. } | TrustError::Pinned { .. }) => {
                 ErrorKind::OtherPublisher
@@ -303,6 +307,7 @@ impl NodeError {
             ) => ErrorKind::Internal,
             Self::Fetch { source: ReadError::TimedOut(_), .. } => ErrorKind::TimedOut,
             Self::Fetch { source: ReadError::Stopped, .. } => ErrorKind::HostLost,
+            Self::Fetch { source: ReadError::Denied(_), .. } => ErrorKind::Unauthorised,
             Self::Fetch { source: ReadError::NoSpace, .. } => ErrorKind::Space,
             Self::Fetch { source: ReadError::Disk(_, kind), .. } if is_full_or_read_only(*kind) => {
                 ErrorKind::Disk

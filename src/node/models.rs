@@ -50,6 +50,12 @@ pub struct KnownModel {
     pub info_hash: Option<InfoHash>,
     /// The directory that holds its files, where there is one.
     pub path: Option<PathBuf>,
+    /// The commit at the hub, if no manifest is known and the files are read from there.
+    #[serde(default)]
+    pub hub_commit: Option<String>,
+    /// Whether the hub has a newer commit of it.
+    #[serde(default)]
+    pub hub_is_ahead: bool,
 }
 
 impl KnownModel {
@@ -74,7 +80,46 @@ impl KnownModel {
             runs_code: runs_code(revision).kinds(),
             info_hash: Some(manifest.torrent.info_hash),
             path: library.store.placed().own_dir(revision),
+            hub_commit: None,
+            hub_is_ahead: false,
         }
+    }
+
+    fn of_hub(revision: &StoredRevision) -> Option<Self> {
+        let listing = &revision.hub.as_ref()?.listing;
+        let manifest = &revision.manifest;
+        let withheld = match (listing.private, listing.gated) {
+            (true, _) => Some(Withheld::Private),
+            (false, true) => Some(Withheld::Gated),
+            (false, false) => None,
+        };
+        let ahead = listing.newer.is_some();
+        let reason = if ahead {
+            "read from the hub, which has a newer commit: `get --update` or `warm --update` takes it"
+        } else {
+            "read from the hub; shared when it is complete, if that is permitted"
+        };
+        Some(Self {
+            model: listing.model.clone(),
+            name: manifest.name.clone(),
+            revision: manifest.version.clone(),
+            total_size: manifest.total_size,
+            cached_bytes: revision.cached_bytes(),
+            complete: revision.is_complete(),
+            shared: false,
+            reason: Some(reason.to_owned()),
+            withheld,
+            license: listing.license.clone(),
+            publisher: None,
+            fingerprint: None,
+            alias: None,
+            pinned: false,
+            runs_code: runs_code(revision).kinds(),
+            info_hash: None,
+            path: None,
+            hub_commit: Some(listing.commit.to_string()),
+            hub_is_ahead: ahead,
+        })
     }
 
     fn unshared(model: &Unshared) -> Self {
@@ -99,12 +144,14 @@ impl KnownModel {
             runs_code: Findings::of(sizes, read).kinds(),
             info_hash: None,
             path: Some(model.path.clone()),
+            hub_commit: None,
+            hub_is_ahead: false,
         }
     }
 
     /// Whether the user put it into the models directory and did not share it.
     pub fn is_unshared(&self) -> bool {
-        self.info_hash.is_none()
+        self.info_hash.is_none() && self.hub_commit.is_none()
     }
 }
 
@@ -116,6 +163,10 @@ pub fn all(library: &Library) -> Result<Vec<KnownModel>, NodeError> {
         library.revisions()?.iter().map(|revision| KnownModel::of(revision, library, &trust)).collect();
     models
         .extend(unshared::find_all(&library.store, &mut Memory::default()).iter().map(KnownModel::unshared));
+    let of_hub = library.store.hub_listings().into_iter();
+    let of_hub = of_hub.filter(|listing| library.registry.get(&listing.model).is_none());
+    let of_hub = of_hub.filter_map(|listing| StoredRevision::of_hub(&library.store, listing).ok());
+    models.extend(of_hub.filter_map(|revision| KnownModel::of_hub(&revision)));
     // Stable: the model of the registry is the first of its name.
     models.sort_by(|a, b| a.model.cmp(&b.model));
     Ok(models)

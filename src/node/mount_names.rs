@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::disputes::paths_by;
-use super::{ErrorKind, Node, NodeError, chain, lookup, offline};
+use super::hub::{self, access::HubAccess};
+use super::readable::{self, LookupLimits};
+use super::{ErrorKind, Node, NodeError, chain, offline};
 use crate::catalog::Patience;
 use crate::model::{Manifest, PublisherKey};
 use crate::mount::{PublisherTrust, RequestedModel, ResolveError, Resolver, Resolving};
@@ -14,30 +16,46 @@ use crate::trust::Document;
 use crate::trust::{Trust, TrustError};
 
 /// Looks unknown models up in the network.
-pub(super) struct NetworkNames(pub Weak<Node>);
+pub(super) struct NetworkNames {
+    pub node: Weak<Node>,
+    /// The access of the mount to the hub.
+    pub access: Weak<HubAccess>,
+    pub allow_other: bool,
+}
 
 impl Resolver for NetworkNames {
     fn resolve(&self, sought: RequestedModel, within: Duration) -> Resolving {
-        let node = self.0.clone();
+        let (node, access, allow_other) = (self.node.clone(), self.access.clone(), self.allow_other);
         Box::pin(async move {
             let node = node.upgrade().ok_or(ResolveError::NotFound)?;
-            let error = match lookup::look_up(&node, &sought, within, Patience::Peers).await {
-                Ok(_) => None,
+            let access = access.upgrade();
+            let limits = LookupLimits { within, patience: Patience::Peers };
+            let found = readable::look_up(&node, &sought, access.as_ref(), limits).await;
+            let error = match found {
+                Ok(found)
+                    if access.as_ref().is_none_or(|access| hub::may_read(&found, access, allow_other)) =>
+                {
+                    None
+                }
+                Ok(_) => Some(NodeError::Restricted(sought.model.clone())),
                 Err(e) if e.kind() == ErrorKind::HostLost => return Err(ResolveError::NotFound),
                 Err(e) => Some(e),
             };
             note_lookup(&node, &sought, error.as_ref());
             error.map_or(Ok(()), |e| match e.kind() {
                 ErrorKind::NotFound => Err(ResolveError::NotFound),
-                ErrorKind::NoNetwork | ErrorKind::TimedOut => Err(ResolveError::Unreachable(chain(&e))),
+                ErrorKind::NoNetwork | ErrorKind::TimedOut | ErrorKind::Interrupted => {
+                    Err(ResolveError::Unreachable(chain(&e)))
+                }
                 ErrorKind::Ambiguous => Err(ResolveError::Disputed(chain(&e))),
+                ErrorKind::Gated | ErrorKind::Unauthorised => Err(ResolveError::Denied(chain(&e))),
                 _ => Err(ResolveError::Refused(chain(&e))),
             })
         })
     }
 
     fn over_budget(&self, sought: &RequestedModel, process: u32) {
-        if let Some(node) = self.0.upgrade() {
+        if let Some(node) = self.node.upgrade() {
             note_over_budget(&node, sought, process);
         }
     }

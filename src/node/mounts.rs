@@ -15,6 +15,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::disputes::Disputes;
+use super::hub::access::HubAccess;
+use super::hub::{HubModels, HubUser};
 use super::mount_names::{NetworkNames, Publishers};
 use super::{Node, NodeError, Surroundings};
 use crate::catalog::News;
@@ -82,6 +84,7 @@ pub struct UnmountRequest {
 /// The mounts of one node, in the order in which they were mounted.
 pub(super) struct Mounts {
     disputes: Arc<Disputes>,
+    hub: Arc<HubModels>,
     served: Mutex<Vec<Arc<Served>>>,
     /// The names of other doors, which show the same models.
     doors: Mutex<Vec<Weak<ModelNames>>>,
@@ -95,6 +98,8 @@ pub(super) struct Served {
     mounted: Mounted,
     _peers: PeersGuard,
     _lent: Option<Lent>,
+    /// How the hub is asked for this mount. The token is forgotten with the mount.
+    access: HubUser,
 }
 
 impl Served {
@@ -110,8 +115,9 @@ impl Served {
 
 impl Mounts {
     /// None yet.
-    pub fn new(disputes: Arc<Disputes>) -> Self {
-        Self { disputes, served: Mutex::default(), doors: Mutex::default(), publishing: Mutex::default() }
+    pub fn new(disputes: Arc<Disputes>, hub: Arc<HubModels>) -> Self {
+        let (served, doors, publishing) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { disputes, hub, served, doors, publishing }
     }
 
     /// The mount points.
@@ -182,11 +188,21 @@ impl Mounts {
     /// Updates the models that all mounts show.
     pub fn publish(&self) -> Result<(), NodeError> {
         let _one_at_a_time = self.publishing.lock();
-        let mut all = self.other_names();
-        all.extend(self.served.lock().iter().map(|served| served.mounted.names().clone()));
+        // Other doors have no user: they show no restricted model.
+        let doors = self.other_names().into_iter().map(|names| (names, self.hub.own.clone(), true));
+        let served = self.served.lock().clone();
+        let mounts = served.iter().map(|served| {
+            let allow_other = served.request.options.allow_other;
+            (served.mounted.names().clone(), (*served.access).clone(), allow_other)
+        });
+        let all: Vec<_> = doors.chain(mounts).collect();
         let mut kept = BTreeSet::new();
-        for names in &all {
-            kept.extend(names.publish(self.disputes.shown()?));
+        for (names, access, allow_other) in &all {
+            let mut shown = self.disputes.shown()?;
+            // First, so that a model with a manifest and the user's own files are shown under their names instead.
+            shown.revisions.splice(0..0, self.hub.shown(access, *allow_other));
+            shown.aliases = self.hub.aliases();
+            kept.extend(names.publish(shown));
         }
         if !all.is_empty() {
             self.disputes.set_kept(kept);
@@ -225,13 +241,18 @@ pub(super) async fn serve(
     let peers = node.settings.peers.add(&options.peers);
     call_for_all(node, &options.peers);
     let lent = node.web.lend(&request.surroundings)?;
+    let config = &node.library.config.hub;
+    let access = HubAccess::new(&node.web, &config.endpoint, config.lazy, &request.surroundings)?;
+    let access = node.hub.with_access(access);
     let (fetch, runtime) = (node.fetch.clone(), tokio::runtime::Handle::current());
+    let asks_hub = access.is_online;
     let connection = Connection { device, place };
     let layout = options.layout;
-    let serving = tokio::task::spawn_blocking(move || Mounted::serve(connection, layout, fetch, runtime));
+    let serving =
+        tokio::task::spawn_blocking(move || Mounted::serve(connection, layout, fetch, runtime, asks_hub));
     let mounted = serving.await.map_err(NodeError::internal)??;
-    set_up(node, &mounted, &options)?;
-    let served = Arc::new(Served { request, mounted, _peers: peers, _lent: lent });
+    set_up(node, &mounted, &options, &access)?;
+    let served = Arc::new(Served { request, mounted, _peers: peers, _lent: lent, access });
     // So that unshared models are shown when the mount is ready. On a slow disk they appear later.
     let _ = tokio::time::timeout(LOCAL_WITHIN, node.local.first_scan()).await;
     node.mounts.served.lock().push(served.clone());
@@ -246,7 +267,12 @@ pub(super) async fn serve(
     Ok(served)
 }
 
-fn set_up(node: &Arc<Node>, mounted: &Mounted, options: &ServeOptions) -> Result<(), NodeError> {
+fn set_up(
+    node: &Arc<Node>,
+    mounted: &Mounted,
+    options: &ServeOptions,
+    access: &Arc<HubAccess>,
+) -> Result<(), NodeError> {
     let publishers = Arc::new(Publishers::new(node.library.trust.clone()));
     mounted.set_trust(publishers.clone());
     let config = &node.library.config.mount;
@@ -259,18 +285,28 @@ fn set_up(node: &Arc<Node>, mounted: &Mounted, options: &ServeOptions) -> Result
         }
         Show::Local => mounted.list_only(|revision| revision.held_bytes() > 0),
     }
-    if options.resolve { look_up_in_network(node, mounted.names()) } else { Ok(()) }
+    if options.resolve {
+        look_up_in_network(node, mounted.names(), access, options.allow_other)
+    } else {
+        Ok(())
+    }
 }
 
 /// Has unknown names looked up in the network, with the limits of the configuration.
-pub(super) fn look_up_in_network(node: &Arc<Node>, names: &ModelNames) -> Result<(), NodeError> {
+pub(super) fn look_up_in_network(
+    node: &Arc<Node>,
+    names: &ModelNames,
+    access: &Arc<HubAccess>,
+    allow_other: bool,
+) -> Result<(), NodeError> {
     let config = &node.library.config.mount;
     let rules = LookupRules {
         within: config.resolve_timeout,
         never: NeverResolve::new(&config.never_resolve).map_err(NodeError::internal)?,
         per_minute: config.max_lookups,
     };
-    names.resolve_with(Arc::new(NetworkNames(Arc::downgrade(node))), rules);
+    let (node, access) = (Arc::downgrade(node), Arc::downgrade(access));
+    names.resolve_with(Arc::new(NetworkNames { node, access, allow_other }), rules);
     Ok(())
 }
 

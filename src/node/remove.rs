@@ -16,6 +16,7 @@ use crate::model::ModelRef;
 pub fn remove(library: &Library, model: &ModelRef) -> Result<(), NodeError> {
     let remaining: Vec<_> = library.manifests().into_iter().filter(|m| m.model_ref() != *model).collect();
     let of_publishers = library.by_publisher.of_model(model);
+    let was_of_hub = library.store.forget_hub(model)?;
     match library.revision(model) {
         Ok(revision) => {
             for former in
@@ -27,7 +28,7 @@ pub fn remove(library: &Library, model: &ModelRef) -> Result<(), NodeError> {
             library.store.partial_mirrors().clear(model)?;
         }
         Err(NodeError::UnknownModel(_))
-            if library.store.partial_mirrors().clear(model)? || !of_publishers.is_empty() => {}
+            if library.store.partial_mirrors().clear(model)? || !of_publishers.is_empty() || was_of_hub => {}
         Err(NodeError::UnknownModel(model)) => return Err(library.absent(model)),
         Err(e) => return Err(e),
     }
@@ -89,7 +90,11 @@ async fn remove_laid_out(node: &Arc<Node>, model: &ModelRef) -> Result<(), NodeE
     let (node, model) = (node.clone(), model.clone());
     blocking::cancellable(move |_| {
         let _until_done = turn;
-        remove(&node.library, &model)
+        // Before its bytes are deleted, so that no request writes any more.
+        node.hub.remove_shown(&model);
+        remove(&node.library, &model)?;
+        node.changed();
+        Ok(())
     })
     .await
 }

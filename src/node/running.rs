@@ -14,6 +14,7 @@ use super::clients::Clients;
 use super::control::{self, Status};
 use super::disputes::{self, Disputes};
 use super::endpoint::Endpoints;
+use super::hub::HubModels;
 use super::jobs::Jobs;
 use super::limited::Limited;
 use super::local_models::LocalModels;
@@ -79,6 +80,8 @@ pub struct Node {
     pub(super) limited: Limited,
     pub(super) disputes: Arc<Disputes>,
     pub(super) local: Arc<LocalModels>,
+    /// Models that are read from the hub.
+    pub(super) hub: Arc<HubModels>,
     pub(super) places: Places,
     pub(super) started: Instant,
     pub(super) listening: watch::Receiver<Vec<SocketAddr>>,
@@ -191,7 +194,9 @@ impl Node {
             dht: self.settings.discovery.dht,
             catalog: self.catalog.as_ref().map(|part| part.catalog.status()),
             jobs: self.clients.status(),
-            unresolved: self.unresolved.status(|sought| self.library.known_as(sought).is_some()),
+            unresolved: self.unresolved.status(|sought| {
+                self.library.known_as(sought).is_some() || self.hub.get(&sought.model).is_some()
+            }),
             limited: self.limited.status(),
             disputed: self.disputes.status(&self.mounts.paths()),
             notes: disputes::notes(&self.library, &self.fetch),
@@ -201,6 +206,7 @@ impl Node {
             endpoint_problem: self.endpoints.problem.lock().clone(),
             metrics: self.endpoints.metrics_address(),
             metrics_problem: self.endpoints.metrics_problem.lock().clone(),
+            hub: self.hub.status(),
         }
     }
 
@@ -242,6 +248,7 @@ impl Node {
             part.changed.notify_one();
         }
         self.local.records_changed();
+        self.hub.manifests_changed();
         if let Err(error) = self.mounts.publish() {
             tracing::error!(%error, "could not update the models in the mounts");
         }

@@ -5,7 +5,7 @@
 //! the read that has waited longest. If none of this makes space, the files that are being read continue in memory.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::fetch::{Fetch, ReadError, Shedding};
 use crate::model::PiecesRoot;
 use crate::store::eviction::disk_space;
 use crate::store::{
-    CacheEntry, Content, ContentKey, Room, Rooms, SpaceClass, Store, StoredRevision, kept_free,
+    CacheEntry, Content, ContentKey, Room, Rooms, SpaceClass, Store, StoreError, StoredRevision, kept_free,
 };
 
 /// How often space is measured whether or not a request waits for some: other programs use and release space as well.
@@ -154,6 +154,7 @@ impl SpaceKeeper<'_> {
             self.leave_memory(may_delete).await?;
         }
         self.fetch.space_came();
+        self.fetch.hub.space_came();
         Ok(in_memory && in_cache)
     }
 
@@ -181,7 +182,7 @@ impl SpaceKeeper<'_> {
 
     async fn make_room_in_cache(&self, stuck: u32) -> Result<bool, NodeError> {
         let room = &self.rooms.cache;
-        let lacking = self.fetch.lacking_bytes(false);
+        let lacking = self.fetch.lacking_bytes(false) + self.fetch.hub.lacking_bytes();
         let entries = self.measure().await?;
         let need = room.excess(lacking);
         if need == 0 {
@@ -191,6 +192,9 @@ impl SpaceKeeper<'_> {
         let mut freed = self.drop_unused(&entries, target).await?;
         if freed < target {
             freed += self.shed(&entries, target - freed, Shedding::Spare).await?;
+        }
+        if freed < target {
+            freed += self.shed_from_hub(target - freed).await?;
         }
         if freed == 0 {
             freed = self.trim(&entries).await?;
@@ -221,8 +225,11 @@ impl SpaceKeeper<'_> {
 
     /// Deletes bytes of files that no joined torrent uses.
     async fn drop_unused(&self, entries: &[CacheEntry], target: u64) -> Result<u64, NodeError> {
-        let unused: Vec<ContentKey> =
-            entries.iter().map(|entry| entry.key).filter(|key| !self.fetch.uses(key)).collect();
+        let unused: Vec<ContentKey> = entries
+            .iter()
+            .map(|entry| entry.key)
+            .filter(|key| !self.fetch.uses(key) && !self.fetch.hub.uses(key))
+            .collect();
         if unused.is_empty() {
             return Ok(0);
         }
@@ -249,6 +256,20 @@ impl SpaceKeeper<'_> {
             let _until_done = lock;
             let contents = keys.iter().filter(|key| fetch.uses(key)).filter_map(|key| store.live.get(key));
             let freed = shed(&fetch, contents.collect(), target, shedding)?;
+            rooms.cache.freed(freed);
+            Ok(freed)
+        })
+        .await
+    }
+
+    /// Deletes bytes behind the readers of models of the hub.
+    async fn shed_from_hub(&self, target: u64) -> Result<u64, NodeError> {
+        let (fetch, rooms, lock) = (self.fetch.clone(), self.rooms.clone(), self.node.lock.clone());
+        blocking::run(move || {
+            let _until_done = lock;
+            let cache = fetch.hub.clone();
+            let freed = cache.shed(target);
+            let freed = freed.map_err(|source| StoreError::io(&PathBuf::from("the cache"), source))?;
             rooms.cache.freed(freed);
             Ok(freed)
         })

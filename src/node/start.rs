@@ -11,6 +11,8 @@ use tokio::sync::{mpsc, watch};
 use super::clients::Clients;
 use super::disputes::Disputes;
 use super::endpoint::{self, Endpoints};
+use super::hub::access::HubAccess;
+use super::hub::{self, HubModels};
 use super::jobs::Jobs;
 use super::limited::Limited;
 use super::local_models::{self, LocalModels};
@@ -75,6 +77,7 @@ impl Node {
             discovery: Discovery { dht: network.dht_enabled, lan: network.lan_discovery, pex: true },
             peers: GivenPeers::default(),
             web: web.settings(),
+            hub_budget: web.hub_limits.budget.clone(),
         };
         let peers = settings.peers.add(&options.peers);
         let (events, queue) = mpsc::unbounded_channel();
@@ -102,6 +105,9 @@ impl Node {
         }
 
         let local = Arc::new(LocalModels::new(library.clone()));
+        let config = &library.config.hub;
+        let own = HubAccess::of_node(&web, &config.endpoint, config.lazy);
+        let (hub_models, completed) = HubModels::open(&library, &fetch, own);
         let disputes = Arc::new(Disputes::new(library.clone(), catalog.clone(), local.clone()));
         let node = Arc::new(Self {
             seeds: Seeds::new(library.clone(), fetch.clone(), session.clone(), settings.clone()),
@@ -118,7 +124,7 @@ impl Node {
             mirrors: Jobs::default(),
             web,
             clients: Clients::default(),
-            mounts: Mounts::new(disputes.clone()),
+            mounts: Mounts::new(disputes.clone(), hub_models.clone()),
             endpoints: Endpoints::default(),
             catalog,
             lookups: NetworkLookups::default(),
@@ -126,6 +132,7 @@ impl Node {
             limited: Limited::default(),
             disputes,
             local,
+            hub: hub_models,
             places: Places::default(),
             started: Instant::now(),
             listening,
@@ -151,10 +158,15 @@ impl Node {
         let keeper = tokio::spawn(super::space::run(Arc::downgrade(&node), node.settings.rooms.clone()));
         let looking = tokio::spawn(local_models::run(Arc::downgrade(&node)));
         let tending = tokio::spawn(super::places::run(Arc::downgrade(&node)));
+        let completing = tokio::spawn(hub::complete::run(Arc::downgrade(&node), completed));
+        let handing = tokio::spawn(hub::hand_over::run(Arc::downgrade(&node)));
+        node.hub.refresh();
         let scrubbing = tokio::spawn(super::scrub::run(Arc::downgrade(&node)));
-        node.tasks
-            .lock()
-            .extend([housekeeper, keeper, looking, tending, scrubbing].into_iter().chain(attendants));
+        node.tasks.lock().extend(
+            [housekeeper, keeper, looking, tending, scrubbing, completing, handing]
+                .into_iter()
+                .chain(attendants),
+        );
         let reader = Arc::downgrade(&node);
         if let Some(part) = &node.catalog {
             part.catalog.report_news(move |news| {

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use super::control::{WarmRequest, Warmed};
 use super::get::MAX_CHANGES;
-use super::{Node, NodeError, blocking, lookup, space};
+use super::hub::access::HubAccess;
+use super::hub::{self, hub_of};
+use super::readable::{self, LookupLimits};
+use super::{Node, NodeError, blocking, space};
 use crate::catalog::Patience;
 use crate::model::ModelRef;
 use crate::model::gguf::{self, GgufError};
@@ -37,18 +40,33 @@ pub enum WarmError {
     },
 }
 
-/// Fetches all files at or below a path, which is relative to a mount point: `[datasets/]org/name[@revision][/path]`, or
-/// the same after `.by/FINGERPRINT/`. With `resolve`, an unknown model is looked up like in a mount. Starts again if
-/// the model is replaced by another one meanwhile.
+/// Fetches all files at or below a path relative to a mount point: `[datasets/]org/name[@revision][/path]`, or the same
+/// after `.by/FINGERPRINT/`. With `resolve`, an unknown model is looked up like in a mount. Starts again if the model is
+/// replaced by another one meanwhile.
 pub(super) async fn run(node: &Arc<Node>, request: &WarmRequest) -> Result<Warmed, NodeError> {
-    let WarmRequest { path, resolve, header_only } = request;
-    let (resolve, header_only) = (*resolve, *header_only);
-    let (sought, below) = split(path)?;
-    if let Some(local) = node.local.revision(&sought.model).filter(|_| sought.publisher.is_none()) {
-        return warmed(&local, &sought.model, &below).map(|(_, warmed)| warmed);
+    let header_only = request.header_only;
+    let (sought, below) = split(&request.path)?;
+    let config = &node.library.config;
+    let lazy = config.hub.lazy;
+    let access = HubAccess::new(&node.web, &config.hub.endpoint, lazy, &request.surroundings)?;
+    let access = node.hub.with_access(access);
+    let within = config.mount.resolve_timeout;
+    let limits = request.resolve.then_some(LookupLimits { within, patience: Patience::All });
+    let found = readable::readable(node, &sought, Some(&access), limits).await?;
+    if found.is_local {
+        return warmed(&found, &sought.model, &below).map(|(_, warmed)| warmed);
     }
-    if resolve && node.library.known_as(&sought).is_none() {
-        lookup::look_up(node, &sought, node.library.config.mount.resolve_timeout, Patience::All).await?;
+    if found.hub.is_some() {
+        let found = match request.update {
+            true => hub::lookup::update(node, &sought.model, &access, within).await?.0,
+            false => {
+                hub::lookup::look_for_newer(node, &sought.model, &access).await;
+                found
+            }
+        };
+        if let Some(done) = warm_from_hub(node, &found, &below, header_only).await? {
+            return Ok(done);
+        }
     }
     if sought.publisher.is_none() {
         node.disputes.check(&sought.model)?;
@@ -60,6 +78,27 @@ pub(super) async fn run(node: &Arc<Node>, request: &WarmRequest) -> Result<Warme
             done => return done,
         }
     }
+}
+
+/// Fetches files of a model that is read from the hub. If all of it is complete then, it gets its manifest. None if the
+/// manifest became known meanwhile.
+async fn warm_from_hub(
+    node: &Arc<Node>,
+    revision: &Arc<StoredRevision>,
+    below: &str,
+    header_only: bool,
+) -> Result<Option<Warmed>, NodeError> {
+    let (files, warmed) = warmed(revision, &revision.manifest.model_ref(), below)?;
+    if header_only {
+        return headers(node, revision, &files).await.map(Some);
+    }
+    space::check(&node.library, revision, &files, None)?;
+    space::fetch_files(node, revision, &files, None).await?;
+    if hub_of(revision).successor().is_some() {
+        return Ok(None);
+    }
+    hub::complete::complete(node, revision, &files).await?;
+    Ok(Some(warmed))
 }
 
 async fn warm_as_known_now(

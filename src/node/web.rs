@@ -5,9 +5,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Library, NodeError};
+use crate::fetch::hub::REQUESTS;
 use crate::fetch::web::{HttpSource, Lent, WebSettings};
 use crate::http::{Client, EnvironmentProxies, Token};
-use crate::mirror::token;
+use crate::mirror::{HubLimits, token};
 
 /// What a command has in its own environment. The node uses it only for the work of that command.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +17,9 @@ pub struct Surroundings {
     pub proxies: EnvironmentProxies,
     /// The token of its environment, for the hub.
     pub token: Option<Token>,
+    /// Whether its environment forbids requests to the hub (`HF_HUB_OFFLINE`).
+    #[serde(default)]
+    pub hub_offline: bool,
 }
 
 impl Surroundings {
@@ -31,6 +35,10 @@ pub(super) struct Web {
     library: Arc<Library>,
     /// The web as the seed of last resort; none with `hub.fallback: false`.
     source: Option<Arc<HttpSource>>,
+    /// The token of the user who runs the node.
+    pub token: Option<Token>,
+    /// The limits of all requests to the hub.
+    pub hub_limits: Arc<HubLimits>,
 }
 
 impl Web {
@@ -39,12 +47,13 @@ impl Web {
     pub fn new(library: Arc<Library>) -> Result<Self, NodeError> {
         let hub = &library.config.hub;
         let client = Client::new(&library.config.network)?.allowing_private(&hub.endpoint);
-        let source = hub.fallback.then(|| {
-            let token = token::find()
-                .inspect_err(|error| tracing::warn!(%error, "the hub receives requests without a token"));
-            Arc::new(HttpSource::new(client.clone(), &hub.endpoint, token.ok().flatten().as_ref()))
-        });
-        Ok(Self { client, library, source })
+        let token = token::find()
+            .inspect_err(|error| tracing::warn!(%error, "the hub receives requests without a token"));
+        let token = token.ok().flatten();
+        let source =
+            hub.fallback.then(|| Arc::new(HttpSource::new(client.clone(), &hub.endpoint, token.as_ref())));
+        let hub_limits = HubLimits::new(REQUESTS);
+        Ok(Self { client, library, source, token, hub_limits })
     }
 
     /// For the scheduler; none if it must not read from the web.

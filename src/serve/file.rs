@@ -79,6 +79,7 @@ pub async fn respond(
 fn unavailable(revision: &StoredRevision, error: &ReadError) -> HubError {
     let status = match error {
         ReadError::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
+        ReadError::Denied(_) => StatusCode::FORBIDDEN,
         ReadError::Stopped | ReadError::Left => StatusCode::SERVICE_UNAVAILABLE,
         ReadError::Disk(..) | ReadError::NoSpace | ReadError::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };

@@ -4,8 +4,9 @@
 //! nothing. Bits beyond the last block are never set. The file is a header (magic, length of the content,
 //! identity of the boot that wrote it) and one bit a block, least significant first.
 //!
-//! Two magics exist. Versions before 2 recorded what libtorrent called verified. Their maps are still read, but their
-//! blocks are not proved (see [`Header::proved`]).
+//! Versions before 2 recorded what libtorrent called verified. Their maps are still read, but their blocks are not proved (see
+//! [`Header::proved`]). Blocks that came from a hub have maps of another kind ([`MapKind::Hub`]), which no content of a swarm
+//! accepts: no hash of a torrent covers these blocks.
 
 use std::ops::Range;
 
@@ -21,6 +22,18 @@ const MAGIC: &[u8; 8] = b"silmmap2";
 /// The magic of versions that recorded the blocks that libtorrent called verified.
 const UNPROVED_MAGIC: &[u8; 8] = b"silmmap1";
 
+/// The magic of maps of bytes that came from a hub.
+const HUB_MAGIC: &[u8; 8] = b"silmhub1";
+
+/// What makes the blocks of a map count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MapKind {
+    /// Our own code has proved them against the pieces root.
+    Proved,
+    /// A hub has sent them for a fixed commit.
+    Hub,
+}
+
 /// The header of a map file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
@@ -33,6 +46,7 @@ pub(super) struct Header {
 /// The verified blocks of a content of `len` bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BlockMap {
+    kind: MapKind,
     len: u64,
     blocks: usize,
     /// Empty while `ones` is 0 or `blocks`.
@@ -43,7 +57,12 @@ pub(super) struct BlockMap {
 impl BlockMap {
     /// A map without a verified block.
     pub fn none(len: u64) -> Self {
-        Self { len, blocks: len.div_ceil(BLOCK_LEN) as usize, bits: FixedBitSet::new(), ones: 0 }
+        Self::none_of(MapKind::Proved, len)
+    }
+
+    /// A map of a kind without a block.
+    pub fn none_of(kind: MapKind, len: u64) -> Self {
+        Self { kind, len, blocks: len.div_ceil(BLOCK_LEN) as usize, bits: FixedBitSet::new(), ones: 0 }
     }
 
     /// A map with all blocks verified.
@@ -55,7 +74,12 @@ impl BlockMap {
 
     /// A map of the same content without a verified block.
     pub fn unset(&self) -> Self {
-        Self::none(self.len)
+        Self::none_of(self.kind, self.len)
+    }
+
+    /// A map of another kind with the same blocks.
+    pub fn of_kind(&self, kind: MapKind) -> Self {
+        Self { kind, ..self.clone() }
     }
 
     /// The blocks that bytes `range` touch.
@@ -195,19 +219,25 @@ impl BlockMap {
     /// The whole map file.
     pub fn encode(&self, boot: &[u8; 16]) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER_LEN + self.blocks.div_ceil(8));
-        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(match self.kind {
+            MapKind::Proved => MAGIC,
+            MapKind::Hub => HUB_MAGIC,
+        });
         out.extend_from_slice(&self.len.to_le_bytes());
         out.extend_from_slice(boot);
         out.extend(self.patch(&(0..self.len)).1);
         out
     }
 
-    /// Reads a map file for a content of `len` bytes. None if it is damaged or belongs to another length.
-    pub fn decode(len: u64, file: &[u8]) -> Option<(Self, Header)> {
-        let mut map = Self::none(len);
+    /// Reads a map file for a content of `len` bytes. None if it is damaged, or belongs to another length or kind.
+    pub fn decode(kind: MapKind, len: u64, file: &[u8]) -> Option<(Self, Header)> {
+        let mut map = Self::none_of(kind, len);
         let (header, bits) = file.split_at_checked(HEADER_LEN)?;
-        let proved = &header[..8] == MAGIC;
-        let known = proved || &header[..8] == UNPROVED_MAGIC;
+        let (proved, known) = match kind {
+            MapKind::Proved => (&header[..8] == MAGIC, &header[..8] == UNPROVED_MAGIC),
+            MapKind::Hub => (&header[..8] == HUB_MAGIC, false),
+        };
+        let known = proved || known;
         if !known || header[8..16] != len.to_le_bytes() || bits.len() != map.blocks.div_ceil(8) {
             return None;
         }
@@ -265,7 +295,7 @@ mod tests {
                     Op::Insert(r) => { map.insert(&r); (r, true) }
                     Op::Remove(r) => { map.remove(&r); (r, false) }
                     Op::Recode => {
-                        let (back, header) = BlockMap::decode(len, &map.encode(&[7; 16])).unwrap();
+                        let (back, header) = BlockMap::decode(MapKind::Proved, len, &map.encode(&[7; 16])).unwrap();
                         prop_assert_eq!(header, Header { boot: [7; 16], proved: true });
                         map = back;
                         continue;
@@ -312,17 +342,17 @@ mod tests {
 
         #[test]
         fn decoding_garbage_never_panics(len in 0u64..300_000, file in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = BlockMap::decode(len, &file);
+            let _ = BlockMap::decode(MapKind::Proved, len, &file);
         }
     }
 
     #[test]
     fn bad_lengths_are_refused_and_stray_bits_dropped() {
         let mut file = BlockMap::all(3 * BLOCK_LEN).encode(&[0; 16]);
-        assert!(BlockMap::decode(3 * BLOCK_LEN + 1, &file).is_none());
-        assert!(BlockMap::decode(3 * BLOCK_LEN, &file[..HEADER_LEN]).is_none());
+        assert!(BlockMap::decode(MapKind::Proved, 3 * BLOCK_LEN + 1, &file).is_none());
+        assert!(BlockMap::decode(MapKind::Proved, 3 * BLOCK_LEN, &file[..HEADER_LEN]).is_none());
         *file.last_mut().unwrap() = 0b1111_0110;
-        let (map, _) = BlockMap::decode(3 * BLOCK_LEN, &file).unwrap();
+        let (map, _) = BlockMap::decode(MapKind::Proved, 3 * BLOCK_LEN, &file).unwrap();
         assert_eq!(map.bytes(), 2 * BLOCK_LEN);
     }
 
@@ -330,7 +360,7 @@ mod tests {
     fn map_of_an_older_version_is_not_proved() {
         let mut file = BlockMap::all(3 * BLOCK_LEN).encode(&[5; 16]);
         file[..8].copy_from_slice(UNPROVED_MAGIC);
-        let (map, header) = BlockMap::decode(3 * BLOCK_LEN, &file).unwrap();
+        let (map, header) = BlockMap::decode(MapKind::Proved, 3 * BLOCK_LEN, &file).unwrap();
         assert_eq!((map.bytes(), header), (3 * BLOCK_LEN, Header { boot: [5; 16], proved: false }));
     }
 }

@@ -68,7 +68,7 @@ pub(super) fn copy_verified(from: &Path, to: &Path, map: &BlockMap, len: u64) ->
 }
 
 /// The metadata of the second of two files with the same bytes; none if the bytes differ.
-pub(super) fn same_bytes(a: &Path, b: &Path) -> io::Result<Option<Metadata>> {
+pub(crate) fn same_bytes(a: &Path, b: &Path) -> io::Result<Option<Metadata>> {
     use std::io::{BufRead, BufReader};
     let (a, b) = (nofollow::read(a)?, nofollow::read(b)?);
     let found = b.metadata()?;

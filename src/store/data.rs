@@ -5,10 +5,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::blockmap::BlockMap;
+use super::blockmap::{BlockMap, MapKind};
 use super::copy::{Sharing, crosses_devices, duplicate};
 use super::placement::{PlacedFile, Stamp};
-use super::{ContentKey, mapfile};
+use super::{ContentKey, HubKey, mapfile};
 use crate::paths::Paths;
 use crate::{fsutil, nofollow};
 
@@ -25,7 +25,12 @@ pub(super) struct DataFiles {
 impl DataFiles {
     /// The map of a data file (see [`mapfile::load`]).
     pub fn load_map(&self, data: &Path, len: u64) -> io::Result<mapfile::Loaded> {
-        mapfile::load(data, len, &self.boot, self.locked)
+        mapfile::load(MapKind::Proved, data, len, &self.boot, self.locked)
+    }
+
+    /// The map of a data file with bytes of a hub.
+    pub fn load_hub_map(&self, data: &Path, len: u64) -> io::Result<mapfile::Loaded> {
+        mapfile::load(MapKind::Hub, data, len, &self.boot, self.locked)
     }
 
     /// Whether a file that may not exist yet is on the file system of the cache.
@@ -38,6 +43,12 @@ impl DataFiles {
     /// The path of a content in the cache.
     pub fn cached(&self, key: &ContentKey) -> PathBuf {
         self.paths.cached(&key.root).with_file_name(key.file_name())
+    }
+
+    /// The path of a content that comes from a hub.
+    pub fn cached_from_hub(&self, hub: &HubKey) -> PathBuf {
+        let name = hub.file_name();
+        self.paths.hub_cache().join(&name[..2]).join(name)
     }
 
     /// Moves or copies the bytes of a placed file, which the caller then removes, into the cache; they are on the disk when

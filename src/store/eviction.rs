@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::content::punch;
 use super::data::remove_data;
-use super::{ContentKey, Store, StoreError, mapfile};
+use super::{ContentKey, HubKey, Store, StoreError, mapfile};
 use crate::config::{CacheConfig, SizeOrPercent};
 use crate::model::PiecesRoot;
 
@@ -28,6 +28,8 @@ const EXTENT: u64 = 64 << 20;
 pub struct CacheEntry {
     /// The content.
     pub key: ContentKey,
+    /// The hub's hash of the content, if it comes from a hub.
+    pub hub: Option<HubKey>,
     /// The data file.
     pub path: PathBuf,
     /// Bytes it occupies on the disk.
@@ -66,19 +68,23 @@ impl Cache<'_> {
     pub fn entries(&self) -> Result<Vec<CacheEntry>, StoreError> {
         let cache = self.store.files.paths.cache();
         let mut entries = Vec::new();
-        for dir in list(&cache).map_err(|e| StoreError::io(&cache, e))? {
+        let dirs = list(&cache).map_err(|e| StoreError::io(&cache, e))?;
+        let from_hub = list(&self.store.files.paths.hub_cache()).unwrap_or_default();
+        let all = dirs.into_iter().map(|dir| (dir, false)).chain(from_hub.into_iter().map(|dir| (dir, true)));
+        for (dir, is_hub) in all {
             // A file among the directories does not belong to the store.
             let Ok(files) = list(&dir) else { continue };
             for path in files {
-                let Some(key) = path.file_name().and_then(|n| n.to_str()).and_then(ContentKey::parse) else {
-                    continue;
-                };
+                let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+                let hub = if is_hub { HubKey::parse(name) } else { None };
+                let key = if is_hub { hub.map(|hub| hub.content_key()) } else { ContentKey::parse(name) };
+                let Some(key) = key else { continue };
                 let Ok(meta) = fs::metadata(&path) else { continue };
                 let (maps, written) = mapfile::figures(&path);
                 let written = written.unwrap_or(meta.mtime());
                 let read = self.store.live.get(&key).map_or(0, |c| c.last_used());
                 let last_used = read.max(u64::try_from(written).unwrap_or(0));
-                entries.push(CacheEntry { key, path, allocated: meta.blocks() * 512, maps, last_used });
+                entries.push(CacheEntry { key, hub, path, allocated: meta.blocks() * 512, maps, last_used });
             }
         }
         entries.sort_by_key(|e| (e.last_used, e.key));
@@ -120,7 +126,11 @@ impl Cache<'_> {
 
     /// Frees `wanted` bytes of one file, or all its bytes if there are fewer. None if it is pinned.
     fn evict_entry(&self, entry: &CacheEntry, wanted: u64) -> io::Result<Option<(Range<u64>, u64)>> {
-        let content = match self.store.content(entry.key, &[]) {
+        let content = match entry.hub {
+            Some(hub) => self.store.hub_content(hub),
+            None => self.store.content(entry.key, &[]),
+        };
+        let content = match content {
             Ok(content) => content,
             Err(StoreError::Io { source, .. }) => return Err(source),
             Err(e) => return Err(io::Error::other(e)),

@@ -10,7 +10,8 @@
 //! The *unproved* map names blocks that are probably in the data file, but that our own code has not proved: the blocks of a
 //! map written by an older version, and of a live map of another boot. They are proved before a reader gets them,
 //! so a wrong bit in this file costs only time, and the file needs no order with the other files. An unproved map of an
-//! older version is moved to this file when the content is first opened.
+//! older version is moved to this file when the content is first opened. Bytes of a hub have no unproved map: they cannot be
+//! proved one by one, so blocks of a live map of another boot are fetched again.
 
 use std::ffi::OsString;
 use std::io;
@@ -18,7 +19,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use super::blockmap::{BlockMap, Header};
+use super::blockmap::{BlockMap, Header, MapKind};
 use super::placement::{Stamp, change_time};
 use crate::model::BLOCK_LEN;
 use crate::{fsutil, nofollow};
@@ -71,6 +72,11 @@ impl OwnStamp {
         let changed = self.changed_ns.is_some() && self.changed_ns != now.changed_ns;
         self.stamp.size == found.len() && (self.stamp != now.stamp || changed)
     }
+}
+
+/// The hashes of a complete file that came from a hub, next to the data file.
+pub(super) fn proof_path(data: &Path) -> PathBuf {
+    with_suffix(data, ".proof")
 }
 
 /// Records the stamp of a complete data file.
@@ -131,15 +137,21 @@ impl Loaded {
 /// Reads the map of a data file for a content of `len` bytes. If the file is missing or short, the missing blocks are removed
 /// from the map. With `mend`, they are also removed from the map files, and the maps of an older version are converted. Only
 /// the holder of the node's lock may do that: another process could write a map that an eviction has just changed.
-pub(super) fn load(data: &Path, len: u64, boot: &[u8; 16], mend: bool) -> io::Result<Loaded> {
+pub(super) fn load(kind: MapKind, data: &Path, len: u64, boot: &[u8; 16], mend: bool) -> io::Result<Loaded> {
     // In this order: another thread may add a block to both maps, first to the live one.
-    let on_disk = read(&unproved_path(data), len)?.map(|(map, _)| map);
-    let mut unproved = on_disk.clone().unwrap_or_else(|| BlockMap::none(len));
+    let on_disk = match kind {
+        MapKind::Proved => read(kind, &unproved_path(data), len)?.map(|(map, _)| map),
+        MapKind::Hub => None,
+    };
+    let mut unproved = on_disk.clone().unwrap_or_else(|| BlockMap::none_of(kind, len));
     let mut outdated = Vec::new();
     let mut proved = |path: PathBuf, of_this_boot: bool| -> io::Result<Option<BlockMap>> {
-        let Some((map, header)) = read(&path, len)? else { return Ok(None) };
+        let Some((map, header)) = read(kind, &path, len)? else { return Ok(None) };
         if header.proved && (header.boot == *boot || !of_this_boot) {
             return Ok(Some(map));
+        }
+        if kind == MapKind::Hub {
+            return Ok(None);
         }
         unproved.insert_all(&map);
         if !header.proved {
@@ -151,7 +163,7 @@ pub(super) fn load(data: &Path, len: u64, boot: &[u8; 16], mend: bool) -> io::Re
     let live = proved(live_path(data), true)?;
     let there = fsutil::existing(nofollow::metadata(data))?.map_or(0, |meta| meta.len());
     let is_live = live.is_some();
-    let mut map = live.or_else(|| synced.clone()).unwrap_or_else(|| BlockMap::none(len));
+    let mut map = live.or_else(|| synced.clone()).unwrap_or_else(|| BlockMap::none_of(kind, len));
     let lacks = there / BLOCK_LEN * BLOCK_LEN..len;
     if there < len {
         unproved.remove(&lacks);
@@ -197,9 +209,9 @@ fn keep_unproved(
     outdated.iter().try_for_each(|path| nofollow::remove_if_there(path).map(drop))
 }
 
-fn read(path: &Path, len: u64) -> io::Result<Option<(BlockMap, Header)>> {
+fn read(kind: MapKind, path: &Path, len: u64) -> io::Result<Option<(BlockMap, Header)>> {
     let map = match nofollow::read_capped(path, BlockMap::encoded_len(len)) {
-        Ok(bytes) => BlockMap::decode(len, &bytes),
+        Ok(bytes) => BlockMap::decode(kind, len, &bytes),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) if e.kind() == io::ErrorKind::FileTooLarge => None,
         Err(e) => return Err(e),
@@ -257,8 +269,14 @@ pub(super) fn copy_synced(from: &Path, to: &Path, len: u64) -> io::Result<bool> 
 }
 
 /// Removes ranges from the synced copy, durably.
-pub(super) fn shrink_synced(data: &Path, len: u64, ranges: &[Range<u64>], boot: &[u8; 16]) -> io::Result<()> {
-    match read(&synced_path(data), len)? {
+pub(super) fn shrink_synced(
+    kind: MapKind,
+    data: &Path,
+    len: u64,
+    ranges: &[Range<u64>],
+    boot: &[u8; 16],
+) -> io::Result<()> {
+    match read(kind, &synced_path(data), len)? {
         Some((mut map, header)) if header.proved => {
             let mut shrunk = false;
             for range in ranges {
@@ -295,7 +313,8 @@ fn forget_synced(data: &Path) -> io::Result<()> {
 /// Removes all maps, the synced copy first. The caller then removes or renames the data. Returns whether there was one.
 pub(super) fn remove(data: &Path) -> io::Result<bool> {
     let mut found = false;
-    for path in [stamp_path(data), synced_path(data), live_path(data), unproved_path(data)] {
+    for path in [proof_path(data), stamp_path(data), synced_path(data), live_path(data), unproved_path(data)]
+    {
         found |= nofollow::remove_if_there(&path)?;
     }
     Ok(found)

@@ -25,6 +25,7 @@ mod dirs;
 pub mod eviction;
 mod former_states;
 mod granules;
+pub mod hub;
 mod live;
 mod mapfile;
 pub mod partial_mirrors;
@@ -73,6 +74,7 @@ use dirs::ModelDirs;
 pub use eviction::{Cache, CacheEntry, Evicted};
 pub use former_states::{FormerState, FormerStates};
 use granules::Granules;
+pub use hub::{HubFile, HubKey, HubListing, HubModel, HubProof, HubRevisionError};
 use live::LiveContents;
 pub use partial_mirrors::PartialMirrors;
 pub use placed::PlacedFiles;
@@ -275,7 +277,7 @@ impl Store {
             contents.push(content);
         }
         let layout = manifest.layout();
-        Ok(Arc::new(StoredRevision { manifest, layout, contents, is_local: false }))
+        Ok(Arc::new(StoredRevision { manifest, layout, contents, is_local: false, hub: None }))
     }
 
     /// The content of a key, opened if no revision has it now. It may be in one of the directories `staging`.

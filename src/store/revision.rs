@@ -8,7 +8,7 @@ use fixedbitset::FixedBitSet;
 use sha2::{Digest as _, Sha256};
 
 use super::placement::PlacedFile;
-use super::{Content, ContentKey, Stamp, Store};
+use super::{Content, ContentKey, HubModel, Stamp, Store};
 use crate::model::scan::ScannedFile;
 use crate::model::{FileEntry, Layout, Manifest, ManifestError, ModelName, PiecesRoot, Revision};
 
@@ -28,6 +28,9 @@ pub struct StoredRevision {
     /// Whether its files are the user's and not shared. Then the hashes in its manifest are no hashes of bytes, and must not
     /// be shown or sent.
     pub is_local: bool,
+    /// The commit at a hub, if no manifest is known and the files are read from there. Then the hashes in the manifest are no
+    /// hashes of bytes either.
+    pub hub: Option<Arc<HubModel>>,
 }
 
 impl StoredRevision {
@@ -59,7 +62,7 @@ impl StoredRevision {
         // Both are in canonical order.
         let contents = manifest.files.iter().zip(files).map(|pair| Arc::new(content(pair))).collect();
         let layout = manifest.layout();
-        Ok(Arc::new(Self { manifest: Arc::new(manifest), layout, contents, is_local: true }))
+        Ok(Arc::new(Self { manifest: Arc::new(manifest), layout, contents, is_local: true, hub: None }))
     }
 
     /// The pieces whose bytes are all verified, as the engine expects them on `add`.

@@ -52,6 +52,7 @@ impl Node {
             discovery: Discovery { dht: false, lan: false, pex: false },
             peers: GivenPeers::of(peers),
             web: None,
+            hub_budget: std::sync::Arc::new(tokio::sync::Semaphore::new(silmaril::fetch::hub::REQUESTS)),
         };
         let fetch = Fetch::new(session.clone(), paths.clone(), settings);
         let (sender, listening) = std::sync::mpsc::channel();

@@ -177,6 +177,7 @@ pub fn fetch(runtime: &Runtime, paths: Paths, read_timeout: Duration) -> (Arc<Fe
         discovery: Discovery { dht: false, lan: false, pex: false },
         peers: GivenPeers::default(),
         web: None,
+        hub_budget: std::sync::Arc::new(tokio::sync::Semaphore::new(silmaril::fetch::hub::REQUESTS)),
     };
     let fetch = Fetch::new(swarm.clone(), paths, settings);
     let handler = fetch.clone();
@@ -212,7 +213,7 @@ pub fn serve(
 ) -> Result<Mounted, MountError> {
     let point = silmaril::mount::prepare(point)?;
     let connection = silmaril::mount::attach(&point, allow_other)?;
-    Mounted::serve(connection, MountLayout::Plain, fetch, runtime)
+    Mounted::serve(connection, MountLayout::Plain, fetch, runtime, true)
         .inspect_err(|_| drop(silmaril::mount::unmount(&point, true)))
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use silmaril::node::control::WarmRequest;
 use silmaril::node::get::{GetProgress, GetRequest};
 use silmaril::node::{Library, Node, NodeOptions};
 use tokio::time::timeout;
@@ -67,12 +68,8 @@ fn warm_continues_when_its_model_is_replaced_or_removed() {
         let (base, manifest, ours) = (home.join("base"), manifest_without_holders(home), ours(home));
         let node = node(&base, &manifest).await;
         let warming = client(&base).await;
-        let request = silmaril::node::control::WarmRequest {
-            path: "acme/m".to_owned(),
-            resolve: true,
-            header_only: false,
-        };
-        let warming = async { timeout(PATIENCE, warming.warm(&request)).await.unwrap() };
+        let whole = WarmRequest { path: "acme/m".to_owned(), resolve: true, ..WarmRequest::default() };
+        let warming = async { timeout(PATIENCE, warming.warm(&whole)).await.unwrap() };
         let removing = async {
             until_waited_for(&node).await;
             client(&base).await.remove(&acme_m()).await.unwrap();
@@ -82,12 +79,7 @@ fn warm_continues_when_its_model_is_replaced_or_removed() {
 
         node.library.import(&manifest, "a test", None, false).unwrap();
         let warming = client(&base).await;
-        let request = silmaril::node::control::WarmRequest {
-            path: "acme/m".to_owned(),
-            resolve: true,
-            header_only: false,
-        };
-        let warming = async { timeout(PATIENCE, warming.warm(&request)).await.unwrap() };
+        let warming = async { timeout(PATIENCE, warming.warm(&whole)).await.unwrap() };
         let sharing = async {
             until_waited_for(&node).await;
             client(&base).await.share(&share_as_acme_m(&ours), |_| ()).await.unwrap();

@@ -43,11 +43,22 @@ impl HubNet {
     /// A host that uses another origin as its hub.
     pub fn host_of(&self, endpoint: &str, name: &str, more: &str) -> Host {
         let host = self.net.host(name);
+        self.configure(&host, &format!("endpoint: '{endpoint}'"), more);
+        host
+    }
+
+    /// A host with further keys of the section `hub`.
+    pub fn host_with(&self, name: &str, hub: &str, more: &str) -> Host {
+        let host = self.net.host(name);
+        self.configure(&host, &format!("endpoint: '{}', {hub}", self.hub.url()), more);
+        host
+    }
+
+    fn configure(&self, host: &Host, hub: &str, more: &str) {
         // The configuration names the hub's endpoint. The origin of its large files is another private host.
         let cdn: url::Url = self.hub.cdn_url().parse().unwrap();
         let allowed = format!("  allow_private_hosts: ['{}']\n", cdn.host_str().unwrap());
-        host.configure(&format!("{allowed}{more}hub: {{endpoint: '{endpoint}'}}\n"));
-        host
+        host.configure(&format!("{allowed}{more}hub: {{{hub}}}\n"));
     }
 
     /// A repository with a card of this licence, small files, and files of 3 MB and 1 MB in LFS.

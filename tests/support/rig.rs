@@ -90,6 +90,7 @@ impl Rig {
             discovery: Discovery { dht: false, lan: false, pex: false },
             peers: GivenPeers::of([GIVEN_PEER.parse::<SocketAddr>().unwrap()]),
             web: None,
+            hub_budget: Arc::new(tokio::sync::Semaphore::new(silmaril::fetch::hub::REQUESTS)),
         };
         change(&mut settings);
         let fetch = Fetch::new(swarm.clone(), paths.clone(), settings);

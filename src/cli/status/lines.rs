@@ -7,6 +7,7 @@ use crate::cli::list::{code, pinned};
 use crate::cli::output::{clean, count, percent, size};
 use crate::cli::table::{self, Column, number, text};
 use crate::fetch::TransferStatus;
+use crate::fetch::hub::HubStatus;
 use crate::node::control::Status;
 use crate::node::disputes::ModelNote;
 use crate::node::limited::LimitedProcess;
@@ -43,6 +44,9 @@ pub(super) fn of(status: &Status, width: Option<usize>) -> Vec<String> {
     for StorageProblem { model, path, reason, help } in &status.problems {
         lines.fact("problem", &format!("{model}: {}: {reason}", path.display()));
         lines.fact("", &format!("help: {help}"));
+    }
+    for model in &status.hub {
+        lines.hub(model);
     }
     for transfer in &status.transfers {
         lines.waits(transfer);
@@ -172,6 +176,24 @@ impl StatusLines {
     fn paths(&mut self, paths: &[PathBuf]) {
         for path in paths {
             self.fact("", &format!("read {}", path.display()));
+        }
+    }
+
+    /// A model that is read from the hub.
+    fn hub(&mut self, model: &HubStatus) {
+        let newer = if model.newer { "; the hub has a newer commit" } else { "" };
+        let waits = match model.waiting_reads {
+            0 => String::new(),
+            reads => format!("; waiting: {}", count(reads as u64, "read")),
+        };
+        let here = percent(model.cached_bytes, model.total_size);
+        let (total, received) = (size(model.total_size), size(model.downloaded));
+        self.fact(
+            "from the hub",
+            &format!("{}: {here} of {total} here, {received} received{waits}{newer}", model.model),
+        );
+        if let Some(trouble) = &model.trouble {
+            self.fact("", trouble);
         }
     }
 

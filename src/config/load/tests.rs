@@ -65,7 +65,7 @@ security: {verify_checksums: false, sign_manifests: false, trust: strict}
 mount: {read_timeout: 7, resolve_timeout: 1s, never_resolve: [LIB, "*.so"], max_lookups: 5, readahead_max: 1MiB, show: local}
 daemon: {idle_timeout: 3s}
 cache: {max_size: 5GiB, min_free: 0}
-hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
+hub: {endpoint: "http://127.0.0.1:8080/", fallback: false, lazy: false}
 serve: {listen: "localhost:0", token: abc, open: true}
 metrics: {listen: "[::]:9100"}
 "#,
@@ -111,7 +111,7 @@ metrics: {listen: "[::]:9100"}
         },
         cache: CacheConfig { max_size: SizeOrPercent::Bytes(5 << 30), min_free: 0 },
         daemon: DaemonConfig { idle_timeout: Duration::from_secs(3) },
-        hub: HubConfig { endpoint: "http://127.0.0.1:8080".parse().unwrap(), fallback: false },
+        hub: HubConfig { endpoint: "http://127.0.0.1:8080".parse().unwrap(), fallback: false, lazy: false },
         serve: ServeConfig {
             listen: Some("127.0.0.1:0".parse().unwrap()),
             token: Some(crate::http::Token::new("abc").unwrap()),

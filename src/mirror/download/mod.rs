@@ -5,6 +5,7 @@
 //! future stops the download soon; the next run uses the received data.
 
 mod plan;
+mod ranges;
 mod receive;
 mod run;
 

@@ -1,13 +1,15 @@
 //! Receives a body: one thread hashes and writes bytes while the next bytes are received.
 
+use std::pin::pin;
+
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
 use tokio::task::JoinHandle;
 
 use crate::http::HttpError;
 use crate::mirror::MirrorError;
 use crate::mirror::part::{Part, PartError};
 use crate::mirror::progress::FileGuard;
-use crate::mirror::source::FileBody;
 
 /// Largest number of received bytes that wait for the disk.
 const MAX_WAITING: usize = 4 << 20;
@@ -59,20 +61,22 @@ impl PartWriter {
     /// the body ended or the error of a write.
     pub async fn write_body(
         &mut self,
-        mut body: FileBody,
+        body: impl Stream<Item = Result<Bytes, MirrorError>>,
         shown: &FileGuard<'_>,
     ) -> Result<(u64, Result<BodyEnd, PartError>), MirrorError> {
         let (mut waiting, mut len, mut received) = (Vec::new(), 0, 0);
+        let mut body = pin!(body);
         let end = loop {
             match body.next().await {
-                Ok(Some(bytes)) => {
+                Some(Ok(bytes)) => {
                     received += bytes.len() as u64;
                     len += bytes.len();
                     shown.set(self.begun + received);
                     waiting.push(bytes);
                 }
-                Ok(None) => break BodyEnd::Ended,
-                Err(error) => break BodyEnd::Failed(error),
+                None => break BodyEnd::Ended,
+                Some(Err(error)) if lacks_range(&error) => break BodyEnd::NoRange(error),
+                Some(Err(error)) => break BodyEnd::Failed(error),
             }
             if !self.is_running() || len >= MAX_WAITING {
                 len = 0;

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::plan::{self, ContentTask, DownloadPlan};
 use super::receive::{BodyEnd, PartWriter, Received, lacks_range};
-use super::{DownloadJob, PlannedFile, free_space};
+use super::{DownloadJob, PlannedFile, free_space, ranges};
 use crate::http::HttpError;
 use crate::mirror::error::FileProblem;
 use crate::mirror::journal::{Journal, part_path};
@@ -33,6 +33,8 @@ pub(super) struct Download<'a> {
     pub(super) fetched: AtomicU64,
     /// Contents that are not complete, from which the missing space is computed.
     unfinished: Mutex<HashMap<Identity, RemoteFile>>,
+    /// Whether the source does not send ranges after all.
+    no_ranges: AtomicBool,
 }
 
 impl<'a> Download<'a> {
@@ -56,6 +58,7 @@ impl<'a> Download<'a> {
             hashes: Mutex::new(done),
             fetched: AtomicU64::new(0),
             unfinished: Mutex::new(unfinished),
+            no_ranges: AtomicBool::new(false),
         }
     }
 
@@ -187,6 +190,13 @@ impl<'a> Download<'a> {
     ) -> Result<Received, MirrorError> {
         let file = &planned.remote;
         let from = part.len();
+        if planned.pointer.is_none()
+            && self.source.sends_ranges()
+            && !self.no_ranges.load(Ordering::Relaxed)
+            && file.size - from >= ranges::MIN
+        {
+            return self.receive_ranges(file, part, shown).await;
+        }
         let opened = match self.open(planned, from, etag).await {
             Ok(opened) => opened,
             Err(error) => {
@@ -206,7 +216,7 @@ impl<'a> Download<'a> {
             self.journal.part(file.identity, etag).map_err(|e| self.disk_failed(self.journal.path(), e))?;
         }
         let mut writer = PartWriter::new(part);
-        let (received, written) = writer.write_body(opened.body, shown).await?;
+        let (received, written) = writer.write_body(opened.body.into_stream(), shown).await?;
         self.fetched.fetch_add(received, Ordering::Relaxed);
         let part = writer.into_part()?;
         let end = match written {
@@ -215,6 +225,35 @@ impl<'a> Download<'a> {
             Err(PartError::Io(error)) => return Err(self.disk_failed(&path, error)),
         };
         Ok(Received { part, etag: opened.etag, end })
+    }
+
+    /// [`Self::receive`] with several ranges at the same time.
+    async fn receive_ranges(
+        &self,
+        file: &RemoteFile,
+        part: Part,
+        shown: &FileGuard<'_>,
+    ) -> Result<Received, MirrorError> {
+        let body = ranges::of(self.source, file, part.len());
+        let mut writer = PartWriter::new(part);
+        let (received, written) = writer.write_body(body, shown).await?;
+        self.fetched.fetch_add(received, Ordering::Relaxed);
+        let part = writer.into_part()?;
+        let end = match written {
+            Ok(BodyEnd::NoRange(error)) => {
+                self.no_ranges.store(true, Ordering::Relaxed);
+                BodyEnd::NoRange(error)
+            }
+            Ok(BodyEnd::Failed(MirrorError::File { reason: FileProblem::Damaged(why), .. })) => {
+                BodyEnd::Damaged(why)
+            }
+            Ok(end) => end,
+            Err(PartError::Damaged(why)) => BodyEnd::Damaged(why),
+            Err(PartError::Io(error)) => {
+                return Err(self.disk_failed(&part_path(self.job.staging, &file.identity), error));
+            }
+        };
+        Ok(Received { part, etag: None, end })
     }
 
     async fn open_part(&self, file: &RemoteFile, path: &Path) -> Result<Part, MirrorError> {

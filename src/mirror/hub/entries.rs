@@ -2,11 +2,11 @@
 
 use serde::Deserialize;
 
-use crate::mirror::identity::{GitOid, Identity};
 use crate::mirror::source::RemoteFile;
 use crate::model::Sha256Digest;
 use crate::model::license::MAX_LICENSE;
 use crate::model::text::is_clean;
+use crate::model::{GitOid, Identity};
 
 /// Longest page of a list that is read, in bytes.
 pub(super) const MAX_PAGE: usize = 16 << 20;
@@ -15,6 +15,9 @@ pub(super) const MAX_PAGE: usize = 16 << 20;
 #[derive(Debug, Deserialize)]
 pub(super) struct Info {
     pub sha: String,
+    /// The name that the hub uses now: `org/name`.
+    #[serde(default)]
+    pub id: Option<String>,
     #[serde(default)]
     pub private: bool,
     #[serde(default)]

@@ -53,6 +53,7 @@ use std::time::Duration;
 
 use crate::catalog::CatalogStatus;
 use crate::fetch::TransferStatus;
+use crate::fetch::hub::HubStatus;
 use crate::model::ModelRef;
 use crate::mount::Namespaces;
 use crate::node::clients::JobStatus;
@@ -63,7 +64,7 @@ use crate::node::mounts::MountStatus;
 use crate::node::places::StorageProblem;
 use crate::node::space::LackOfSpace;
 use crate::node::unresolved::UnresolvedName;
-use crate::node::{ErrorKind, NodeError, chain};
+use crate::node::{ErrorKind, NodeError, Surroundings, chain};
 use crate::paths::Paths;
 
 /// `GET /v1/status`.
@@ -129,6 +130,9 @@ pub struct Status {
     /// Why the figures of the configuration are not served over TCP.
     #[serde(default)]
     pub metrics_problem: Option<String>,
+    /// The models that are read from the hub because no manifest of them is known.
+    #[serde(default)]
+    pub hub: Vec<HubStatus>,
 }
 
 /// The part of the status that every version of a node reports.
@@ -197,7 +201,7 @@ pub struct BytesDone {
 }
 
 /// Body of `POST /v1/warm`.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct WarmRequest {
     /// A model, a directory in it or a file, relative to the mount point: `org/name@revision/path`.
     pub path: String,
@@ -206,6 +210,12 @@ pub struct WarmRequest {
     /// Whether to fetch only the headers of weights, and small files.
     #[serde(default)]
     pub header_only: bool,
+    /// Whether to take the present commit of a model that is read from the hub.
+    #[serde(default)]
+    pub update: bool,
+    /// How the command reaches the web.
+    #[serde(default)]
+    pub surroundings: Surroundings,
 }
 
 /// Answer to `POST /v1/warm`.

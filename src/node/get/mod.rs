@@ -1,6 +1,7 @@
 //! `get`: fetches a model, or some of its files, into a directory.
 
 mod files;
+mod from_hub;
 mod wanted;
 
 use std::net::SocketAddr;
@@ -13,10 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::model::code::Findings;
 use crate::model::{Manifest, ModelRef, PublisherKey};
 use crate::node::sharing::{Rule, Withheld};
-use crate::node::{Node, NodeError, Surroundings, former_states, space};
+use crate::node::{ErrorKind, Node, NodeError, Surroundings, former_states, space};
 use crate::store::{Kept, StoredRevision};
 pub(super) use files::adopt;
 use files::{check, on_store, select};
+use from_hub::FromHub;
 use wanted::{Wanted, wanted};
 
 /// How long a name is looked up in the network.
@@ -165,6 +167,8 @@ pub enum Origin {
     Found,
     /// A newer state was looked for, and no peer knew one.
     NoneNewer,
+    /// The files were read from the hub, because no peer has the model.
+    Hub,
 }
 
 /// Gets a model. Continues an interrupted call, and starts again if the model is replaced by another one meanwhile.
@@ -175,11 +179,35 @@ pub(super) async fn run(
     progress: impl Fn(GetProgress) + Send + Sync,
 ) -> Result<GetReport, NodeError> {
     let _lent = node.web.lend(&request.surroundings)?;
+    let renamed;
+    let mut request = request;
+    let mut from_hub = from_hub::get(node, request, &progress).await?;
+    if let FromHub::Renamed(model) = from_hub {
+        renamed = GetRequest { model, ..request.clone() };
+        request = &renamed;
+        from_hub = from_hub::get(node, request, &progress).await?;
+    }
+    let (mut received, mut origin, mut refusal) = (0, None, None);
+    match from_hub {
+        FromHub::Some(report) => return Ok(*report),
+        FromHub::Complete(bytes) => (received, origin) = (bytes, Some(Origin::Hub)),
+        FromHub::Found => origin = Some(Origin::Found),
+        FromHub::Refused(error) => refusal = Some(error),
+        FromHub::No | FromHub::Renamed(_) => {}
+    }
     let mut changes = 0..MAX_CHANGES;
     loop {
         match get_as_known_now(node, request, &progress).await {
             Err(e) if (e.is_left() || e.is_incomplete()) && changes.next().is_some() => {}
-            done => return done,
+            Ok(mut report) => {
+                report.origin = origin.unwrap_or(report.origin);
+                report.downloaded += received;
+                report.downloaded_web += received;
+                return Ok(report);
+            }
+            // The reason of the hub is more useful.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(refusal.unwrap_or(error)),
+            Err(error) => return Err(error),
         }
     }
 }

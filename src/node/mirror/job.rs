@@ -68,7 +68,8 @@ impl MirrorJob {
         let (board, reference) = (board.clone(), self.reference.clone());
         Ok(match &self.repository {
             Repository::Hub(hub) => {
-                Box::new(HubSource::new(client, hub.clone(), reference, token.as_ref(), board))
+                let source = HubSource::new(client, hub.clone(), reference, token.as_ref(), board);
+                Box::new(source.limited(node.web.hub_limits.clone()))
             }
             Repository::Git(git) => {
                 let options = GitOptions {

@@ -5,7 +5,7 @@
 
 mod job;
 mod local;
-mod publish;
+pub(super) mod publish;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,16 +1,20 @@
 //! Makes a model from the downloaded files, and moves them to its directory.
 
+use std::collections::HashMap;
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::OwnedMutexGuard;
 
 use super::{MirrorJob, MirrorReport, MirrorRequest, rule};
 use crate::mirror::{Downloaded, Snapshot};
 use crate::model::describe::{DescribeOptions, Description, describe};
+use crate::model::hash::FileHashes;
 use crate::model::manifest::SourceEntry;
 use crate::model::scan::OutsideLinks;
-use crate::model::{Manifest, license};
+use crate::model::{Manifest, ModelRef, license};
 use crate::node::sharing::Rule;
 use crate::node::{Library, Node, NodeError, blocking, former_states};
 use crate::store::{Kept, Stamp, StoredRevision};
@@ -27,6 +31,73 @@ pub(super) struct MirroredModel {
     pub web_seeds: Vec<String>,
     /// Held until the last file has moved.
     pub turn: OwnedMutexGuard<()>,
+}
+
+/// What a manifest of a repository is made of.
+pub(in crate::node) struct ManifestSource<'a> {
+    pub library: &'a Library,
+    /// The directory of the files.
+    pub tree: &'a Path,
+    pub model: &'a ModelRef,
+    /// Bytes per piece.
+    pub piece_length: u32,
+    /// The origin of the files.
+    pub source: SourceEntry,
+    /// Addresses of the files over HTTP.
+    pub web_seeds: Vec<String>,
+    /// The licences to use, in this order, if the model card has none.
+    pub licenses: [Option<String>; 2],
+    /// The hashes of files, by path.
+    pub known: HashMap<String, FileHashes>,
+    pub sign: bool,
+    pub cancel: &'a AtomicBool,
+}
+
+/// A manifest, signed if requested, and the metadata of its files.
+pub(in crate::node) struct SignedManifest {
+    pub manifest: Manifest,
+    pub metadata: Vec<Metadata>,
+}
+
+/// Describes the files of a repository and signs the manifest. Saves the metainfo. Returns warnings, too. Blocks.
+pub(in crate::node) fn signed_manifest(
+    of: ManifestSource<'_>,
+) -> Result<(SignedManifest, Vec<String>), NodeError> {
+    let options = DescribeOptions {
+        license: None,
+        license_needed: false,
+        whole: false,
+        hybrid: false,
+        piece_length: of.piece_length,
+        description: None,
+        source: Some(of.source),
+        known: of.known,
+        follow: OutsideLinks::new(),
+        progress: &|_, _| {},
+        cancel: of.cancel,
+    };
+    let Description { mut manifest, piece_layers, mut warnings, metadata, .. } =
+        describe(of.tree, &of.model.name, &of.model.revision, &options)?;
+    if manifest.license.is_none() {
+        let candidates = of.licenses.iter().flatten();
+        if let Some((id, unknown)) = candidates.filter_map(|text| license::check(text).ok()).next() {
+            manifest.license = Some(id);
+            warnings.extend(unknown);
+        }
+    }
+    let has_seeds = !of.web_seeds.is_empty();
+    manifest.web_seeds = of.web_seeds;
+    if has_seeds && !manifest.carry_piece_layers(&piece_layers) {
+        warnings.push(
+            "the model has too many pieces for its manifest to carry their hashes: without any peer it is not read from \
+             the hub; a larger torrent.piece_length changes that"
+                .to_owned(),
+        );
+    }
+    of.library.seal(&mut manifest, of.sign)?;
+    let metainfo = manifest.metainfo(Some(&piece_layers));
+    of.library.store.torrents.save_metainfo(&manifest.torrent.info_hash, &metainfo)?;
+    Ok((SignedManifest { manifest, metadata }, warnings))
 }
 
 /// A manifest whose verified files are in the staging directory.
@@ -99,54 +170,28 @@ impl MirroredModel {
     async fn ready(self, downloaded: Downloaded) -> Result<(Self, Ready), NodeError> {
         blocking::cancellable(move |cancel| {
             let Downloaded { dir: tree, hashes: known, .. } = downloaded;
-            let options = DescribeOptions {
-                license: None,
-                license_needed: false,
-                whole: false,
-                hybrid: false,
-                piece_length: self.request.piece_length,
-                description: None,
-                source: Some(self.source.clone()),
-                known,
-                follow: OutsideLinks::new(),
-                progress: &|_, _| {},
-                cancel,
-            };
-            let Description { mut manifest, piece_layers, mut warnings, metadata, .. } =
-                describe(&tree, &self.job.model.name, &self.job.model.revision, &options)?;
-            self.license(&mut manifest, &mut warnings);
-            manifest.web_seeds = self.web_seeds.clone();
-            if !self.web_seeds.is_empty() && !manifest.carry_piece_layers(&piece_layers) {
-                warnings.push(
-                    "the model has too many pieces for its manifest to carry their hashes: without any peer it is not \
-                     read from the hub; a larger torrent.piece_length changes that"
-                        .to_owned(),
-                );
-            }
-            let rule = rule(&self.request, &self.snapshot, manifest.license.as_deref());
             let library = &self.node.library;
-            library.seal(&mut manifest, self.request.sign)?;
+            let (described, warnings) = signed_manifest(ManifestSource {
+                library,
+                tree: &tree,
+                model: &self.job.model,
+                piece_length: self.request.piece_length,
+                source: self.source.clone(),
+                web_seeds: self.web_seeds.clone(),
+                licenses: [self.snapshot.license.clone(), self.request.license.clone()],
+                known,
+                sign: self.request.sign,
+                cancel,
+            })?;
+            let SignedManifest { manifest, metadata } = described;
+            let rule = rule(&self.request, &self.snapshot, manifest.license.as_deref());
             library.trust.claim(&manifest.name, manifest.publisher)?;
             let store = &library.store;
-            store.torrents.save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&piece_layers)))?;
             let stamps: Vec<Stamp> = metadata.iter().map(Stamp::of).collect();
             store.placed().record_own(&manifest, &tree, &stamps)?;
             Ok((self, Ready { tree, manifest: Arc::new(manifest), rule, warnings }))
         })
         .await
-    }
-
-    /// The licence of the model card comes first, then that of the hub, then that of the request.
-    fn license(&self, manifest: &mut Manifest, warnings: &mut Vec<String>) {
-        if manifest.license.is_some() {
-            return;
-        }
-        let candidates = [&self.snapshot.license, &self.request.license].into_iter().flatten();
-        let Some((id, unknown)) = candidates.filter_map(|text| license::check(text).ok()).next() else {
-            return;
-        };
-        manifest.license = Some(id);
-        warnings.extend(unknown);
     }
 
     /// Moves a described model to its directory; returns edited files that were kept there. Blocks.

@@ -46,7 +46,7 @@ impl Content {
         match &self.state().location {
             Location::Empty | Location::Placed(_) => SpaceClass::Unlimited,
             Location::Memory(_) => SpaceClass::Memory,
-            Location::Own(path) if *path == self.store.files.cached(&key) => SpaceClass::Cache,
+            Location::Own(path) if *path == self.cache_path(&key) => SpaceClass::Cache,
             Location::Own(_) if self.on_cache_disk.load(Ordering::Relaxed) => SpaceClass::CacheDisk,
             Location::Own(_) => SpaceClass::Unlimited,
         }
@@ -104,7 +104,7 @@ impl Content {
         match location {
             Location::Own(data) => {
                 mapfile::forget_stamp(&data)?;
-                mapfile::shrink_synced(&data, self.len(), &removed.ranges, writer.boot())?;
+                mapfile::shrink_synced(self.map_kind(), &data, self.len(), &removed.ranges, writer.boot())?;
                 let Some(file) = existing(nofollow::write(&data))? else { return Ok(0) };
                 for range in &removed.ranges {
                     if writer.write_map(range).is_err() {
@@ -126,7 +126,7 @@ impl Content {
 
     /// Deletes all bytes of a cached content and moves it to memory, without any byte. Its torrents must be out of the engine.
     pub fn enter_memory(&self) -> io::Result<()> {
-        if self.is_pinned() || self.space_class() != SpaceClass::Cache {
+        if self.hub.is_some() || self.is_pinned() || self.space_class() != SpaceClass::Cache {
             return Ok(());
         }
         let file = MemoryFile::new(self.len())?;

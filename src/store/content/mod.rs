@@ -29,10 +29,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::blockmap::BlockMap;
+use super::blockmap::{BlockMap, MapKind};
 use super::mapfile::Loaded;
 use super::placement::{PlacedFile, Stamp, change_time};
-use super::{ContentKey, Store, StoreError, mapfile};
+use super::{ContentKey, HubKey, Store, StoreError, mapfile};
 use crate::model::PiecesRoot;
 use crate::{fsutil, nofollow};
 pub(super) use delete::punch;
@@ -62,6 +62,8 @@ pub struct Content {
     /// Whether it is a file of the user that is not shared: no swarm has its bytes, so a fault is an error and never a
     /// reason to fetch.
     local: bool,
+    /// The hub's hash of the bytes, if they come from a hub: then `key` is no pieces root.
+    hub: Option<HubKey>,
 }
 
 /// Keeps a content from being evicted until dropped.
@@ -109,6 +111,22 @@ impl Content {
         Ok(content)
     }
 
+    /// The content in a sparse file of bytes that come from a hub. They are never offered to a swarm.
+    pub(super) fn of_hub(hub: HubKey, store: Arc<Store>) -> Result<Self, StoreError> {
+        let data = store.files.cached_from_hub(&hub);
+        let failed = |e| StoreError::io(&data, e);
+        let loaded = store.files.load_hub_map(&data, hub.len).map_err(failed)?;
+        let content = Self {
+            hub: Some(hub),
+            ..Self::new(Some(hub.content_key()), store, Location::Own(data.clone()), loaded)
+        };
+        if content.is_complete() && nofollow::metadata(&data).is_ok_and(|found| read::is_other(&data, &found))
+        {
+            content.writer().doubt_all(content.moves()).map_err(failed)?;
+        }
+        Ok(content)
+    }
+
     fn new(key: Option<ContentKey>, store: Arc<Store>, location: Location, loaded: Loaded) -> Self {
         let Loaded { map, unproved, live, synced } = loaded;
         let on_cache_disk = matches!(&location, Location::Own(data) if store.files.is_on_cache_disk(data));
@@ -124,6 +142,7 @@ impl Content {
             pins: AtomicUsize::new(0),
             on_cache_disk: AtomicBool::new(on_cache_disk),
             local: false,
+            hub: None,
         }
     }
 
@@ -202,6 +221,23 @@ impl Content {
         match self.location() {
             Location::Placed(file) => nofollow::metadata(&file.path).ok().as_ref().map(change_time),
             _ => None,
+        }
+    }
+
+    /// The hub's hash of the bytes, if they come from a hub.
+    pub fn hub_key(&self) -> Option<HubKey> {
+        self.hub
+    }
+
+    fn map_kind(&self) -> MapKind {
+        if self.hub.is_some() { MapKind::Hub } else { MapKind::Proved }
+    }
+
+    /// The path of its file in the cache.
+    fn cache_path(&self, key: &ContentKey) -> PathBuf {
+        match &self.hub {
+            Some(hub) => self.store.files.cached_from_hub(hub),
+            None => self.store.files.cached(key),
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 
 use super::{Content, Location};
-use crate::store::blockmap::BlockMap;
+use crate::store::blockmap::{BlockMap, MapKind};
 use crate::store::data::remove_data;
 use crate::store::mapfile::{self, Loaded};
 use crate::store::placement::PlacedFile;
@@ -96,7 +96,10 @@ impl<'a> ContentWriter<'a> {
 
     /// Moves the content to another file, of which no block is verified.
     pub fn move_to_empty(&mut self, location: Location) {
-        self.move_to(location, Loaded::of(BlockMap::none(self.content.len()), false, true));
+        self.move_to(
+            location,
+            Loaded::of(BlockMap::none_of(self.content.map_kind(), self.content.len()), false, true),
+        );
     }
 
     /// Moves the content to a file outside the cache.
@@ -160,7 +163,14 @@ impl<'a> ContentWriter<'a> {
                     self.write_unproved(&range)?;
                 }
                 mapfile::forget_stamp(&data)?;
-                mapfile::shrink_synced(&data, content.len(), std::slice::from_ref(&range), self.boot())?;
+                let kind = content.map_kind();
+                mapfile::shrink_synced(
+                    kind,
+                    &data,
+                    content.len(),
+                    std::slice::from_ref(&range),
+                    self.boot(),
+                )?;
                 self.write_map(&range)
             }
             Location::Memory(file) => file.punch(&range).map(drop),
@@ -173,8 +183,18 @@ impl<'a> ContentWriter<'a> {
     }
 
     /// Makes all blocks of a complete own file unproved: another program has changed the file at the location after `moves`
-    /// moves. Does nothing if the content has moved since.
+    /// moves. Does nothing if the content has moved since. Bytes of a hub are forgotten: they cannot be proved one by one.
     pub fn doubt_all(&mut self, moves: u64) -> io::Result<()> {
+        if self.content.hub.is_some() {
+            let Some(data) = self.content.own_path().filter(|_| self.content.moves() == moves) else {
+                return Ok(());
+            };
+            if self.content.store.files.locked {
+                return self.discard();
+            }
+            self.move_to_empty(Location::Own(data));
+            return Ok(());
+        }
         let all = 0..self.content.len();
         let data = {
             let mut state = self.content.state();
@@ -193,7 +213,7 @@ impl<'a> ContentWriter<'a> {
         }
         mapfile::forget_stamp(&data)?;
         self.write_unproved(&all)?;
-        mapfile::shrink_synced(&data, all.end, std::slice::from_ref(&all), self.boot())?;
+        mapfile::shrink_synced(MapKind::Proved, &data, all.end, std::slice::from_ref(&all), self.boot())?;
         self.write_map(&all)
     }
 

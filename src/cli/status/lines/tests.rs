@@ -31,6 +31,9 @@ problem         acme/on-disk: /media/ada/disk/on-disk: it is absent, so the
                 model is not offered from there: No such file or directory
                 help: connect its disk or move it back, and it is offered again
                 by itself
+from the hub    acme/lazy: 0% of 500 MiB here, 1.00 MiB received; waiting: 2
+                reads; the hub has a newer commit
+                hub.example answered 429 Too Many Requests
 stalled         sentence-transformers/all-MiniLM-L6-v2/onnx/model_quantized.onnx:
                 3 reads wait (since 2m 5s)
                 1 peer is connected, but no peer that has the piece sends
@@ -70,6 +73,8 @@ disputed        acme/disputed: published by dora (eb6p-x112-rg3z-pv89), ep3q-qd0
                 read /home/ada/models/.by/x/acme/disputed
 problem         acme/on-disk: /media/ada/disk/on-disk: it is absent, so the model is not offered from there: No such file or directory
                 help: connect its disk or move it back, and it is offered again by itself
+from the hub    acme/lazy: 0% of 500 MiB here, 1.00 MiB received; waiting: 2 reads; the hub has a newer commit
+                hub.example answered 429 Too Many Requests
 stalled         sentence-transformers/all-MiniLM-L6-v2/onnx/model_quantized.onnx: 3 reads wait (since 2m 5s)
                 1 peer is connected, but no peer that has the piece sends anything; and over HTTP: hub.example answered 503 Service Unavailable
 last error      sentence-transformers/all-MiniLM-L6-v2: a peer sent bad data (1 piece discarded)

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha1::{Digest as _, Sha1};
 use sha2::Sha256;
 
-use crate::model::Sha256Digest;
+use super::Sha256Digest;
 
 /// The identifier of a git object: SHA-1 of a header and the bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

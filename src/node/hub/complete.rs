@@ -1,0 +1,240 @@
+//! Complete files: they are hashed, and when all files of a model are complete, its manifest is made.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
+
+use tokio::sync::mpsc;
+
+use super::hub_of;
+use crate::fetch::{FileRef, ReadError};
+use crate::mirror::{HubRepository, Identity};
+use crate::model::hash::{Control, HashError, hash_file};
+use crate::model::{ModelRef, license};
+use crate::node::mirror::publish::{ManifestSource, signed_manifest};
+use crate::node::sharing::{Rule, Withheld};
+use crate::node::{Library, Node, NodeError, blocking};
+use crate::store::{HubListing, StoreError, StoredRevision};
+use crate::{fsutil, nofollow};
+
+/// Hashes files as they become complete. Runs until the node is gone.
+pub(in crate::node) async fn run(node: Weak<Node>, mut completed: mpsc::UnboundedReceiver<FileRef>) {
+    while let Some(file) = completed.recv().await {
+        let Some(node) = node.upgrade() else { return };
+        let model = file.revision.manifest.model_ref();
+        if let Err(error) = on_complete(&node, &file).await {
+            tracing::error!(%error, %model, "could not complete a model of the hub");
+        }
+    }
+}
+
+async fn on_complete(node: &Arc<Node>, file: &FileRef) -> Result<(), NodeError> {
+    if !check(node, file).await? {
+        return Ok(());
+    }
+    // The file may have been opened before an update of the model.
+    let Some(current) = node.hub.get(&file.revision.manifest.model_ref()) else { return Ok(()) };
+    if current.contents.iter().all(|content| content.is_complete()) {
+        finish(node, &current).await?;
+    }
+    Ok(())
+}
+
+/// Compares a complete file with the hash that the hub lists. A file that differs is discarded and reported. Returns whether
+/// it has the right bytes.
+pub(in crate::node) async fn check(node: &Arc<Node>, file: &FileRef) -> Result<bool, NodeError> {
+    let content = file.revision.contents[file.file].clone();
+    if content.is_empty() {
+        return Ok(true);
+    }
+    if !content.is_complete() {
+        return Ok(false);
+    }
+    let piece_length = node.library.config.torrent.piece_length;
+    let (hashed, path) = (content.clone(), file.revision.manifest.files[file.file].path.clone());
+    let hashing = blocking::cancellable(move |cancel| {
+        if hashed.hub_proof().is_some_and(|proof| proof.piece_length == piece_length) {
+            return Ok(Some(true));
+        }
+        let (Some(at), Some(key)) = (hashed.hub_path(), hashed.hub_key()) else { return Ok(None) };
+        let hashes = match hash_file(&at, piece_length, Control { progress: &|_| {}, cancel }) {
+            Ok(hashes) => hashes,
+            // It was evicted meanwhile.
+            Err(HashError::Changed(_)) => return Ok(None),
+            Err(HashError::Io { path, source }) if hashed.is_complete() => {
+                return Err(StoreError::Io { path, source }.into());
+            }
+            Err(_) => return Ok(None),
+        };
+        let is_right = hashes.metadata.len() == key.len
+            && match key.identity {
+                Identity::Lfs(sha256) => hashes.sha256 == sha256,
+                Identity::Git(_) => {
+                    let read = nofollow::read(&at).and_then(|file: File| key.identity.is_of(key.len, file));
+                    read.map_err(|e| StoreError::io(&at, e))?
+                }
+            };
+        if !hashed.is_complete() {
+            return Ok(None);
+        }
+        if is_right {
+            hashed.set_hub_proof(&hashes, piece_length).map_err(|e| StoreError::io(&at, e))?;
+        } else {
+            hashed.start_over().map_err(|e| StoreError::io(&at, e))?;
+        }
+        Ok(Some(is_right))
+    });
+    let result = hashing.await?;
+    if result == Some(false) {
+        let why = format!(
+            "the bytes of {path} from the hub do not have the hash that it lists; they were discarded"
+        );
+        tracing::error!(model = %file.revision.manifest.model_ref(), path, "{why}");
+        node.fetch.hub.damaged(file, &why);
+    }
+    Ok(result == Some(true))
+}
+
+/// Checks files that were just fetched. If all files of the model are complete then, it gets its manifest. Fails if a file has
+/// other bytes than the hub lists.
+pub(in crate::node) async fn complete(
+    node: &Arc<Node>,
+    revision: &Arc<StoredRevision>,
+    files: &[usize],
+) -> Result<(), NodeError> {
+    for &file in files {
+        let file = FileRef { revision: revision.clone(), file };
+        let path = &revision.manifest.files[file.file].path;
+        if !check(node, &file).await? && hub_of(revision).successor().is_none() {
+            let why =
+                format!("{path}: the bytes from the hub do not have the hash that it lists, or were deleted");
+            let source = ReadError::Broken(why);
+            return Err(NodeError::Fetch { model: revision.manifest.model_ref(), source });
+        }
+    }
+    if revision.contents.iter().all(|content| content.is_complete()) {
+        finish(node, revision).await?;
+    }
+    Ok(())
+}
+
+/// Makes the manifest of a model of which all files are complete and right, as `mirror` does, and moves its files to it.
+/// Returns the model with its manifest; none if a file lost bytes meanwhile.
+pub(in crate::node) async fn finish(
+    node: &Arc<Node>,
+    revision: &Arc<StoredRevision>,
+) -> Result<Option<Arc<StoredRevision>>, NodeError> {
+    let listing = &hub_of(revision).listing;
+    let _mirror = node.mirrors.turn(&listing.model).await;
+    if let Some(done) = hub_of(revision).successor() {
+        return Ok(Some(done));
+    }
+    for file in 0..revision.contents.len() {
+        if !check(node, &FileRef { revision: revision.clone(), file }).await? {
+            return Ok(None);
+        }
+    }
+    let (library, making) = (node.library.clone(), revision.clone());
+    let manifest = blocking::cancellable(move |cancel| {
+        let tree = LinkTree::make(&library, &making)?;
+        tree.map(|tree| tree.manifest(&library, &hub_of(&making).listing, cancel)).transpose()
+    });
+    let Some(manifest) = manifest.await? else { return Ok(None) };
+    let rule = rule(listing, manifest.license.as_deref());
+    let (library, model, entered) = (node.library.clone(), listing.model.clone(), manifest.clone());
+    blocking::cancellable(move |_| {
+        // Before any peer learns of the model.
+        library.sharing.set(&model, rule)?;
+        library.enter_own_state(&entered)?;
+        Ok(())
+    })
+    .await?;
+    let real = node.library.store.revision(Arc::new(manifest))?;
+    super::hand_over::hand_over(node, revision, &real, true).await?;
+    tracing::info!(model = %listing.model, info_hash = %real.manifest.torrent.info_hash, "a model of the hub is complete");
+    if rule.withheld.is_none() {
+        node.seeds.join(&real)?;
+    }
+    Ok(Some(real))
+}
+
+/// The rule of sharing of a model of the hub: that of `mirror`.
+fn rule(listing: &HubListing, license: Option<&str>) -> Rule {
+    let withheld = if listing.private {
+        Some(Withheld::Private)
+    } else if listing.gated {
+        Some(Withheld::Gated)
+    } else {
+        (!license.is_some_and(license::permits_redistribution)).then_some(Withheld::Licence)
+    };
+    Rule { withheld, ..Rule::default() }
+}
+
+/// A directory with links to the cached files of a model, under their paths. Removed when it is dropped.
+struct LinkTree {
+    dir: PathBuf,
+    hashes: std::collections::HashMap<String, crate::model::hash::FileHashes>,
+}
+
+impl Drop for LinkTree {
+    fn drop(&mut self) {
+        if let Err(error) = nofollow::remove_dir_all(&self.dir) {
+            tracing::warn!(%error, path = %self.dir.display(), "could not remove a directory of links");
+        }
+    }
+}
+
+impl LinkTree {
+    /// None if a file has lost bytes meanwhile.
+    fn make(library: &Library, revision: &StoredRevision) -> Result<Option<Self>, NodeError> {
+        let model: ModelRef = revision.manifest.model_ref();
+        let dir = library.paths.hub_cache().join(".trees").join(model.to_string().replace('/', "--"));
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| NodeError::from(StoreError::Io { path, source })
+        };
+        nofollow::remove_dir_all(&dir).map_err(failed(&dir))?;
+        let mut tree = Self { dir, hashes: Default::default() };
+        for (entry, content) in revision.manifest.files.iter().zip(&revision.contents) {
+            let to = tree.dir.join(&entry.path);
+            nofollow::create_dir_all(fsutil::parent(&to)).map_err(failed(&to))?;
+            if content.is_empty() {
+                nofollow::create_new(&to).map_err(failed(&to))?;
+                continue;
+            }
+            let (Some(proof), Some(from)) = (content.hub_proof(), content.hub_path()) else {
+                return Ok(None);
+            };
+            let file = nofollow::read(&from).map_err(failed(&from))?;
+            nofollow::hard_link(&file, &from, &to).map_err(failed(&to))?;
+            let metadata = nofollow::metadata(&to).map_err(failed(&to))?;
+            let Some(hashes) = proof.hashes(metadata) else { return Ok(None) };
+            tree.hashes.insert(entry.path.clone(), hashes);
+        }
+        Ok(Some(tree))
+    }
+
+    fn manifest(
+        &self,
+        library: &Library,
+        listing: &HubListing,
+        cancel: &AtomicBool,
+    ) -> Result<crate::model::Manifest, NodeError> {
+        let hub =
+            HubRepository { endpoint: library.config.hub.endpoint.clone(), id: listing.repository.clone() };
+        let (manifest, _) = signed_manifest(ManifestSource {
+            library,
+            tree: &self.dir,
+            model: &listing.model,
+            piece_length: library.config.torrent.piece_length,
+            source: hub.source(listing.commit),
+            web_seeds: vec![hub.web_seed(&listing.commit.to_string()).into()],
+            licenses: [listing.license.clone(), None],
+            known: self.hashes.clone(),
+            sign: library.config.security.sign_manifests,
+            cancel,
+        })?;
+        Ok(manifest.manifest)
+    }
+}
