@@ -275,7 +275,7 @@ impl Store {
         nofollow::rename(&old, &new)?;
         nofollow::sync_dir(fsutil::parent(&new))?;
         if is_proved {
-            mapfile::write_stamp(&new, &Stamp::at(&new)?)?;
+            mapfile::write_stamp(&new, &mapfile::OwnStamp::of(&nofollow::metadata(&new)?))?;
         }
         entering.move_to(Location::Own(new), Loaded { map: proved, unproved, live: true, synced: true });
         leaving.move_to_empty(Location::Own(old.clone()));
