@@ -165,6 +165,7 @@ mod fetch {
 
 mod hub {
     mod complete;
+    mod endpoint;
     mod faults;
     mod reading;
     mod restricted;

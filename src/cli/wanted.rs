@@ -112,6 +112,8 @@ mod tests {
             ("hf://org/name@v1", "org/name@v1"),
             ("hf://datasets/org/name@v1", "datasets/org/name@v1"),
             ("hf.co/name", "hf.co/name"),
+            ("org/name@refs/pr/1", "org/name@refs-pr-1"),
+            ("hf://org/name@refs/pr/1", "org/name@refs-pr-1"),
         ] {
             assert_eq!(read(text).unwrap_or_else(|e| panic!("{text}: {}", e.render())), expected, "{text}");
         }
@@ -126,7 +128,6 @@ mod tests {
             "https://git.example/org/name.git",
             "https://mirror.example/other/org/name",
             "ftp://huggingface.co/org/name",
-            "hf://org/name@refs/pr/1",
             "/srv/model",
             "file:///srv/model",
         ] {

@@ -29,6 +29,9 @@ pub enum FindError {
     /// Several publishers dispute the name.
     #[error("several publishers dispute this name")]
     Disputed,
+    /// The hub has it, and does not permit this user to read it.
+    #[error("the hub does not permit access to it")]
+    Denied,
     /// The names are not served any more.
     #[error("the daemon is stopping")]
     Stopped,
@@ -122,18 +125,25 @@ async fn find(
     model: ModelRef,
 ) -> Result<Arc<StoredRevision>, FindError> {
     let kind = if model.name.kind() == Kind::Dataset { Some("datasets") } else { None };
-    let mut dir = Ino::ROOT;
-    for part in kind.into_iter().chain([model.name.org()]) {
-        dir = child(&lookups, dir, part).await?;
+    let mut above = Ino::ROOT;
+    if let Some(kind) = kind {
+        above = child(&lookups, above, kind).await?;
     }
+    let dir = child(&lookups, above, model.name.org()).await?;
     let shown = match model.revision.is_default() {
         true => model.name.name().to_owned(),
         false => format!("{}@{}", model.name.name(), model.revision),
     };
     let found = child(&lookups, dir, &shown).await?;
     let found = match tree.link(found) {
-        // The default revision, where only another one is known.
-        Ok(target) => child(&lookups, dir, &target).await?,
+        // The default revision, where only another one is known, or the name that the hub uses: `../org/name`.
+        Ok(target) => {
+            let mut at = dir;
+            for part in target.split('/') {
+                at = if part == ".." { above } else { child(&lookups, at, part).await? };
+            }
+            at
+        }
         Err(_) => found,
     };
     tree.revision(found).ok_or(FindError::Absent)
@@ -147,6 +157,7 @@ async fn child(lookups: &Arc<Lookups>, dir: Ino, name: &str) -> Result<Ino, Find
         Ok(Ok(Lookup::Present { attr, .. })) if attr.kind != InodeKind::File => Ok(attr.ino),
         Ok(Ok(_)) => Err(FindError::Absent),
         Ok(Err(TreeError::Disputed)) => Err(FindError::Disputed),
+        Ok(Err(TreeError::Denied)) => Err(FindError::Denied),
         Ok(Err(TreeError::Stopped)) | Err(_) => Err(FindError::Stopped),
         Ok(Err(_)) => Err(FindError::Absent),
     }

@@ -246,8 +246,9 @@ fn files_and_model_directories_have_xattrs() {
     let names = |path| tree.xattr_names(walk(&tree, path).unwrap().ino).unwrap().len();
     assert_eq!(
         (names("org/a/dir/f"), names("org/a/empty"), names("org/a"), names("org/a/dir")),
-        (5, 4, 4, 0)
+        (6, 5, 4, 0)
     );
+    assert_eq!(value("org/a/dir/f", "user.silmaril.proof"), Ok("piece".to_owned()));
 }
 
 /// Knows the alias `bob`; every name is pinned to this key.

@@ -184,7 +184,7 @@ pub(super) async fn serve(node: &Arc<Node>, request: &ServeRequest) -> Result<En
     let runtime = tokio::runtime::Handle::current();
     let names = Arc::new(ModelNames::new(Owner::of_this_process(), MountLayout::Plain, runtime));
     let access = node.hub.with_access(node.hub.own.clone());
-    look_up_in_network(node, &names, &access, true)?;
+    look_up_in_network(node, &names, &access, false)?;
     node.mounts.add_names(&names);
     node.mounts.publish()?;
     let has_token = token.is_some();
@@ -243,7 +243,8 @@ impl ModelSource for NodeModels {
     }
 
     fn revisions(&self, name: &ModelName) -> Vec<Arc<StoredRevision>> {
-        self.names.revisions(name)
+        let canonical = self.node.upgrade().and_then(|node| node.hub.canonical_name(name));
+        self.names.revisions(canonical.as_ref().unwrap_or(name))
     }
 
     fn reason(&self, model: &ModelRef) -> Option<String> {
@@ -272,11 +273,16 @@ impl NodeModels {
         if revision.is_local {
             return Err(not_shared("its files are those of the user of this machine"));
         }
-        let Some(withheld) = node.library.sharing.of(&model).withheld else { return Ok(()) };
-        let is_of_hub = revision.manifest.source.as_ref().is_some_and(|source| source.kind == "huggingface");
-        if !is_of_hub {
-            // A repository of the hub with the same name is another one.
-            return Err(not_shared(withheld.reason()));
+        // The node reads a restricted model with the token of its user. The hub decides about the token of the client.
+        let is_restricted = revision.hub.as_ref().is_some_and(|hub| hub.listing.is_restricted());
+        if !is_restricted {
+            let Some(withheld) = node.library.sharing.of(&model).withheld else { return Ok(()) };
+            let is_of_hub =
+                revision.manifest.source.as_ref().is_some_and(|source| source.kind == "huggingface");
+            if !is_of_hub {
+                // A repository of the hub with the same name is another one.
+                return Err(not_shared(withheld.reason()));
+            }
         }
         if let Some(answer) = self.answers.get(&model.name, token) {
             return answer;
@@ -293,7 +299,8 @@ impl NodeModels {
 async fn ask_hub(node: &Node, revision: &StoredRevision, token: Option<&Token>) -> Result<(), HubError> {
     let manifest = &revision.manifest;
     let endpoint = &node.library.config.hub.endpoint;
-    let repository = HubRepository { endpoint: endpoint.clone(), id: manifest.name.clone() };
+    let id = revision.hub.as_ref().map_or(&manifest.name, |hub| &hub.listing.repository).clone();
+    let repository = HubRepository { endpoint: endpoint.clone(), id };
     let auth = token.map(|token| Auth::bearer(endpoint, token));
     let ask = async |method: Method, url| {
         let request = Request { method, patience: HUB_WITHIN, ..Request::get(url).auth(auth.as_ref()) };

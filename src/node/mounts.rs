@@ -188,8 +188,8 @@ impl Mounts {
     /// Updates the models that all mounts show.
     pub fn publish(&self) -> Result<(), NodeError> {
         let _one_at_a_time = self.publishing.lock();
-        // Other doors have no user: they show no restricted model.
-        let doors = self.other_names().into_iter().map(|names| (names, self.hub.own.clone(), true));
+        // Other doors ask the hub about the token of each client.
+        let doors = self.other_names().into_iter().map(|names| (names, self.hub.own.clone(), false));
         let served = self.served.lock().clone();
         let mounts = served.iter().map(|served| {
             let allow_other = served.request.options.allow_other;

@@ -1,7 +1,8 @@
 //! The JSON that describes models and files, in the form of the hub's API.
 //!
-//! Every file is listed like a file in LFS, because a manifest has the SHA-256 of a file and not its git object. No entry
-//! names Xet, so clients fetch files by plain requests.
+//! Every file of a manifest is listed like a file in LFS, because a manifest has the SHA-256 of a file and not its git object.
+//! The files of a model that is read from a hub are listed as the hub lists them. No entry names Xet, so clients fetch files by
+//! plain requests.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -9,16 +10,18 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::find::Found;
-use crate::mirror::GitOid;
-use crate::model::{FileEntry, Kind, Manifest, ModelName};
+use crate::model::{FileEntry, GitOid, Identity, Kind, Manifest, ModelName};
 use crate::store::StoredRevision;
 
 /// The SHA-256 of no bytes.
 const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// The hash that names the bytes of a file: 64 hexadecimal digits. The SHA-256; for files of imported torrents, whose
-/// manifest has none, the pieces root.
-pub fn content_hash(file: &FileEntry) -> String {
+/// manifest has none, the pieces root. For a file of git in a model that is read from a hub, the git object: 40 digits.
+pub fn content_hash(revision: &StoredRevision, file: &FileEntry) -> String {
+    if let Some(oid) = git_oid(revision, file) {
+        return oid.to_string();
+    }
     match (file.sha256, file.pieces_root) {
         (Some(sha256), _) => sha256.to_string(),
         (None, Some(root)) => root.to_string(),
@@ -26,14 +29,25 @@ pub fn content_hash(file: &FileEntry) -> String {
     }
 }
 
-/// The entity tag of a file.
-pub fn etag(file: &FileEntry) -> String {
-    format!("\"{}\"", content_hash(file))
+/// The git object that a hub lists for a file outside LFS.
+fn git_oid(revision: &StoredRevision, file: &FileEntry) -> Option<GitOid> {
+    match revision.hub.as_ref()?.listing.file(&file.path)?.identity {
+        Identity::Git(oid) => Some(oid),
+        Identity::Lfs(_) => None,
+    }
 }
 
-/// The git object and the LFS object of a file.
-fn objects(file: &FileEntry) -> (String, Value) {
-    let hash = content_hash(file);
+/// The entity tag of a file.
+pub fn etag(revision: &StoredRevision, file: &FileEntry) -> String {
+    format!("\"{}\"", content_hash(revision, file))
+}
+
+/// The git object and the LFS object of a file. The latter is null for a file outside LFS.
+fn objects(revision: &StoredRevision, file: &FileEntry) -> (String, Value) {
+    if let Some(oid) = git_oid(revision, file) {
+        return (oid.to_string(), Value::Null);
+    }
+    let hash = content_hash(revision, file);
     let pointer =
         format!("version https://git-lfs.github.com/spec/v1\noid sha256:{hash}\nsize {}\n", file.size);
     let oid = GitOid::of_blob(pointer.as_bytes()).to_string();
@@ -50,8 +64,11 @@ pub fn about(found: &Found, blobs: bool) -> Value {
         .map(|file| {
             let mut sibling = json!({"rfilename": file.path});
             if blobs {
-                let (oid, lfs) = objects(file);
-                (sibling["blobId"], sibling["size"], sibling["lfs"]) = (oid.into(), file.size.into(), lfs);
+                let (oid, lfs) = objects(&found.revision, file);
+                (sibling["blobId"], sibling["size"]) = (oid.into(), file.size.into());
+                if !lfs.is_null() {
+                    sibling["lfs"] = lfs;
+                }
             }
             sibling
         })
@@ -183,8 +200,11 @@ pub fn paths(found: &Found, paths: &[String], expand: bool) -> Vec<Value> {
 }
 
 fn file_entry(found: &Found, file: &FileEntry, expand: bool) -> Value {
-    let (oid, lfs) = objects(file);
-    let entry = json!({"type": "file", "oid": oid, "size": file.size, "path": file.path, "lfs": lfs});
+    let (oid, lfs) = objects(&found.revision, file);
+    let mut entry = json!({"type": "file", "oid": oid, "size": file.size, "path": file.path});
+    if !lfs.is_null() {
+        entry["lfs"] = lfs;
+    }
     expanded(found, entry, expand)
 }
 

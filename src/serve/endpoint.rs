@@ -125,7 +125,7 @@ impl Endpoint {
                 let index = describe::file_index(&found.revision, &path)
                     .ok_or_else(|| HubError::no_entry(&path, &found.commit))?;
                 let entry = &found.revision.manifest.files[index];
-                let etag = describe::etag(entry);
+                let etag = describe::etag(&found.revision, entry);
                 let mut headers = commit_header(&found);
                 for (name, value) in
                     [("x-linked-etag", etag.clone()), ("x-linked-size", entry.size.to_string())]

@@ -35,23 +35,32 @@ pub async fn find(
     token: Option<&Token>,
 ) -> Result<Found, HubError> {
     let found = match revision {
-        Some(commit) if is_commit(commit) => by_commit(models, name, commit).await?,
-        Some(revision) => by_name(models, name, revision).await?,
-        None => default_of(models, name).await?,
+        Some(commit) if is_commit(commit) => by_commit(models, name, commit, token).await?,
+        Some(revision) => by_name(models, name, revision, token).await?,
+        None => default_of(models, name, token).await?,
     };
     models.may_read(&found.revision, token).await?;
     Ok(found)
 }
 
-async fn default_of(models: &dyn ModelSource, name: &ModelName) -> Result<Found, HubError> {
+async fn default_of(
+    models: &dyn ModelSource,
+    name: &ModelName,
+    token: Option<&Token>,
+) -> Result<Found, HubError> {
     let model = ModelRef { name: name.clone(), revision: Revision::default() };
-    models.find(&model).await.map(Found::new).map_err(|error| explain(models, &model, error))
+    models.find(&model).await.map(Found::new).map_err(|error| explain(models, &model, token, error))
 }
 
-async fn by_name(models: &dyn ModelSource, name: &ModelName, revision: &str) -> Result<Found, HubError> {
+async fn by_name(
+    models: &dyn ModelSource,
+    name: &ModelName,
+    revision: &str,
+    token: Option<&Token>,
+) -> Result<Found, HubError> {
     // The default revision also means the only known one, as in a mount.
     let Some(revision) = revision.parse().ok().filter(|revision: &Revision| !revision.is_default()) else {
-        let found = default_of(models, name).await?;
+        let found = default_of(models, name, token).await?;
         return match revision {
             "main" | "HEAD" => Ok(found),
             _ => Err(HubError::no_revision(&name.to_string(), revision)),
@@ -61,26 +70,36 @@ async fn by_name(models: &dyn ModelSource, name: &ModelName, revision: &str) -> 
     match models.find(&model).await {
         Err(FindError::Absent) => {
             // Distinguishes a model without this revision from a model that does not exist.
-            let found = default_of(models, name).await?;
+            let found = default_of(models, name, token).await?;
             match found.commit == model.revision.as_str() {
                 true => Ok(found),
                 false => Err(HubError::no_revision(&name.to_string(), model.revision.as_str())),
             }
         }
-        found => found.map(Found::new).map_err(|error| explain(models, &model, error)),
+        found => found.map(Found::new).map_err(|error| explain(models, &model, token, error)),
     }
 }
 
 /// A client asks by commit for the files of a revision that it asked for by name before, perhaps another endpoint.
-async fn by_commit(models: &dyn ModelSource, name: &ModelName, commit: &str) -> Result<Found, HubError> {
+async fn by_commit(
+    models: &dyn ModelSource,
+    name: &ModelName,
+    commit: &str,
+    token: Option<&Token>,
+) -> Result<Found, HubError> {
     let known = models.revisions(name).into_iter().map(Found::new).find(|found| found.commit == commit);
     match known {
         Some(found) => Ok(found),
-        None => by_name(models, name, commit).await,
+        None => by_name(models, name, commit, token).await,
     }
 }
 
-fn explain(models: &dyn ModelSource, model: &ModelRef, error: FindError) -> HubError {
+fn explain(
+    models: &dyn ModelSource,
+    model: &ModelRef,
+    token: Option<&Token>,
+    error: FindError,
+) -> HubError {
     let reason = models.reason(model);
     match error {
         FindError::Absent => {
@@ -94,6 +113,10 @@ fn explain(models: &dyn ModelSource, model: &ModelRef, error: FindError) -> HubE
                 reason.unwrap_or_else(|| error.to_string())
             ),
         ),
+        FindError::Denied => {
+            let reason = reason.unwrap_or_else(|| error.to_string());
+            HubError::gated(token.is_some(), format!("{model}: {reason}"))
+        }
         FindError::Stopped => HubError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }

@@ -43,9 +43,9 @@ pub(super) async fn manifest(bodies: &Arc<Bodies>, found: &Found, tag: &str) -> 
     let layer = |file: &FileEntry, kind: &str| json!({"mediaType": format!("application/vnd.ollama.image.{kind}"), "digest": digest(file), "size": file.size});
     let mut layers = vec![layer(&files[index], "model")];
     layers
-        .extend(files.iter().filter(|file| is_projector(&file.path)).take(1).map(|f| layer(f, "projector")));
+        .extend(files.iter().filter(|f| f.sha256.is_some() && is_projector(&f.path)).take(1).map(|f| layer(f, "projector")));
     for (name, kind) in EXTRA {
-        layers.extend(files.iter().filter(|file| file.path == name && file.size > 0).map(|f| layer(f, kind)));
+        layers.extend(files.iter().filter(|file| file.path == name && file.size > 0 && file.sha256.is_some()).map(|f| layer(f, kind)));
     }
     let manifest = json!({
         "schemaVersion": 2,
@@ -74,7 +74,7 @@ pub(super) async fn blob(
 ) -> Result<Response, HubError> {
     let files = &found.revision.manifest.files;
     if let Some(index) = files.iter().position(|file| file.sha256.is_some() && digest(file) == wanted) {
-        let etag = super::describe::etag(&files[index]);
+        let etag = super::describe::etag(&found.revision, &files[index]);
         let served =
             Served { revision: found.revision.clone(), file: index, etag, headers: HeaderMap::new() };
         return file::respond(bodies, served, method, request).await;
@@ -113,8 +113,10 @@ async fn config(bodies: &Bodies, found: &Found, index: usize) -> Result<Vec<u8>,
     Ok(config.to_string().into_bytes())
 }
 
+/// The digest of a file; only for files that have a SHA-256.
 fn digest(file: &FileEntry) -> String {
-    format!("sha256:{}", super::describe::content_hash(file))
+    let sha256 = file.sha256.map(|sha256| sha256.to_string()).unwrap_or_default();
+    format!("sha256:{sha256}")
 }
 
 fn digest_of(bytes: &[u8]) -> String {

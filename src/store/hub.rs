@@ -124,6 +124,12 @@ pub struct HubListing {
 }
 
 impl HubListing {
+    /// The file with a path.
+    pub fn file(&self, path: &str) -> Option<&HubFile> {
+        let at = self.files.binary_search_by(|file| crate::model::path::compare(&file.path, path));
+        at.ok().map(|at| &self.files[at])
+    }
+
     /// Whether only users that the hub accepts may read the files.
     pub fn is_restricted(&self) -> bool {
         self.gated || self.private

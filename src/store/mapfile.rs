@@ -97,7 +97,7 @@ pub(super) fn forget_stamp(data: &Path) -> io::Result<()> {
 
 /// The name of the data file for the name of a data file or of one of its maps.
 pub(super) fn data_name(name: &str) -> &str {
-    let suffixes = [".synced", ".unproved", ".stamp"];
+    let suffixes = [".synced", ".unproved", ".stamp", ".proof"];
     let name = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
     name.strip_suffix(".have").unwrap_or(name)
 }

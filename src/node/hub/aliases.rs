@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use parking_lot::Mutex;
 
-use crate::model::ModelRef;
+use crate::model::{ModelName, ModelRef};
 use crate::{fsutil, nofollow};
 
 /// The most names that are stored; the first ones in their order are kept.
@@ -31,6 +31,12 @@ impl Aliases {
     /// The name that the hub uses.
     pub fn get(&self, model: &ModelRef) -> Option<ModelRef> {
         self.names.lock().get(model).cloned()
+    }
+
+    /// The name that the hub uses for a name of which a revision was looked up.
+    pub fn name(&self, name: &ModelName) -> Option<ModelName> {
+        let names = self.names.lock();
+        names.iter().find(|(model, _)| model.name == *name).map(|(_, canonical)| canonical.name.clone())
     }
 
     /// All names.

@@ -24,7 +24,7 @@ use super::jobs::Jobs;
 use super::{Library, NodeError};
 use crate::fetch::hub::HubStatus;
 use crate::fetch::{Fetch, FileRef};
-use crate::model::{ModelRef, Revision};
+use crate::model::{ModelName, ModelRef, Revision};
 use crate::store::{HubListing, HubModel, StoredRevision};
 use access::HubAccess;
 use aliases::Aliases;
@@ -126,6 +126,11 @@ impl HubModels {
     /// The name that the hub uses for a model that was looked up under another name.
     pub fn canonical(&self, model: &ModelRef) -> Option<ModelRef> {
         self.aliases.get(model)
+    }
+
+    /// The name that the hub uses for a name of which a revision was looked up.
+    pub fn canonical_name(&self, name: &ModelName) -> Option<ModelName> {
+        self.aliases.name(name)
     }
 
     /// All other names of models.
