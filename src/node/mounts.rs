@@ -199,6 +199,7 @@ impl Mounts {
         let mut kept = BTreeSet::new();
         for (names, access, allow_other) in &all {
             let mut shown = self.disputes.shown()?;
+            self.hub.remove_restricted(&mut shown, access, *allow_other);
             // First, so that a model with a manifest and the user's own files are shown under their names instead.
             shown.revisions.splice(0..0, self.hub.shown(access, *allow_other));
             shown.aliases = self.hub.aliases();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::hub::access::HubAccess;
-use super::hub::{self, may_read};
+use super::hub::{self, is_restricted, may_read};
 use super::{ErrorKind, Node, NodeError, lookup};
 use crate::catalog::Patience;
 use crate::mirror::MirrorError;
@@ -39,7 +39,7 @@ pub(super) async fn readable(
     limits: Option<LookupLimits>,
 ) -> Result<Arc<StoredRevision>, NodeError> {
     if let Some(known) = known(node, sought)? {
-        let is_permitted = |access: &Arc<HubAccess>| may_read(&known, access, false);
+        let is_permitted = |access: &Arc<HubAccess>| may_read(&node.library, &known, access, false);
         if access.map_or(known.hub.is_none(), is_permitted) {
             return Ok(known);
         }
@@ -76,6 +76,12 @@ pub(super) async fn look_up(
     limits: LookupLimits,
 ) -> Result<Arc<StoredRevision>, NodeError> {
     let LookupLimits { within, patience } = limits;
+    if let Some(known) = known(node, sought)?.filter(|known| is_restricted(&node.library, known)) {
+        if let Some(access) = access {
+            hub::lookup::confirm_restricted(node, &known, access, within).await?;
+        }
+        return Ok(known);
+    }
     let swarm = async {
         let manifest = lookup::look_up(node, sought, within, patience).await?;
         Ok::<_, NodeError>(node.library.store.revision(manifest)?)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::control::{WarmRequest, Warmed};
 use super::get::MAX_CHANGES;
 use super::hub::access::HubAccess;
-use super::hub::{self, hub_of};
+use super::hub;
 use super::readable::{self, LookupLimits};
 use super::{Node, NodeError, blocking, space};
 use crate::catalog::Patience;
@@ -94,7 +94,7 @@ async fn warm_from_hub(
     }
     space::check(&node.library, revision, &files, None)?;
     space::fetch_files(node, revision, &files, None).await?;
-    if hub_of(revision).successor().is_some() {
+    if hub::hand_over::has_ended(node, revision).await {
         return Ok(None);
     }
     hub::complete::complete(node, revision, &files).await?;

@@ -12,7 +12,7 @@ use crate::catalog::Patience;
 use crate::model::ModelRef;
 use crate::mount::RequestedModel;
 use crate::node::hub::access::HubAccess;
-use crate::node::hub::{self, hub_of};
+use crate::node::hub;
 use crate::node::readable::{self, LookupLimits};
 use crate::node::{Node, NodeError, blocking, space};
 use crate::store::copy::{Sharing, duplicate, same_bytes};
@@ -49,11 +49,16 @@ pub(super) async fn get(
     progress: &(impl Fn(GetProgress) + Send + Sync),
 ) -> Result<FromHub, NodeError> {
     let model = &request.model;
-    if request.publisher.is_some() || node.library.registry.get(model).is_some() {
-        return Ok(FromHub::No);
-    }
     let config = &node.library.config.hub;
     let access = HubAccess::new(&node.web, &config.endpoint, config.lazy, &request.surroundings)?;
+    if let Some(known) = node.library.registry.get(model) {
+        let known = node.library.store.revision(known)?;
+        hub::lookup::confirm_restricted(node, &known, &access, WITHIN).await?;
+        return Ok(FromHub::No);
+    }
+    if request.publisher.is_some() {
+        return Ok(FromHub::No);
+    }
     if !access.is_online && node.hub.get(model).is_none() {
         return Ok(FromHub::No);
     }
@@ -120,7 +125,7 @@ async fn fetch(
         progress(GetProgress::Fetching { have, want, rate, peers: 0, web: true });
     };
     meanwhile(space::fetch_files(node, revision, &files, None), showing).await?;
-    if hub_of(revision).successor().is_some() {
+    if hub::hand_over::has_ended(node, revision).await {
         return Ok(FromHub::Complete(0));
     }
     let received = want.saturating_sub(before);

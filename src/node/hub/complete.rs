@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::mpsc;
 
-use super::hub_of;
+use super::{hand_over, hub_of};
 use crate::fetch::{FileRef, ReadError};
 use crate::mirror::{HubRepository, Identity};
 use crate::model::hash::{Control, HashError, hash_file};
@@ -106,7 +106,7 @@ pub(in crate::node) async fn complete(
     for &file in files {
         let file = FileRef { revision: revision.clone(), file };
         let path = &revision.manifest.files[file.file].path;
-        if !check(node, &file).await? && hub_of(revision).successor().is_none() {
+        if !check(node, &file).await? && !hand_over::has_ended(node, revision).await {
             let why =
                 format!("{path}: the bytes from the hub do not have the hash that it lists, or were deleted");
             let source = ReadError::Broken(why);
@@ -151,7 +151,7 @@ pub(in crate::node) async fn finish(
     })
     .await?;
     let real = node.library.store.revision(Arc::new(manifest))?;
-    super::hand_over::hand_over(node, revision, &real, true).await?;
+    hand_over::hand_over(node, revision, &real, true).await?;
     tracing::info!(model = %listing.model, info_hash = %real.manifest.torrent.info_hash, "a model of the hub is complete");
     if rule.withheld.is_none() {
         node.seeds.join(&real)?;

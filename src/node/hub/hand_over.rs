@@ -73,6 +73,13 @@ pub(super) async fn hand_over(
     .await
 }
 
+/// Waits until the bytes of a model have moved to its manifest, if that has begun. Returns whether it had.
+pub(in crate::node) async fn has_ended(node: &Arc<Node>, revision: &StoredRevision) -> bool {
+    let Some(successor) = hub_of(revision).successor() else { return false };
+    drop(node.jobs.turn(&successor.manifest.torrent.info_hash).await);
+    true
+}
+
 /// The file of a manifest that has the bytes of a file of a commit, according to the listed hashes. The bytes are proved in any
 /// case.
 fn place_in(listing: &HubListing, file: usize, manifest: &Manifest) -> Option<usize> {

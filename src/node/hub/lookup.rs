@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::access::HubAccess;
-use super::{hub_of, reference_of};
+use super::{hub_of, is_restricted, may_read, reference_of};
 use crate::mirror::{MirrorError, RemoteFile, RepositorySource as _, Snapshot};
-use crate::model::{ModelName, ModelRef};
-use crate::node::{ErrorKind, Node, NodeError, blocking};
+use crate::model::{GitOid, Identity, ModelName, ModelRef};
+use crate::node::{ErrorKind, Node, NodeError, blocking, chain};
 use crate::store::{HubFile, HubListing, StoredRevision};
 
 /// The commit of a model: the stored one or, within a time, the one that the hub has now. Fails immediately if there is no
@@ -160,15 +160,39 @@ async fn confirm(
     known: &Arc<StoredRevision>,
     access: &Arc<HubAccess>,
 ) -> Result<(), NodeError> {
-    let listing = &hub_of(known).listing;
-    if !listing.is_restricted() || access.is_accepted(&listing.model) {
+    let model = known.manifest.model_ref();
+    if !is_restricted(&node.library, known) || access.is_accepted(&model) {
         return Ok(());
     }
-    probe(access, listing).await?;
-    access.accept(&listing.model);
+    match &known.hub {
+        Some(hub) => probe(access, &hub.listing).await?,
+        None => probe_manifest(access, known).await?,
+    }
+    access.accept(&model);
     node.hub.refresh();
     node.changed();
     Ok(())
+}
+
+/// [`confirm`] for a known model, within a time. While the hub cannot be asked, the model is refused.
+pub(in crate::node) async fn confirm_restricted(
+    node: &Arc<Node>,
+    known: &Arc<StoredRevision>,
+    access: &Arc<HubAccess>,
+    within: Duration,
+) -> Result<(), NodeError> {
+    let model = known.manifest.model_ref();
+    if may_read(&node.library, known, access, false) {
+        return Ok(());
+    }
+    let asked = in_time(node, &model, access, within, confirm(node, known, access)).await;
+    asked.map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::Gated | ErrorKind::Unauthorised => error,
+        _ => NodeError::Remote {
+            kind: ErrorKind::Unauthorised,
+            message: format!("{model} is gated or private, and the hub cannot be asked: {}", chain(&error)),
+        },
+    })
 }
 
 /// Requests one byte of a restricted model: its description is visible to users who may not read its files.
@@ -177,5 +201,20 @@ async fn probe(access: &HubAccess, listing: &HubListing) -> Result<(), NodeError
     let smallest = listing.files.iter().filter(|file| file.size > 0).min_by_key(|file| file.size);
     let Some(file) = smallest else { return Ok(()) };
     source.open_range(&super::origin::remote(file), 0..1).await?;
+    Ok(())
+}
+
+/// [`probe`] for a model with a manifest that came from the hub.
+async fn probe_manifest(access: &HubAccess, known: &StoredRevision) -> Result<(), NodeError> {
+    let manifest = &known.manifest;
+    let restricted = || NodeError::Restricted(manifest.model_ref());
+    let commit: GitOid = manifest.commit().parse().map_err(|_| restricted())?;
+    let smallest = manifest.files.iter().filter(|file| file.size > 0).min_by_key(|file| file.size);
+    let file = smallest.ok_or_else(restricted)?;
+    // The response is not compared with a hash.
+    let identity = Identity::Git(GitOid([0; 20]));
+    let file = HubFile { path: file.path.clone(), size: file.size, identity };
+    let source = access.source_at(&manifest.name, commit);
+    source.open_range(&super::origin::remote(&file), 0..1).await?;
     Ok(())
 }

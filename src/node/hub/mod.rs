@@ -21,10 +21,12 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
 use super::jobs::Jobs;
+use super::sharing::Withheld;
 use super::{Library, NodeError};
 use crate::fetch::hub::HubStatus;
 use crate::fetch::{Fetch, FileRef};
 use crate::model::{ModelName, ModelRef, Revision};
+use crate::mount::ShownModels;
 use crate::store::{HubListing, HubModel, StoredRevision};
 use access::HubAccess;
 use aliases::Aliases;
@@ -148,10 +150,17 @@ impl HubModels {
         self.models.lock().values().cloned().collect()
     }
 
+    /// Removes the models that a mount with this access does not show.
+    pub fn remove_restricted(&self, shown: &mut ShownModels, access: &HubAccess, allow_other: bool) {
+        let may_read = |revision: &Arc<StoredRevision>| may_read(&self.library, revision, access, allow_other);
+        shown.revisions.retain(may_read);
+        shown.by_publisher.retain(may_read);
+    }
+
     /// The models that a mount with this access shows. Only its user may read a restricted model.
     pub fn shown(&self, access: &HubAccess, allow_other: bool) -> Vec<Arc<StoredRevision>> {
         let models = self.all().into_iter();
-        models.filter(|revision| may_read(revision, access, allow_other)).collect()
+        models.filter(|revision| may_read(&self.library, revision, access, allow_other)).collect()
     }
 
     /// Uses an access for reads until the returned guard is dropped.
@@ -220,10 +229,32 @@ impl Drop for HubUser {
     }
 }
 
-/// Whether a mount or command with this access may read a model.
-pub(super) fn may_read(revision: &StoredRevision, access: &HubAccess, allow_other: bool) -> bool {
-    let Some(hub) = &revision.hub else { return true };
-    !hub.listing.is_restricted() || (!allow_other && access.is_accepted(&hub.listing.model))
+/// Whether a mount or command with this access may read a model. A restricted model needs an access that the hub has
+/// accepted, unless the user has placed its files in a directory of his own. A mount for other users never shows one.
+pub(super) fn may_read(
+    library: &Library,
+    revision: &StoredRevision,
+    access: &HubAccess,
+    allow_other: bool,
+) -> bool {
+    if !is_restricted(library, revision) {
+        return true;
+    }
+    let is_placed = || revision.contents.iter().any(|content| content.is_placed());
+    !allow_other && (access.is_accepted(&revision.manifest.model_ref()) || is_placed())
+}
+
+/// Whether only users that the hub accepts may read a model: one that is read from the hub, or one that was, and is known
+/// with its manifest now.
+pub(super) fn is_restricted(library: &Library, revision: &StoredRevision) -> bool {
+    match &revision.hub {
+        Some(hub) => hub.listing.is_restricted(),
+        None if revision.is_local => false,
+        None => {
+            let rule = library.sharing.of(&revision.manifest.model_ref());
+            matches!(rule.withheld, Some(Withheld::Gated | Withheld::Private))
+        }
+    }
 }
 
 /// The branch, tag or commit of the hub for a revision; none for the default branch. Revisions have no slashes: `refs-pr-1`
