@@ -198,7 +198,10 @@ impl Fetch {
                 _ if file.has_successor() => return Ok(None),
                 Ok(None) if began.elapsed() < self.settings.read_timeout => {}
                 Ok(None) => {
-                    return Err(ReadError::Disk("the bytes were deleted while they were read".to_owned(), io::ErrorKind::NotFound));
+                    return Err(ReadError::Disk(
+                        "the bytes were deleted while they were read".to_owned(),
+                        io::ErrorKind::NotFound,
+                    ));
                 }
                 Err(error) if descriptors::is_shortage(&error) && began.elapsed() < SHORTAGE_WITHIN => {
                     tokio::time::sleep(SHORTAGE_PAUSE).await;

@@ -33,9 +33,9 @@ impl Resolver for NetworkNames {
             let found = readable::look_up(&node, &sought, access.as_ref(), limits).await;
             let error = match found {
                 Ok(found)
-                    if access.as_ref().is_none_or(|access| {
-                        hub::may_read(&node.library, &found, access, allow_other)
-                    }) =>
+                    if access
+                        .as_ref()
+                        .is_none_or(|access| hub::may_read(&node.library, &found, access, allow_other)) =>
                 {
                     None
                 }

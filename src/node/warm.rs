@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::control::{WarmRequest, Warmed};
 use super::get::MAX_CHANGES;
-use super::hub::access::HubAccess;
 use super::hub;
+use super::hub::access::HubAccess;
 use super::readable::{self, LookupLimits};
 use super::{Node, NodeError, blocking, space};
 use crate::catalog::Patience;

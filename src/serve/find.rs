@@ -94,12 +94,7 @@ async fn by_commit(
     }
 }
 
-fn explain(
-    models: &dyn ModelSource,
-    model: &ModelRef,
-    token: Option<&Token>,
-    error: FindError,
-) -> HubError {
+fn explain(models: &dyn ModelSource, model: &ModelRef, token: Option<&Token>, error: FindError) -> HubError {
     let reason = models.reason(model);
     match error {
         FindError::Absent => {

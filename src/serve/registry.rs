@@ -42,10 +42,20 @@ pub(super) async fn manifest(bodies: &Arc<Bodies>, found: &Found, tag: &str) -> 
     let config = config(bodies, found, index).await?;
     let layer = |file: &FileEntry, kind: &str| json!({"mediaType": format!("application/vnd.ollama.image.{kind}"), "digest": digest(file), "size": file.size});
     let mut layers = vec![layer(&files[index], "model")];
-    layers
-        .extend(files.iter().filter(|f| f.sha256.is_some() && is_projector(&f.path)).take(1).map(|f| layer(f, "projector")));
+    layers.extend(
+        files
+            .iter()
+            .filter(|f| f.sha256.is_some() && is_projector(&f.path))
+            .take(1)
+            .map(|f| layer(f, "projector")),
+    );
     for (name, kind) in EXTRA {
-        layers.extend(files.iter().filter(|file| file.path == name && file.size > 0 && file.sha256.is_some()).map(|f| layer(f, kind)));
+        layers.extend(
+            files
+                .iter()
+                .filter(|file| file.path == name && file.size > 0 && file.sha256.is_some())
+                .map(|f| layer(f, kind)),
+        );
     }
     let manifest = json!({
         "schemaVersion": 2,

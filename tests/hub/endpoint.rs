@@ -48,7 +48,10 @@ fn endpoint_serves_a_model_of_the_hub() {
     assert_eq!(answers[0]["headers"]["etag"], format!("\"{oid}\""));
     let tree = json(&answers[1]);
     let entry = |path: &str| tree.as_array().unwrap().iter().find(|e| e["path"] == path).unwrap().clone();
-    assert_eq!((&entry("config.json")["oid"], &entry("config.json")["lfs"]), (&oid.into(), &serde_json::Value::Null));
+    assert_eq!(
+        (&entry("config.json")["oid"], &entry("config.json")["lfs"]),
+        (&oid.into(), &serde_json::Value::Null)
+    );
     assert_eq!(entry("w.bin")["lfs"]["size"], 300_000);
     let downloaded = rig.download("venv", &["acme/m"]);
     let _ = fs::remove_dir_all(downloaded.join(".cache"));

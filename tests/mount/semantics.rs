@@ -101,7 +101,7 @@ fn files_and_revisions_have_extended_attributes() {
     let (info_hash, publisher) = (model.info_hash, model.revision.manifest.publisher.unwrap());
     let expected = format!(
         "user.silmaril.cached_bytes 0\nuser.silmaril.info_hash {info_hash}\nuser.silmaril.pieces_root {}\n\
-         user.silmaril.publisher {publisher}\nuser.silmaril.sha256 {}\nuser.silmaril.cached_bytes 0\n\
+         user.silmaril.proof piece\nuser.silmaril.publisher {publisher}\nuser.silmaril.sha256 {}\nuser.silmaril.cached_bytes 0\n\
          user.silmaril.info_hash {info_hash}\nuser.silmaril.publisher {publisher}\nuser.silmaril.revision v1\nTrue\n",
         entry.pieces_root.unwrap(),
         entry.sha256.unwrap()

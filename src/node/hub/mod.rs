@@ -152,7 +152,8 @@ impl HubModels {
 
     /// Removes the models that a mount with this access does not show.
     pub fn remove_restricted(&self, shown: &mut ShownModels, access: &HubAccess, allow_other: bool) {
-        let may_read = |revision: &Arc<StoredRevision>| may_read(&self.library, revision, access, allow_other);
+        let may_read =
+            |revision: &Arc<StoredRevision>| may_read(&self.library, revision, access, allow_other);
         shown.revisions.retain(may_read);
         shown.by_publisher.retain(may_read);
     }
