@@ -32,8 +32,16 @@ bool can_ask(lt::peer_connection const& peer, lt::piece_index_t piece) {
     return !peer.is_disconnecting() && !peer.has_peer_choked() && peer.has_piece(piece);
 }
 
+using Blocks = lt::span<lt::piece_picker::block_info const>;
+
+// The blocks of a piece that peers send. The picker counts the padding behind them as received.
+Blocks payload(lt::piece_picker const& picker, lt::piece_picker::downloading_piece const& piece) {
+    int const padding = picker.pad_bytes_in_piece(piece.index) / lt::default_block_size;
+    return picker.blocks_for_piece(piece).first(picker.blocks_in_piece(piece.index) - padding);
+}
+
 // The received blocks of a piece whose senders are banned or disconnected.
-std::vector<int> orphans(lt::span<lt::piece_picker::block_info const> blocks) {
+std::vector<int> orphans(Blocks const blocks) {
     std::vector<int> found;
     for (int block = 0; block < int(blocks.size()); ++block) {
         auto const& info = blocks[block];
@@ -46,7 +54,7 @@ std::vector<int> orphans(lt::span<lt::piece_picker::block_info const> blocks) {
 // Whether one peer sent all received blocks and can send more. Only then a suspect may fetch the rest.
 bool has_owner(lt::piece_picker const& picker, lt::piece_picker::downloading_piece const& piece) {
     lt::torrent_peer const* owner = nullptr;
-    for (auto const& info : picker.blocks_for_piece(piece).first(picker.blocks_in_piece(piece.index))) {
+    for (auto const& info : payload(picker, piece)) {
         if (info.state != lt::piece_picker::block_info::state_finished) continue;
         if (!info.peer || (owner && info.peer != owner)) return false;
         owner = info.peer;
@@ -65,7 +73,7 @@ void free_pieces(lt::torrent& torrent, Connections const& connections, IsSilent 
         if (piece.locked || piece.hashing || piece.passed_hash_check || piece.writing || piece.requested)
             continue;
         if (piece.finished == 0 || piece.finished == picker.blocks_in_piece(piece.index)) continue;
-        auto const blocks = picker.blocks_for_piece(piece).first(picker.blocks_in_piece(piece.index));
+        auto const blocks = payload(picker, piece);
         auto forgotten = orphans(blocks);
         bool const has_trusted = std::any_of(connections.begin(), connections.end(), [&](auto const& peer) {
             return can_ask(*peer, piece.index) && !is_suspect(*peer) && !is_silent(*peer);

@@ -64,7 +64,18 @@ struct Scene {
 impl Scene {
     /// Connects the liars, and with `honest_first` also the honest peer.
     fn new(piece_length: u32, pieces: u32, honest_first: bool, liar: impl Fn(usize) -> Conduct) -> Self {
-        let sample = Sample::new(&[("model.bin", (pieces * piece_length) as usize)], piece_length, false);
+        let files = [("model.bin", (pieces * piece_length) as usize)];
+        Self::of(&files, piece_length, honest_first, liar)
+    }
+
+    /// The same with these files.
+    fn of(
+        files: &[(&str, usize)],
+        piece_length: u32,
+        honest_first: bool,
+        liar: impl Fn(usize) -> Conduct,
+    ) -> Self {
+        let sample = Sample::new(files, piece_length, false);
         let content = Arc::new(Content::new(sample.info_hash, piece_length, &sample.files));
         let liars: Vec<RawSeed> =
             (0..LIARS).map(|number| RawSeed::listen_here(&content, liar(number))).collect();
@@ -171,6 +182,23 @@ fn liars_that_fall_silent_block_no_piece() {
         let mut scene = Scene::new(length, pieces, true, liar_that_falls_silent);
         let mut events = Events::default();
         for piece in 0..pieces {
+            scene.request(piece..piece + 1);
+            scene.wait_until(piece + 1, &mut events);
+        }
+        scene.assert_harmless(&events, length);
+    });
+}
+
+/// The files are shorter than a piece, so that padding follows them. Each peer, the honest one too, contributes to a wrong
+/// piece and is suspected.
+#[test]
+fn suspects_finish_the_last_piece_of_a_file() {
+    in_private_net(|| {
+        let (length, file) = (2 << 20, (1 << 20) + 20_000);
+        let files = ["a.bin", "b.bin", "c.bin", "d.bin"].map(|name| (name, file));
+        let mut scene = Scene::of(&files, length, true, liar);
+        let mut events = Events::default();
+        for piece in 0..files.len() as u32 {
             scene.request(piece..piece + 1);
             scene.wait_until(piece + 1, &mut events);
         }
