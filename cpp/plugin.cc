@@ -281,6 +281,7 @@ public:
         auto const connection = this->connection();
         return connection && has_transferred(*connection) ? Worth::idle : Worth::silent;
     }
+    Clock::time_point opened() const override { return m_opened; }
     bool is_over() const override {
         auto const connection = this->connection();
         return !connection || connection->is_disconnecting();
@@ -382,6 +383,7 @@ private:
     lt::peer_connection_handle m_connection;  // weak
     lt::tcp::endpoint const m_endpoint;
     bool const m_outgoing;
+    Clock::time_point const m_opened = Clock::now();
     bool m_greeted = false;
     bool m_fast = false;           // supports BEP 6
     std::uint8_t m_dont_have = 0;  // its number of lt_donthave; 0 if it does not support that

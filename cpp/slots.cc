@@ -9,6 +9,10 @@ namespace {
 constexpr auto remember_for = std::chrono::seconds(60);
 constexpr std::size_t max_remembered = 1024;
 
+// A group that has not connected again for this time waits no longer.
+constexpr auto patience = std::chrono::seconds(90);
+constexpr std::size_t max_waiting = 4096;
+
 bool is_stranger(Slot const* slot) { return !slot->is_exempt() && !slot->is_outgoing(); }
 
 // The most worth that a newcomer may replace. `called`: connections that this node opened, with the newcomer.
@@ -96,7 +100,37 @@ Slot* Slots::choose(Slot* newcomer, Room const& room, Clock::time_point now) {
     };
     for (auto* slot : m_slots)
         if (may_replace(slot) && (!chosen || order(slot) < order(chosen))) chosen = slot;
+    if (!chosen && stranger && held[newcomer->group()] <= 1) chosen = next_turn(newcomer, room, now);
     if (chosen && !chosen->is_exempt()) remember(chosen->group(), now);
+    return chosen;
+}
+
+// How many groups have waited for a slot longer than this one. From now on this group waits too.
+std::size_t Slots::waiting_before(lt::address const& group, Clock::time_point now) {
+    for (auto entry = m_waiting.begin(); entry != m_waiting.end();)
+        entry = now - entry->second.last > patience ? m_waiting.erase(entry) : std::next(entry);
+    if (m_waiting.size() >= max_waiting && m_waiting.count(group) == 0) return max_waiting;
+    auto& own = m_waiting.try_emplace(group, Waiting{now, now}).first->second;
+    own.last = now;
+    auto const earlier = [&own](auto const& entry) { return entry.second.since < own.since; };
+    return std::size_t(std::count_if(m_waiting.begin(), m_waiting.end(), earlier));
+}
+
+// The connection whose turn has ended in favour of `newcomer`; null if there is none, or if the slots of all
+// such connections are left to groups that have waited longer.
+Slot* Slots::next_turn(Slot const* newcomer, Room const& room, Clock::time_point now) {
+    // A complete torrent has no use for peers that send data.
+    auto const most = room.incomplete ? Worth::served : Worth::verified;
+    std::size_t due = 0;
+    Slot* chosen = nullptr;
+    for (auto* slot : m_slots) {
+        if (slot == newcomer || is_over(slot) || !is_stranger(slot)) continue;
+        if (slot->worth() > most || now - slot->opened() < turn) continue;
+        ++due;
+        if (!chosen || slot->worth() < chosen->worth()) chosen = slot;
+    }
+    if (waiting_before(newcomer->group(), now) >= due) return nullptr;
+    m_waiting.erase(newcomer->group());
     return chosen;
 }
 

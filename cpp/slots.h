@@ -14,6 +14,9 @@
 // - A host whose connection was closed for that reason cannot replace another connection for a minute, so
 // that
 //   silent hosts do not replace each other in turn.
+// - If strangers hold all slots and each fetches enough, they take turns: a stranger from a group without a
+//   connection gets the slot that was held longest, but at least for `turn`. Groups that were refused before
+//   it come first.
 //
 // Used on the network thread only.
 #pragma once
@@ -50,9 +53,13 @@ public:
     // This node opened the connection, and the handshakes are not complete.
     virtual bool is_pending() const = 0;
     virtual Worth worth() const = 0;
+    virtual Clock::time_point opened() const = 0;
     // The connection is closed or about to be closed.
     virtual bool is_over() const = 0;
 };
+
+// How long a stranger that fetches data keeps its slot although other strangers wait for one.
+constexpr auto turn = std::chrono::seconds(30);
 
 // How many of `limit` slots strangers that connect do not get.
 constexpr int reserved(int limit) { return std::max(1, limit / 8); }
@@ -96,6 +103,8 @@ private:
     Slot* beyond_group(Slot* newcomer, Room const& room, Clock::time_point now);
     bool is_full(Slot const* newcomer, Room const& room) const;
     Slot* choose(Slot* newcomer, Room const& room, Clock::time_point now);
+    Slot* next_turn(Slot const* newcomer, Room const& room, Clock::time_point now);
+    std::size_t waiting_before(lt::address const& group, Clock::time_point now);
     bool replaced_lately(lt::address const& group, Clock::time_point now) const;
     void remember(lt::address const& group, Clock::time_point now);
 
@@ -103,6 +112,12 @@ private:
     // Chosen by `admit`. Their connections are closed later; until then several newcomers may arrive.
     std::set<Slot const*> m_closing;
     std::map<lt::address, Clock::time_point> m_replaced;
+    // A group that was refused because all slots are in use.
+    struct Waiting {
+        Clock::time_point since;
+        Clock::time_point last;  // its last attempt
+    };
+    std::map<lt::address, Waiting> m_waiting;
 };
 
 }  // namespace silmaril

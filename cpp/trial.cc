@@ -14,22 +14,25 @@ namespace silmaril {
 namespace {
 
 struct Visitor final : Slot {
-    explicit Visitor(RawVisitor const& from)
+    Visitor(RawVisitor const& from, Clock::time_point now)
         : address(lt::make_address(std::string(from.address))),
           value(static_cast<Worth>(from.worth)),
           exempt(from.exempt),
-          called(from.called) {}
+          called(from.called),
+          since(now) {}
     lt::address group() const override { return group_address(address); }
     bool is_exempt() const override { return exempt; }
     bool is_outgoing() const override { return called; }
     bool is_pending() const override { return false; }
     Worth worth() const override { return value; }
+    Clock::time_point opened() const override { return since; }
     bool is_over() const override { return over; }
 
     lt::address const address;
     Worth const value;
     bool const exempt;
     bool const called;
+    Clock::time_point const since;
     bool over = false;
 };
 
@@ -115,7 +118,7 @@ rust::Vec<std::int32_t> try_slots(RawRoom const& from, rust::Vec<RawVisitor> con
     auto const begin = Clock::now();
     for (auto const& visitor : visitors) {
         auto const now = begin + std::chrono::seconds(visitor.seconds);
-        all.push_back(std::make_unique<Visitor>(visitor));
+        all.push_back(std::make_unique<Visitor>(visitor, now));
         auto* const newcomer = all.back().get();
         slots.add(newcomer);
         auto const open = std::count_if(all.begin(), all.end(), [](auto const& one) { return !one->over; });

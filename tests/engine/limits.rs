@@ -253,3 +253,44 @@ fn slots_are_reserved_while_pieces_are_missing() {
     with_called.push(called(20, Silent));
     assert_eq!(last(incomplete, &with_called), None);
 }
+
+/// Each of the hosts fetches all the time, so none is idle.
+#[test]
+fn hosts_that_fetch_take_turns_on_a_full_torrent() {
+    let busy = |worth| [0, 1, 2].map(|number| visitor(number + 1, worth, u32::from(number)));
+    for worth in [Served, Sends, Verified] {
+        let mut visitors = busy(worth).to_vec();
+        visitors.push(visitor(4, worth, 29));
+        assert_eq!(last(room(3), &visitors), Some(3), "{worth:?}: no turn has ended");
+        let mut ended = try_slots(room(3), &[&visitors[..], &[visitor(4, worth, 30)]].concat()).unwrap();
+        assert_eq!(ended.pop(), Some(Some(0)), "{worth:?}: the first turn has ended");
+    }
+    // The host that lost its slot waits a minute, and a second connection of a host takes no turn.
+    let visitors = [&busy(Served)[..], &[4, 1, 4, 5].map(|number| visitor(number, Served, 40))].concat();
+    let ended = try_slots(room(3), &visitors).unwrap();
+    assert_eq!(ended[3..], [Some(0), Some(4), Some(5), Some(1)]);
+    // Peers that send verified data keep their slots, and so do those that an incomplete torrent may need.
+    let visitors = [&busy(Active)[..], &[visitor(4, Served, 100)]].concat();
+    assert_eq!(last(room(3), &visitors), Some(3));
+    for (worth, ended) in [(Served, Some(0)), (Sends, Some(3)), (Verified, Some(3))] {
+        let incomplete = Room { incomplete: true, ..room(4) };
+        let visitors = [&busy(worth)[..], &[visitor(4, Served, 100)]].concat();
+        assert_eq!(last(incomplete, &visitors), ended, "{worth:?}");
+    }
+}
+
+/// The hosts 4 and 5 come before host 6, also if host 6 tries more often.
+#[test]
+fn hosts_get_their_turn_in_the_order_of_their_attempts() {
+    let attempts =
+        [(1, 0), (2, 0), (4, 1), (5, 2), (6, 3), (6, 29), (6, 30), (4, 31), (6, 32), (5, 33), (6, 34)];
+    let visitors = attempts.map(|(number, at)| visitor(number, Served, at));
+    let ended = try_slots(room(2), &visitors).unwrap();
+    assert_eq!(ended[2..7], [2, 3, 4, 5, 6].map(Some), "refused");
+    assert_eq!(ended[7..], [Some(0), Some(8), Some(1), Some(10)]);
+    // A host that has not tried for a long time does not keep its place.
+    let attempts = [(1, 0), (2, 0), (4, 1), (5, 2), (6, 80), (6, 100)];
+    let visitors = attempts.map(|(number, at)| visitor(number, Served, at));
+    let ended = try_slots(room(2), &visitors).unwrap();
+    assert_eq!(ended[2..], [Some(2), Some(3), Some(4), Some(0)]);
+}

@@ -178,7 +178,7 @@ fn silent_hosts_do_not_shut_out_readers() {
 }
 
 /// Number of open connections of the sharer.
-fn connections(lab: &Lab) -> usize {
+pub fn connections(lab: &Lab) -> usize {
     let table = in_namespace(lab.sharer.namespace(), || {
         std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap()
     });
