@@ -200,6 +200,7 @@ mod hostile {
     mod memory;
     mod metadata;
     mod metadata_peer;
+    mod newcomers;
     mod siege;
     mod slots;
     mod strike;
