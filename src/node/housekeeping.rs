@@ -24,7 +24,12 @@ pub(super) async fn run(node: Weak<Node>, every: Duration) {
         }
         node.fetch.flush(FLUSH_WITHIN).await;
         let store = node.library.store.clone();
-        match tokio::task::spawn_blocking(move || store.sync()).await {
+        match tokio::task::spawn_blocking(move || {
+            store.close_idle_files();
+            store.sync()
+        })
+        .await
+        {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::error!(error = %e, "could not sync the cache"),
             Err(e) => tracing::error!(error = %e, "could not sync the cache"),

@@ -346,6 +346,11 @@ impl Store {
         PartialMirrors { store: self }
     }
 
+    /// Closes the files that were not read since the last call: an open file would prevent the unmounting of its disk.
+    pub fn close_idle_files(&self) {
+        self.fds.close_idle();
+    }
+
     /// Makes all verified bytes survive a power cut. Called about every half minute and on a clean stop.
     /// Continues after an error and returns the first.
     pub fn sync(&self) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::fixtures::{model_dir, noise};
 use crate::support::host::Host;
-use crate::support::net::Net;
+use crate::support::net::{Net, sh};
 use crate::support::process::{Finished, PATIENCE, until};
 use crate::support::share::{import, share};
 
@@ -72,5 +72,24 @@ fn an_absent_directory_is_seeded_again_when_it_returns() {
     std::fs::rename(&away, &disk).unwrap();
     until("it is read again", PATIENCE, || read(&file, 30).status.success());
     assert!(right(30));
+    mounted.unmount();
+}
+
+#[test]
+fn the_disk_of_a_shared_directory_can_be_unmounted_while_nobody_reads() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    let disk = a.home().join("disk");
+    sh(&format!("mkdir {0} && mount -t tmpfs tmpfs {0}", disk.display()));
+    let dir = model_dir(&disk.join("m"), &[("w.bin", &noise(1, 4 * PIECE))]);
+    let shared = share(&a, &dir, "acme/m", &[]);
+    import(&b, &shared.manifest);
+    let mounted = b.mount(&["--peer", &a.peer()]);
+    assert!(read(&mounted.path("acme/m/w.bin"), 3).status.success());
+    let unmount = || Command::new("umount").arg(&disk).output().unwrap().status.success();
+    until("the disk is no longer in use", 2 * PATIENCE, unmount);
+    until("its absence is reported", PATIENCE, || {
+        problems(&a).iter().any(|problem| problem.contains("absent"))
+    });
     mounted.unmount();
 }

@@ -2,7 +2,8 @@
 //!
 //! A mount reads the same few files many times; opening one again for each 128 KiB would cost more than the
 //! read. The key carries how often the content has moved, so that a file opened before a move is never found
-//! after it. The bound depends on the limit on open files of the process.
+//! after it. The bound depends on the limit on open files of the process. Files that are not read are closed: an open file
+//! would prevent the user from unmounting the disk of a shared directory.
 
 use std::fs::File;
 use std::num::NonZeroUsize;
@@ -17,7 +18,19 @@ use crate::descriptors::{self, FileCache, Shares};
 pub(crate) type FdKey = (u64, u64);
 
 /// The open files.
-pub(crate) struct FdCache(Mutex<LruCache<FdKey, Arc<File>>>);
+pub(crate) struct FdCache(Mutex<OpenFiles>);
+
+struct OpenFiles {
+    files: LruCache<FdKey, OpenFile>,
+    /// How often idle files were closed.
+    period: u64,
+}
+
+struct OpenFile {
+    file: Arc<File>,
+    /// The period in which it was last read.
+    read_in: u64,
+}
 
 impl FdCache {
     /// A cache of the store's share of the limit on open files, which is emptied when descriptors are short.
@@ -28,7 +41,8 @@ impl FdCache {
     }
 
     fn bounded(bound: usize) -> Self {
-        Self(Mutex::new(LruCache::new(NonZeroUsize::new(bound).unwrap_or(NonZeroUsize::MIN))))
+        let files = LruCache::new(NonZeroUsize::new(bound).unwrap_or(NonZeroUsize::MIN));
+        Self(Mutex::new(OpenFiles { files, period: 0 }))
     }
 
     /// The open file of `key`; if there is none, `open` is called, outside the lock.
@@ -37,30 +51,55 @@ impl FdCache {
         key: FdKey,
         open: impl FnOnce() -> std::io::Result<File>,
     ) -> std::io::Result<Arc<File>> {
-        if let Some(file) = self.lock().get(&key) {
-            return Ok(file.clone());
+        if let Some(file) = self.known(key) {
+            return Ok(file);
         }
         let file = Arc::new(open()?);
         // Dropped after the lock is released: closing may wait for the disk.
-        let _evicted = self.lock().push(key, file.clone());
+        let _evicted = {
+            let mut open = self.0.lock();
+            let read_in = open.period;
+            open.files.push(key, OpenFile { file: file.clone(), read_in })
+        };
         Ok(file)
     }
 
-    /// FileCache the file of `key` once its readers are done.
-    pub fn forget(&self, key: FdKey) {
-        let _file = self.lock().pop(&key);
+    fn known(&self, key: FdKey) -> Option<Arc<File>> {
+        let mut open = self.0.lock();
+        let period = open.period;
+        let known = open.files.get_mut(&key)?;
+        known.read_in = period;
+        Some(known.file.clone())
     }
 
-    fn lock(&self) -> parking_lot::MutexGuard<'_, LruCache<FdKey, Arc<File>>> {
-        self.0.lock()
+    /// Closes the file of `key` once its readers are done.
+    pub fn forget(&self, key: FdKey) {
+        let _file = self.0.lock().files.pop(&key);
+    }
+
+    /// Closes the files that were not read since the last call.
+    pub fn close_idle(&self) {
+        let idle: Vec<_> = {
+            let mut open = self.0.lock();
+            open.period += 1;
+            let period = open.period;
+            let files = &mut open.files;
+            std::iter::from_fn(|| {
+                files.peek_lru().filter(|(_, file)| file.read_in + 1 < period)?;
+                files.pop_lru()
+            })
+            .collect()
+        };
+        // Dropped without the lock, as above.
+        drop(idle);
     }
 }
 
 impl FileCache for FdCache {
     fn close_all(&self) {
         let files: Vec<_> = {
-            let mut open = self.lock();
-            std::iter::from_fn(|| open.pop_lru()).collect()
+            let mut open = self.0.lock();
+            std::iter::from_fn(|| open.files.pop_lru()).collect()
         };
         // Dropped without the lock, as above.
         drop(files);
@@ -92,10 +131,15 @@ mod tests {
         }
         open(0);
         assert_eq!(opened, MAX_OPEN + 2);
-        assert_eq!(cache.lock().len(), MAX_OPEN);
+        assert_eq!(cache.0.lock().files.len(), MAX_OPEN);
         cache.forget((0, 0));
-        assert_eq!(cache.lock().len(), MAX_OPEN - 1);
+        assert_eq!(cache.0.lock().files.len(), MAX_OPEN - 1);
+        // The file that was read since the last call stays open.
+        cache.close_idle();
+        cache.get((MAX_OPEN as u64, 0), || unreachable!("it is open")).unwrap();
+        cache.close_idle();
+        assert_eq!(cache.0.lock().files.len(), 1);
         cache.close_all();
-        assert_eq!(cache.lock().len(), 0);
+        assert_eq!(cache.0.lock().files.len(), 0);
     }
 }
