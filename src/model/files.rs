@@ -9,8 +9,11 @@ use super::{PiecesRoot, is_piece_length};
 pub const MAX_FILES: usize = 100_000;
 /// The most bytes of a torrent: the largest integer that a JSON number holds exactly (RFC 8785 has doubles).
 pub const MAX_TOTAL: u64 = (1 << 53) - 1;
-/// The most pieces of a torrent that libtorrent loads.
-pub const MAX_PIECES: u64 = 1 << 21;
+/// The most bytes of a file: 16 TiB, the longest file of ext4, so that no file needs a block map of more than 128 MiB.
+pub const MAX_FILE: u64 = 1 << 44;
+/// The most pieces of a torrent. The engine needs some 77 bytes of memory for each, so a torrent of a stranger costs at most
+/// 40 MiB.
+pub const MAX_PIECES: u64 = 1 << 19;
 
 /// A file as a torrent describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +56,9 @@ pub enum FilesError {
     /// More than [`MAX_TOTAL`] bytes.
     #[error("the sizes of the files add up to more than 2^53 - 1 bytes")]
     TooLarge,
+    /// A file of more than [`MAX_FILE`] bytes.
+    #[error("the file {0:?} is longer than 16 TiB")]
+    FileTooLarge(String),
     /// A file, or the torrent itself, has a name that BitTorrent v1 uses for padding.
     #[error("BitTorrent v1 clients treat {0:?} as padding, so it cannot be in a hybrid torrent")]
     Padding(String),
@@ -88,6 +94,7 @@ pub fn check<'a>(
     for file in files {
         match file.pieces_root {
             None if file.size > 0 => return Err(FilesError::NoRoot(file.path.to_owned())),
+            _ if file.size > MAX_FILE => return Err(FilesError::FileTooLarge(file.path.to_owned())),
             Some(_) if file.size == 0 => return Err(FilesError::RootOfNothing(file.path.to_owned())),
             Some(root) if *sizes.entry(root).or_insert(file.size) != file.size => {
                 return Err(FilesError::RootOfOtherSize(file.path.to_owned()));
@@ -143,12 +150,16 @@ mod tests {
         assert_eq!(check(&[]), Err(FilesError::Empty));
         assert_eq!(check(&[file("a", 0, None), file("b", 0, None)]), Err(FilesError::NoBytes));
         assert_eq!(check(&[file("a", 3, None)]), Err(FilesError::NoRoot("a".into())));
+        let long = check(&[file("a", MAX_FILE + 1, Some(1))]);
+        assert_eq!(long, Err(FilesError::FileTooLarge("a".into())));
         assert_eq!(check(&[file("a", 0, Some(1))]), Err(FilesError::RootOfNothing("a".into())));
         assert_eq!(
             check(&[file("a", 3, Some(1)), file("b", 4, Some(1))]),
             Err(FilesError::RootOfOtherSize("b".into()))
         );
-        assert_eq!(check(&[file("a", u64::MAX, Some(1)), file("b", 2, Some(2))]), Err(FilesError::TooLarge));
+        let paths: Vec<String> = (0..=MAX_TOTAL / MAX_FILE).map(|i| format!("{i:06}")).collect();
+        let longest: Vec<_> = paths.iter().map(|path| file(path, MAX_FILE, Some(1))).collect();
+        assert_eq!(super::check(128 << 20, longest.into_iter()), Err(FilesError::TooLarge));
         assert!(matches!(check(&[file("a", 1 << 40, Some(1))]), Err(FilesError::TooManyPieces { .. })));
         assert!(matches!(check(&[file("../a", 1, Some(1))]), Err(FilesError::Path(_))));
         let paths: Vec<String> = (0..=MAX_FILES).map(|i| format!("{i:06}")).collect();

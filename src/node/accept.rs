@@ -337,4 +337,28 @@ mod tests {
         rig.accept(&state(2, &rig.key), None, TAKE).unwrap();
         assert_eq!(rig.library.trust.pinned(&name).unwrap(), Some(rig.key.public()));
     }
+    #[test]
+    fn a_model_that_cannot_be_opened_hides_no_other() {
+        let rig = Rig::new();
+        rig.accept(&state(1, &rig.key), None, Intent::Read).unwrap();
+        let mut other = state(2, &rig.key);
+        other.name = "a/other".parse().unwrap();
+        let other = Manifest::new(other.name, other.version, 1 << 22, other.files).unwrap();
+        rig.library.accept(other.clone(), None, Intent::Read, Pinning::Leave).unwrap();
+        assert_eq!(rig.library.revisions().len(), 2);
+        // The map of its blocks cannot be read.
+        let blocked = rig
+            .library
+            .paths
+            .cached(&PiecesRoot([1; 32]))
+            .with_file_name(format!("{}.5", PiecesRoot([1; 32])));
+        let map = std::path::PathBuf::from(format!("{}.have", blocked.display()));
+        std::fs::create_dir_all(&map).unwrap();
+        let names = |library: &Library| -> Vec<_> {
+            library.revisions().iter().map(|revision| revision.manifest.name.to_string()).collect()
+        };
+        assert_eq!(names(&rig.restarted()), ["a/other"]);
+        let listed = crate::node::models::all(&rig.restarted()).unwrap();
+        assert_eq!(listed.len(), 1);
+    }
 }

@@ -69,9 +69,9 @@ impl Disputes {
     /// the models that are read by the fingerprint of their publisher, and the user's own files that are not shared.
     pub fn shown(&self) -> Result<ShownModels, NodeError> {
         let library = &self.library;
-        let of = |manifest: Arc<Manifest>| Ok::<_, NodeError>(library.store.revision(manifest)?);
+        let usable = |manifest| library.usable_revision(manifest);
         let accepted = library.registry.all().into_iter().filter(|manifest| library.is_accepted(manifest));
-        let mut revisions = accepted.map(of).collect::<Result<Vec<_>, _>>()?;
+        let mut revisions: Vec<_> = accepted.filter_map(usable).collect();
         let may_read = |manifest: &Arc<Manifest>| {
             let judge = |key| library.trust.may_read_by_key(&manifest.name, &key);
             manifest.signed_by().is_some_and(|key| judge(key).is_ok())
@@ -84,7 +84,7 @@ impl Disputes {
         Ok(ShownModels {
             revisions,
             disputed,
-            by_publisher: of_publishers.map(of).collect::<Result<Vec<_>, _>>()?,
+            by_publisher: of_publishers.filter_map(usable).collect(),
             ..ShownModels::default()
         })
     }
@@ -246,7 +246,7 @@ pub(super) fn notes(library: &Library, fetch: &Fetch) -> Vec<ModelNote> {
             fingerprint: publisher.map(|key| key.fingerprint()),
             alias: publisher.and_then(|key| document.alias(&key)).map(ToString::to_string),
             pinned: publisher.is_some() && document.pinned(&manifest.name) == publisher,
-            runs_code: super::models::runs_code(&revision).kinds(),
+            runs_code: library.findings.of(&revision).kinds(),
         }
     };
     fetch.joined().into_iter().map(note).collect()

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::model::{Manifest, ModelRef};
 use crate::mount::RequestedModel;
 use crate::node::lock::NodeLock;
+use crate::node::models::KnownFindings;
 use crate::node::sharing::Sharing;
 use crate::node::{NodeError, rotation, unshared};
 use crate::paths::Paths;
@@ -30,6 +31,8 @@ pub struct Library {
     pub trust: Arc<Trust>,
     /// Which models are not shared or not announced.
     pub sharing: Arc<Sharing>,
+    /// The files of complete models that can run code.
+    pub findings: KnownFindings,
 }
 
 impl Library {
@@ -50,7 +53,8 @@ impl Library {
         let trust = Arc::new(Trust::open(&paths, config.security.trust));
         let sharing = Arc::new(Sharing::open(&paths, config.network.announce)?);
         let (by_publisher, states) = (Arc::new(ByPublisher::open(&paths)?), SignedStates::new(&paths));
-        let library = Self { config, paths, registry, by_publisher, states, store, trust, sharing };
+        let findings = KnownFindings::default();
+        let library = Self { config, paths, registry, by_publisher, states, store, trust, sharing, findings };
         if !library.paths.trust().exists() {
             library.trust.import_pins(library.pinned_by_command())?;
         }
@@ -118,9 +122,18 @@ impl Library {
         all
     }
 
-    /// Every known model with its contents, by name; then the models that are read by the fingerprint of their
-    /// publisher.
-    pub fn revisions(&self) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
-        self.manifests().into_iter().map(|m| Ok(self.store.revision(m)?)).collect()
+    /// All models with their contents, by name. Reads the disk.
+    pub fn revisions(&self) -> Vec<Arc<StoredRevision>> {
+        self.manifests().into_iter().filter_map(|manifest| self.usable_revision(manifest)).collect()
+    }
+
+    /// A model with its contents; none if they cannot be used, which is logged: one such model does not prevent the use of
+    /// the others.
+    pub(super) fn usable_revision(&self, manifest: Arc<Manifest>) -> Option<Arc<StoredRevision>> {
+        let model = manifest.model_ref();
+        let found = self.store.revision(manifest);
+        found
+            .inspect_err(|error| tracing::error!(%model, %error, "leaving out a model that cannot be used"))
+            .ok()
     }
 }

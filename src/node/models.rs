@@ -1,7 +1,10 @@
 //! The known models, as `list` and `GET /v1/models` report them.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use lru::LruCache;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::sharing::Withheld;
@@ -58,6 +61,9 @@ pub struct KnownModel {
     pub hub_is_ahead: bool,
 }
 
+/// The most models whose findings are remembered.
+const MAX_FINDINGS: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
+
 impl KnownModel {
     fn of(revision: &StoredRevision, library: &Library, trust: &Document) -> Self {
         let manifest = &revision.manifest;
@@ -77,7 +83,7 @@ impl KnownModel {
             fingerprint: manifest.publisher.map(|key| key.fingerprint()),
             alias: manifest.publisher.and_then(|key| trust.alias(&key)).map(ToString::to_string),
             pinned: manifest.publisher.is_some() && trust.pinned(&manifest.name) == manifest.publisher,
-            runs_code: runs_code(revision).kinds(),
+            runs_code: library.findings.of(revision).kinds(),
             info_hash: Some(manifest.torrent.info_hash),
             path: library.store.placed().own_dir(revision),
             hub_commit: None,
@@ -85,7 +91,7 @@ impl KnownModel {
         }
     }
 
-    fn of_hub(revision: &StoredRevision) -> Option<Self> {
+    fn of_hub(revision: &StoredRevision, library: &Library) -> Option<Self> {
         let listing = &revision.hub.as_ref()?.listing;
         let manifest = &revision.manifest;
         let withheld = match (listing.private, listing.gated) {
@@ -114,7 +120,7 @@ impl KnownModel {
             fingerprint: None,
             alias: None,
             pinned: false,
-            runs_code: runs_code(revision).kinds(),
+            runs_code: library.findings.of(revision).kinds(),
             info_hash: None,
             path: None,
             hub_commit: Some(listing.commit.to_string()),
@@ -160,20 +166,42 @@ pub fn all(library: &Library) -> Result<Vec<KnownModel>, NodeError> {
     // If the document cannot be read, no alias is shown.
     let trust = library.trust.document().unwrap_or_default();
     let mut models: Vec<KnownModel> =
-        library.revisions()?.iter().map(|revision| KnownModel::of(revision, library, &trust)).collect();
+        library.revisions().iter().map(|revision| KnownModel::of(revision, library, &trust)).collect();
     models
         .extend(unshared::find_all(&library.store, &mut Memory::default()).iter().map(KnownModel::unshared));
     let of_hub = library.store.hub_listings().into_iter();
     let of_hub = of_hub.filter(|listing| library.registry.get(&listing.model).is_none());
     let of_hub = of_hub.filter_map(|listing| StoredRevision::of_hub(&library.store, listing).ok());
-    models.extend(of_hub.filter_map(|revision| KnownModel::of_hub(&revision)));
+    models.extend(of_hub.filter_map(|revision| KnownModel::of_hub(&revision, library)));
     // Stable: the model of the registry is the first of its name.
     models.sort_by(|a, b| a.model.cmp(&b.model));
     Ok(models)
 }
 
-/// The files of a revision that can run code when they are loaded. Reads the first bytes of stored files.
-pub(super) fn runs_code(revision: &StoredRevision) -> Findings {
-    let files = revision.manifest.files.iter().map(|file| (file.path.as_str(), file.size));
-    Findings::of(files, |number, limit| revision.contents[number].read(0..limit).ok().flatten())
+/// What was found in complete models: their bytes do not change, so that a list of models need not open their files each time.
+pub struct KnownFindings(Mutex<LruCache<InfoHash, Findings>>);
+
+impl Default for KnownFindings {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(MAX_FINDINGS)))
+    }
+}
+
+impl KnownFindings {
+    /// The files of a revision that can run code when they are loaded. Reads the first bytes of stored files, unless it did so
+    /// when the revision was complete.
+    pub(super) fn of(&self, revision: &StoredRevision) -> Findings {
+        let key = revision.manifest.torrent.info_hash;
+        let is_final = revision.hub.is_none() && revision.is_complete();
+        if is_final && let Some(known) = self.0.lock().get(&key) {
+            return known.clone();
+        }
+        let files = revision.manifest.files.iter().map(|file| (file.path.as_str(), file.size));
+        let found =
+            Findings::of(files, |number, limit| revision.contents[number].read(0..limit).ok().flatten());
+        if is_final {
+            self.0.lock().push(key, found.clone());
+        }
+        found
+    }
 }

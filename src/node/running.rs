@@ -151,7 +151,7 @@ impl Node {
     /// if the node is stopping.
     pub fn seed_local(&self) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
         let mut seeded = Vec::new();
-        for revision in self.library.revisions()? {
+        for revision in self.library.revisions() {
             let withheld = self.library.sharing.of(&revision.manifest.model_ref()).withheld.is_some();
             if withheld {
                 continue;

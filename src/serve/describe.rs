@@ -4,7 +4,8 @@
 //! The files of a model that is read from a hub are listed as the hub lists them. No entry names Xet, so clients fetch files by
 //! plain requests.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -158,31 +159,39 @@ pub fn commits(found: &Found) -> Value {
     }])
 }
 
-/// The entries of a directory in the order of their paths; with `recursive`, also of all directories below it. None if there is
-/// no such directory.
-pub fn tree(found: &Found, dir: &str, recursive: bool, expand: bool) -> Option<Vec<Value>> {
+/// The entries `range` of a directory in the order of their paths, and how many it has; with `recursive`, also of all directories
+/// below it. None if there is no such directory.
+pub fn tree(
+    found: &Found,
+    dir: &str,
+    recursive: bool,
+    expand: bool,
+    range: Range<usize>,
+) -> Option<(Vec<Value>, usize)> {
     let files = &found.revision.manifest.files;
     let prefix = if dir.is_empty() { String::new() } else { format!("{dir}/") };
     let below: Vec<&FileEntry> = files.iter().filter(|file| file.path.starts_with(&prefix)).collect();
     if below.is_empty() {
         return None;
     }
-    let mut dirs: BTreeSet<&str> = BTreeSet::new();
-    let mut entries: Vec<(&str, Value)> = Vec::new();
+    let mut entries: BTreeMap<&str, Option<&FileEntry>> = BTreeMap::new();
     for file in below {
         let rest = &file.path[prefix.len()..];
         let slashes = rest.match_indices('/').map(|(at, _)| &file.path[..prefix.len() + at]);
-        dirs.extend(slashes.take(if recursive { usize::MAX } else { 1 }));
+        entries.extend(slashes.take(if recursive { usize::MAX } else { 1 }).map(|dir| (dir, None)));
         if recursive || !rest.contains('/') {
-            entries.push((&file.path, file_entry(found, file, expand)));
+            entries.insert(&file.path, Some(file));
         }
     }
-    entries.extend(dirs.into_iter().map(|dir| (dir, dir_entry(found, dir, expand))));
-    entries.sort_unstable_by_key(|(path, _)| *path);
-    Some(entries.into_iter().map(|(_, entry)| entry).collect())
+    let shown = entries.iter().skip(range.start).take(range.len());
+    let shown = shown.map(|(path, file)| match file {
+        Some(file) => file_entry(found, file, expand),
+        None => dir_entry(found, path, expand),
+    });
+    Some((shown.collect(), entries.len()))
 }
 
-/// The entries of single paths. Paths that do not exist are left out.
+/// The entries of single paths, in their order. Paths that do not exist are left out.
 pub fn paths(found: &Found, paths: &[String], expand: bool) -> Vec<Value> {
     let files = &found.revision.manifest.files;
     let by_path: HashMap<&str, &FileEntry> = files.iter().map(|file| (file.path.as_str(), file)).collect();

@@ -1,6 +1,9 @@
 //! The routes of the endpoint.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -9,6 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Json, body};
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use super::body::Bodies;
 use super::file::Served;
@@ -21,14 +25,24 @@ use crate::model::{Kind, ModelName};
 
 /// Entries of a page of a tree, as at the hub.
 const PAGE: usize = 1000;
-/// Longest body of a request: a list of paths.
-const MAX_BODY: usize = 4 << 20;
+/// Longest body of a request, in bytes: a list of paths.
+const MAX_BODY: usize = 1 << 20;
+/// The most paths of a list.
+const MAX_PATHS: usize = 1000;
+/// Time within which a client must send the body of a request.
+const BODY_WITHIN: Duration = Duration::from_secs(20);
+/// How many descriptions of a model are made at a time: that of a model with many files uses much memory.
+const MAX_DESCRIPTIONS: usize = 2;
+/// How long a request may wait for its turn to be described.
+const TURN_WITHIN: Duration = Duration::from_secs(20);
 
 /// An endpoint for programs that read models of a hub.
 pub struct Endpoint {
     models: Arc<dyn ModelSource>,
     bodies: Arc<Bodies>,
     guard: Guard,
+    /// The turns of requests that describe models.
+    turns: Arc<Semaphore>,
 }
 
 /// The parts of a request that routes use.
@@ -44,7 +58,8 @@ struct Call {
 impl Endpoint {
     /// An endpoint that serves these models. Must be called inside the runtime of the daemon.
     pub fn new(models: Arc<dyn ModelSource>, fetch: Arc<Fetch>, guard: Guard) -> Arc<Self> {
-        Arc::new(Self { models, bodies: Bodies::new(fetch), guard })
+        let turns = Arc::new(Semaphore::new(MAX_DESCRIPTIONS));
+        Arc::new(Self { models, bodies: Bodies::new(fetch), guard, turns })
     }
 
     /// Number of files that are being sent.
@@ -66,7 +81,9 @@ impl Endpoint {
             return Ok("ok\n".into_response());
         }
         let token = self.guard.check_token(&parts.headers)?;
-        let body = body::to_bytes(content, MAX_BODY).await;
+        let body = tokio::time::timeout(BODY_WITHIN, body::to_bytes(content, MAX_BODY)).await;
+        let body =
+            body.map_err(|_| HubError::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"))?;
         let body = body.map_err(|_| HubError::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long"))?;
         let query = parts.uri.query().unwrap_or_default().to_owned();
         let call = Call { method: parts.method, headers: parts.headers, query, body, token };
@@ -88,19 +105,17 @@ impl Endpoint {
             }
             Route::About(name, revision) => {
                 let found = self.find(&name, revision.as_deref(), &call).await?;
-                Ok(json(&found, describe::about(&found, call.is_set("blobs"))))
+                let blobs = call.is_set("blobs");
+                self.describe(found, move |found| Ok(describe::about(found, blobs))).await
             }
             Route::Tree(name, revision, dir) => {
                 let found = self.find(&name, Some(&revision), &call).await?;
-                let (recursive, expand) = (call.is_set("recursive"), call.is_set("expand"));
-                let entries = describe::tree(&found, &dir, recursive, expand)
-                    .ok_or_else(|| HubError::no_entry(&dir, &found.commit))?;
-                Ok(self.page(&found, entries, &call, &name, &dir))
+                self.page(found, &call, &name, dir).await
             }
             Route::PathsInfo(name, revision) => {
                 let found = self.find(&name, Some(&revision), &call).await?;
                 let (paths, expand) = call.paths()?;
-                Ok(json(&found, describe::paths(&found, &paths, expand).into()))
+                self.describe(found, move |found| Ok(describe::paths(found, &paths, expand).into())).await
             }
             Route::Refs(name) => {
                 let first = self.find(&name, None, &call).await?;
@@ -145,34 +160,64 @@ impl Endpoint {
         find(&*self.models, name, revision, call.token.as_ref()).await
     }
 
+    /// The response with the description of a model, which is made in a thread of its own when it is its turn.
+    async fn describe(
+        &self,
+        found: Found,
+        description: impl FnOnce(&Found) -> Result<Value, HubError> + Send + 'static,
+    ) -> Result<Response, HubError> {
+        let turn = tokio::time::timeout(TURN_WITHIN, self.turns.clone().acquire_owned()).await;
+        let busy = || HubError::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests; try again");
+        let Ok(Ok(turn)) = turn else { return Err(busy()) };
+        let described = move || {
+            let _until_done = turn;
+            description(&found).map(|value| json(&found, value))
+        };
+        tokio::task::spawn_blocking(described).await.map_err(|_| busy())?
+    }
+
     /// One page of a tree, with the address of the next one in `Link` (RFC 8288).
-    fn page(&self, found: &Found, entries: Vec<Value>, call: &Call, name: &ModelName, dir: &str) -> Response {
+    async fn page(
+        &self,
+        found: Found,
+        call: &Call,
+        name: &ModelName,
+        dir: String,
+    ) -> Result<Response, HubError> {
         let number = |field: &str| call.field(field).and_then(|text| text.parse::<usize>().ok());
         let limit = number("limit").unwrap_or(PAGE).clamp(1, PAGE);
-        let from = number("cursor").unwrap_or(0).min(entries.len());
-        let end = entries.len().min(from + limit);
-        let mut response = json(found, Value::Array(entries[from..end].to_vec()));
-        if end < entries.len() {
-            let kind = if name.kind() == Kind::Dataset { "datasets" } else { "models" };
-            let host = call.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-            let base = host
-                .map_or_else(|| format!("http://{}", self.guard.address), |host| format!("http://{host}"));
-            let mut url = url::Url::parse(&base).ok();
-            if let Some(url) = &mut url {
-                if let Ok(mut path) = url.path_segments_mut() {
-                    path.extend(["api", kind, name.org(), name.name(), "tree", &found.commit]);
-                    path.extend(dir.split('/').filter(|part| !part.is_empty()));
-                }
-                let mut query = url.query_pairs_mut();
-                for field in ["recursive", "expand"].into_iter().filter(|field| call.is_set(field)) {
-                    query.append_pair(field, "true");
-                }
-                query.append_pair("limit", &limit.to_string()).append_pair("cursor", &end.to_string());
+        let from = number("cursor").unwrap_or(0);
+        let end = from.saturating_add(limit);
+        let (recursive, expand) = (call.is_set("recursive"), call.is_set("expand"));
+        let kind = if name.kind() == Kind::Dataset { "datasets" } else { "models" };
+        let host = call.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let base =
+            host.map_or_else(|| format!("http://{}", self.guard.address), |host| format!("http://{host}"));
+        let mut url = url::Url::parse(&base).ok();
+        if let Some(url) = &mut url {
+            if let Ok(mut path) = url.path_segments_mut() {
+                path.extend(["api", kind, name.org(), name.name(), "tree", &found.commit]);
+                path.extend(dir.split('/').filter(|part| !part.is_empty()));
             }
-            let link = url.and_then(|url| HeaderValue::from_str(&format!("<{url}>; rel=\"next\"")).ok());
-            response.headers_mut().extend(link.map(|link| (header::LINK, link)));
+            let mut query = url.query_pairs_mut();
+            for field in ["recursive", "expand"].into_iter().filter(|field| call.is_set(field)) {
+                query.append_pair(field, "true");
+            }
+            query.append_pair("limit", &limit.to_string()).append_pair("cursor", &end.to_string());
         }
-        response
+        let next = url.and_then(|url| HeaderValue::from_str(&format!("<{url}>; rel=\"next\"")).ok());
+        let has_more = Arc::new(AtomicBool::new(false));
+        let sees_more = Arc::clone(&has_more);
+        let description = move |found: &Found| {
+            let (entries, all) = describe::tree(found, &dir, recursive, expand, from..end)
+                .ok_or_else(|| HubError::no_entry(&dir, &found.commit))?;
+            has_more.store(end < all, Ordering::Relaxed);
+            Ok(Value::Array(entries))
+        };
+        let mut response = self.describe(found, description).await?;
+        let next = next.filter(|_| sees_more.load(Ordering::Relaxed));
+        response.headers_mut().extend(next.map(|next| (header::LINK, next)));
+        Ok(response)
     }
 }
 
@@ -187,8 +232,19 @@ impl Call {
         self.field(name).is_some_and(|value| is_true(&value))
     }
 
-    /// The fields `paths` and `expand` of a body, which is a form or JSON.
+    /// The fields `paths`, each path once, and `expand` of a body, which is a form or JSON. Fails if there are more than [`MAX_PATHS`].
     fn paths(&self) -> Result<(Vec<String>, bool), HubError> {
+        let bounded = |mut paths: Vec<String>, expand| {
+            let mut seen = HashSet::new();
+            paths.retain(|path| seen.insert(path.clone()));
+            match paths.len() {
+                0..=MAX_PATHS => Ok((paths, expand)),
+                _ => Err(HubError::new(
+                    StatusCode::BAD_REQUEST,
+                    format!("there are more than {MAX_PATHS} paths"),
+                )),
+            }
+        };
         let content_type = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if content_type.is_some_and(|text| text.starts_with("application/json")) {
             let refused = |_| HubError::new(StatusCode::BAD_REQUEST, "the body is not {\"paths\": […]}");
@@ -199,11 +255,12 @@ impl Call {
                 expand: bool,
             }
             let Paths { paths, expand } = serde_json::from_slice(&self.body).map_err(refused)?;
-            return Ok((paths, expand));
+            return bounded(paths, expand);
         }
-        let fields: Vec<(String, String)> = url::form_urlencoded::parse(&self.body).into_owned().collect();
-        let expand = fields.iter().any(|(key, value)| key == "expand" && is_true(value));
-        Ok((fields.into_iter().filter(|(key, _)| key == "paths").map(|(_, path)| path).collect(), expand))
+        let fields = || url::form_urlencoded::parse(&self.body);
+        let expand = fields().any(|(key, value)| key == "expand" && is_true(&value));
+        let paths = fields().filter(|(key, _)| key == "paths").map(|(_, path)| path.into_owned());
+        bounded(paths.collect(), expand)
     }
 }
 

@@ -61,6 +61,7 @@ use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 
+use crate::model::files::MAX_FILE;
 use crate::model::{FileEntry, Manifest, PiecesRoot};
 use crate::paths::Paths;
 use crate::{fsutil, nofollow};
@@ -90,9 +91,6 @@ pub use states::{Announced, SignedState, SignedStates};
 use torrents::TorrentFiles;
 pub use verify::VerifyReport;
 use withheld::Withheld;
-
-/// Longest file that is stored, in bytes: 16 TiB, so that no manifest needs a block map of more than 128 MiB.
-const MAX_CONTENT: u64 = 1 << 44;
 
 /// Why the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -270,7 +268,7 @@ impl Store {
                 _ if file.size == 0 => {
                     empty.get_or_insert_with(|| Arc::new(Content::empty(self.clone()))).clone()
                 }
-                _ if file.size > MAX_CONTENT => return Err(refuse("it is longer than 16 TiB")),
+                _ if file.size > MAX_FILE => return Err(refuse("it is longer than 16 TiB")),
                 None => return Err(refuse("its pieces root is not known")),
                 Some(key) => self.content(key, &staging)?,
             };

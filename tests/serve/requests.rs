@@ -172,6 +172,36 @@ fn trees_have_pages_and_directories() {
 }
 
 #[test]
+fn a_path_that_is_requested_many_times_is_described_once() {
+    let rig = rig();
+    let ask = |paths: &str| {
+        rig.requests(&format!(
+            "[('POST', '/api/models/acme/m/paths-info/main',\
+              {{'Content-Type': 'application/x-www-form-urlencoded', 'body': {paths}}})]"
+        ))
+        .remove(0)
+    };
+    let same = ask(&format!("'{}'", "paths=config.json&".repeat(5000)));
+    assert_eq!(json(&same).as_array().unwrap().len(), 1);
+    let many: String = (0..1001).map(|n| format!("paths={n}&")).collect();
+    let refused = ask(&format!("'{many}'"));
+    assert_eq!(refused["status"], 400);
+    assert!(header(&refused, "x-error-message").contains("1000 paths"), "{refused}");
+}
+
+#[test]
+fn a_body_that_does_not_arrive_is_not_awaited_for_ever() {
+    let rig = rig();
+    let script = "import socket, sys\n\
+        host, port = sys.argv[1].removeprefix('http://').rsplit(':', 1)\n\
+        s = socket.create_connection((host, int(port)), timeout=60)\n\
+        s.sendall(b'POST /api/models/acme/m/paths-info/main HTTP/1.1\\r\\nHost: %s:%s\\r\\nContent-Length: 100\\r\\n\\r\\np' % (host.encode(), port.encode()))\n\
+        print(s.recv(100).decode().splitlines()[0])\n";
+    let answer = rig.script("venv", script, &[&rig.endpoint]).ok();
+    assert!(answer.contains(" 408 "), "{answer}");
+}
+
+#[test]
 fn other_hosts_names_and_sites_are_refused() {
     let rig = rig();
     let answers = rig.requests(
