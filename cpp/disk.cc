@@ -4,7 +4,9 @@
 #include <atomic>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <cerrno>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <libtorrent/disk_buffer_holder.hpp>
@@ -132,6 +134,7 @@ public:
           m_descriptors(std::size_t(std::max(limits.open_files, 1))),
           m_pool(limits.threads, [this] { m_work.reset(); }) {
         settings_updated();
+        close_idle_later();
     }
 
     lt::storage_holder new_torrent(lt::storage_params const& params, std::shared_ptr<void> const&) override {
@@ -327,7 +330,11 @@ public:
 
     void update_stats_counters(lt::counters&) const override {}
     std::vector<lt::open_file_state> get_status(lt::storage_index_t) const override { return {}; }
-    void abort(bool wait) override { m_pool.stop(wait); }
+    void abort(bool wait) override {
+        m_aborted = true;
+        m_idle.cancel();
+        m_pool.stop(wait);
+    }
     void submit_jobs() override {}  // jobs start when they are queued
 
     void settings_updated() override {
@@ -335,6 +342,14 @@ public:
     }
 
 private:
+    void close_idle_later() {
+        m_idle.expires_after(std::chrono::seconds(30));
+        m_idle.async_wait([this](boost::system::error_code const& cancelled) {
+            if (cancelled || m_aborted) return;
+            m_descriptors.close_idle();
+            close_idle_later();
+        });
+    }
     void free_disk_buffer(char* buffer) override { std::free(buffer); }
 
     std::shared_ptr<Storage> at(lt::storage_index_t index) const {
@@ -431,6 +446,8 @@ private:
     lt::settings_interface const& m_settings;
     std::shared_ptr<Outbox> const m_outbox;
     DescriptorPool m_descriptors;
+    boost::asio::steady_timer m_idle{m_context};
+    bool m_aborted = false;  // network thread only
     SharedPaths m_shared_paths;
     std::uint64_t m_next_key = 0;
     std::vector<std::shared_ptr<Storage>> m_storages;  // by storage index; network thread only

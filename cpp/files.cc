@@ -50,6 +50,7 @@ std::shared_ptr<Descriptor> DescriptorPool::find(std::uint64_t storage, int file
     auto const found = m_open.find({storage, file});
     if (found == m_open.end() || (write && !found->second.descriptor->writable())) return nullptr;
     m_by_use.splice(m_by_use.begin(), m_by_use, found->second.position);
+    found->second.used_in = m_period;
     return found->second.descriptor;
 }
 
@@ -83,6 +84,7 @@ DescriptorPool::Opened DescriptorPool::open(std::uint64_t storage, int file, std
         closing.push_back(std::move(slot->second.descriptor));
     }
     slot->second.descriptor = descriptor;
+    slot->second.used_in = m_period;
     while (m_open.size() > m_bound) {
         auto const oldest = m_open.find(m_by_use.back());
         closing.push_back(std::move(oldest->second.descriptor));
@@ -107,6 +109,19 @@ void DescriptorPool::release_all() {
     std::lock_guard const lock(m_mutex);
     closing.swap(m_open);
     m_by_use.clear();
+}
+
+void DescriptorPool::close_idle() {
+    std::vector<std::shared_ptr<Descriptor>> closing;  // closed after the lock is released
+    std::lock_guard const lock(m_mutex);
+    ++m_period;
+    while (!m_by_use.empty()) {
+        auto const oldest = m_open.find(m_by_use.back());
+        if (oldest->second.used_in + 1 >= m_period) return;
+        closing.push_back(std::move(oldest->second.descriptor));
+        m_open.erase(oldest);
+        m_by_use.pop_back();
+    }
 }
 
 void DescriptorPool::close_all(std::uint64_t storage) {

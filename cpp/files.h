@@ -65,6 +65,9 @@ public:
     // Removes one file from the pool. A caller that still uses the descriptor keeps it open.
     void close(std::uint64_t storage, int file);
     void close_all(std::uint64_t storage);
+    // Closes the descriptors that were not used since the last call: an open file prevents the unmounting of
+    // its disk.
+    void close_idle();
 
 private:
     // Closes all descriptors that no caller uses. For when the process has too many open files.
@@ -73,8 +76,10 @@ private:
     struct Slot {
         std::shared_ptr<Descriptor> descriptor;
         std::list<Key>::iterator position;
+        std::uint64_t used_in = 0;  // the period in which it was used last
     };
     std::size_t const m_bound;
+    std::uint64_t m_period = 0;  // how often idle descriptors were closed
     std::mutex m_mutex;
     std::list<Key> m_by_use;  // most recently used first
     std::map<Key, Slot> m_open;
