@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::keys::PublisherKeypair;
 use crate::model::{Manifest, ModelRef};
 use crate::mount::RequestedModel;
 use crate::node::lock::NodeLock;
@@ -113,6 +114,16 @@ impl Library {
             tracing::debug!(error = %e, model = %manifest.model_ref(), "the trust refuses the publisher of a known manifest");
         }
         accepted.is_ok()
+    }
+
+    /// Whether a manifest may have been made on this host: it is not signed, or signed with this host's key or a former one.
+    /// Reads the key.
+    pub(super) fn may_have_made(&self, manifest: &Manifest) -> bool {
+        let Some(publisher) = manifest.signed_by() else { return true };
+        let path = self.paths.publisher_key();
+        // A key that cannot be read may be the publisher's.
+        let is_own = |own: PublisherKeypair| own.public() == self.trust.present_key(&publisher);
+        path.exists() && PublisherKeypair::load(&path).map_or(true, is_own)
     }
 
     /// All known manifests, also of publishers that own no name.

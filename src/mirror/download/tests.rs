@@ -405,9 +405,9 @@ async fn files_that_cannot_fit_are_refused_before_fetching() {
     let error = staging.run(&source, &[&file]).await.unwrap_err();
     assert!(matches!(error, MirrorError::Files { source: FilesError::TooManyPieces { .. }, .. }), "{error}");
     let roomy = |job| DownloadJob { piece_length: 128 << 20, ..job };
-    let error = staging.run_with(&source, &[&RemoteFile { size: 1 << 47, ..file }], roomy).await.unwrap_err();
-    assert!(matches!(error, MirrorError::NoSpace { needed, .. } if needed == 1 << 47), "{error}");
-    assert!(error.to_string().contains("128 TiB"), "{error}");
+    let error = staging.run_with(&source, &[&RemoteFile { size: 1 << 44, ..file }], roomy).await.unwrap_err();
+    assert!(matches!(error, MirrorError::NoSpace { needed, .. } if needed == 1 << 44), "{error}");
+    assert!(error.to_string().contains("16.0 TiB"), "{error}");
 }
 
 /// A sparse local copy that is larger than its file system, and the corresponding file of a repository.

@@ -245,15 +245,16 @@ pub(super) fn may_read(
     !allow_other && (access.is_accepted(&revision.manifest.model_ref()) || is_placed())
 }
 
-/// Whether only users that the hub accepts may read a model: one that is read from the hub, or one that was, and is known
-/// with its manifest now.
+/// Whether only users that the hub accepts may read a model: one that is read from the hub, or one that was, and has a manifest
+/// of this host now. A manifest of another publisher came from a swarm, which gives the bytes to everyone.
 pub(super) fn is_restricted(library: &Library, revision: &StoredRevision) -> bool {
     match &revision.hub {
         Some(hub) => hub.listing.is_restricted(),
         None if revision.is_local => false,
         None => {
             let rule = library.sharing.of(&revision.manifest.model_ref());
-            matches!(rule.withheld, Some(Withheld::Gated | Withheld::Private))
+            let is_withheld = matches!(rule.withheld, Some(Withheld::Gated | Withheld::Private));
+            is_withheld && library.may_have_made(&revision.manifest)
         }
     }
 }
