@@ -138,8 +138,8 @@ impl Library {
         self.manifests().into_iter().filter_map(|manifest| self.usable_revision(manifest)).collect()
     }
 
-    /// A model with its contents; none if they cannot be used, which is logged: one such model does not prevent the use of
-    /// the others.
+    /// A model with its contents; none if they cannot be used, which is logged: one such model does not make
+    /// other models unusable.
     pub(super) fn usable_revision(&self, manifest: Arc<Manifest>) -> Option<Arc<StoredRevision>> {
         let model = manifest.model_ref();
         let found = self.store.revision(manifest);

@@ -76,7 +76,7 @@ fn an_absent_directory_is_seeded_again_when_it_returns() {
 }
 
 #[test]
-fn the_disk_of_a_shared_directory_can_be_unmounted_while_nobody_reads() {
+fn the_disk_of_a_shared_directory_can_be_unmounted_while_no_peer_reads() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let disk = a.home().join("disk");
