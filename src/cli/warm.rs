@@ -11,7 +11,7 @@ use crate::cli::signals::StopSignals;
 use crate::cli::status::not_running;
 use crate::node::control::{Client, WarmRequest};
 use crate::node::mounts::MountStatus;
-use crate::node::{ErrorKind, NodeError};
+use crate::node::{ErrorKind, NodeError, Surroundings};
 
 /// Pause between two searches for a model that was not found.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
@@ -46,6 +46,14 @@ pub struct Args {
     update: bool,
 }
 
+impl Args {
+    /// The request for a path below a mount point.
+    fn request(&self, path: String, resolve: bool, surroundings: &Surroundings) -> WarmRequest {
+        let (header_only, update) = (self.header_only, self.update);
+        WarmRequest { path, resolve, header_only, update, surroundings: surroundings.clone() }
+    }
+}
+
 /// Has the daemon fetch the files, and waits.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     if args.wait {
@@ -54,13 +62,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             let surroundings = surroundings(token_if_usable());
             for path in &args.paths {
                 let (path, resolve) = below_mount(path, &mounts)?;
-                let request = WarmRequest {
-                    path,
-                    resolve,
-                    header_only: args.header_only,
-                    update: args.update,
-                    surroundings: surroundings.clone(),
-                };
+                let request = args.request(path, resolve, &surroundings);
                 let warming = warm_when_found(context, &daemon.client, &request);
                 let warmed = signals.unless(warming).await.map_err(CommandError::resumable)?;
                 context.out.line(format_args!("{}: {warmed} cached", request.path))?;
@@ -77,13 +79,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             args.paths.iter().map(|path| below_mount(path, &status.mounts)).collect::<Result<Vec<_>, _>>()?;
         let surroundings = surroundings(token_if_usable());
         for (path, resolve) in wanted {
-            let request = WarmRequest {
-                path,
-                resolve,
-                header_only: args.header_only,
-                update: args.update,
-                surroundings: surroundings.clone(),
-            };
+            let request = args.request(path, resolve, &surroundings);
             let warming = async { Ok(warm_with_progress(context, &client, &request).await?) };
             let warmed = signals.unless(warming).await.map_err(CommandError::resumable)?;
             context.out.line(format_args!("{}: {warmed} cached", request.path))?;

@@ -124,7 +124,7 @@ impl Fetch {
         let file = match present.revision.hub {
             Some(_) => match self.read_from_hub(&present, offset, len).await? {
                 Some(bytes) => return Ok(bytes),
-                // Its manifest became known meanwhile.
+                // Its manifest became known during the read.
                 None => file.present().ok_or(ReadError::Left)?,
             },
             None => present,

@@ -60,7 +60,7 @@ impl HubLimits {
 
     /// Waits until requests may be sent again.
     pub async fn pass(&self) {
-        // Another response may extend the pause meanwhile.
+        // Another response may extend the pause during this wait.
         while let Some(left) = self.pause() {
             tokio::time::sleep(left).await;
         }

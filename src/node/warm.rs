@@ -42,7 +42,7 @@ pub enum WarmError {
 
 /// Fetches all files at or below a path relative to a mount point: `[datasets/]org/name[@revision][/path]`, or the same
 /// after `.by/FINGERPRINT/`. With `resolve`, an unknown model is looked up like in a mount. Starts again if the model is
-/// replaced by another one meanwhile.
+/// replaced by another one during the work.
 pub(super) async fn run(node: &Arc<Node>, request: &WarmRequest) -> Result<Warmed, NodeError> {
     let header_only = request.header_only;
     let (sought, below) = split(&request.path)?;
@@ -81,7 +81,7 @@ pub(super) async fn run(node: &Arc<Node>, request: &WarmRequest) -> Result<Warme
 }
 
 /// Fetches files of a model that is read from the hub. If all of it is complete then, it gets its manifest. None if the
-/// manifest became known meanwhile.
+/// manifest became known during the work.
 async fn warm_from_hub(
     node: &Arc<Node>,
     revision: &Arc<StoredRevision>,

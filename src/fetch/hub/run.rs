@@ -101,7 +101,7 @@ impl Download {
     }
 }
 
-/// Writes bytes to the file of a content and records them. The file is opened again if the content has moved meanwhile.
+/// Writes bytes to the file of a content and records them. The file is opened again if the content has moved since.
 fn write_granules(
     content: &Content,
     opened: Option<(Arc<File>, u64)>,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{GetProgress, GetReport, GetRequest, Origin, meanwhile, select};
+use super::{GetProgress, GetReport, GetRequest, Origin, select, with_ticks};
 use crate::catalog::Patience;
 use crate::model::ModelRef;
 use crate::mount::RequestedModel;
@@ -79,7 +79,7 @@ pub(super) async fn get(
             None => hub::lookup::look_up(node, model, &access, WITHIN).await,
         }
     };
-    let found = match meanwhile(asking, showing).await {
+    let found = match with_ticks(asking, showing).await {
         Ok(found) if found.manifest.model_ref() != *model => {
             return Ok(FromHub::Renamed(found.manifest.model_ref()));
         }
@@ -90,7 +90,7 @@ pub(super) async fn get(
         Err(_) => return Ok(FromHub::No),
     };
     let limits = LookupLimits { within: SWARM_FIRST, patience: Patience::All };
-    match meanwhile(readable::look_up(node, &sought, None, limits), showing).await {
+    match with_ticks(readable::look_up(node, &sought, None, limits), showing).await {
         Ok(_) => return Ok(FromHub::Found),
         Err(error) if !readable::is_absent(&error) => return Ok(FromHub::No),
         Err(_) => {}
@@ -124,7 +124,7 @@ async fn fetch(
         let rate = (received as f64 / began.elapsed().as_secs_f64().max(0.1)) as u64;
         progress(GetProgress::Fetching { have, want, rate, peers: 0, web: true });
     };
-    meanwhile(space::fetch_files(node, revision, &files, None), showing).await?;
+    with_ticks(space::fetch_files(node, revision, &files, None), showing).await?;
     if hub::hand_over::has_ended(node, revision).await {
         return Ok(FromHub::Complete(0));
     }

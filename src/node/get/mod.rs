@@ -171,7 +171,7 @@ pub enum Origin {
     Hub,
 }
 
-/// Gets a model. Continues an interrupted call, and starts again if the model is replaced by another one meanwhile.
+/// Gets a model. Continues an interrupted call, and starts again if the model is replaced by another one during the call.
 /// Dropping the future stops it and keeps the received bytes.
 pub(super) async fn run(
     node: &Arc<Node>,
@@ -233,7 +233,7 @@ async fn get_as_known_now(
     // Another command may be getting the same model: its progress is shown as well.
     let showing = || progress(fetching(node, &revision, &files, want));
     // A thread that moves files keeps the turn, also when the future is dropped.
-    let turn = Arc::new(meanwhile(node.jobs.turn(&manifest.torrent.info_hash), showing).await);
+    let turn = Arc::new(with_ticks(node.jobs.turn(&manifest.torrent.info_hash), showing).await);
 
     adopt(node, &revision, &turn, &dest, progress).await?;
     let (to, which) = (dest.clone(), files.clone());
@@ -260,7 +260,7 @@ async fn get_as_known_now(
     let over_http = || node.fetch.progress(&manifest.torrent.info_hash).map_or(0, |s| s.downloaded_web);
     let (before, web_before) = (here(&files), over_http());
     let fetched = space::fetch_files(node, &revision, &files, Some(&dest));
-    meanwhile(while_finding_holders(node, &manifest, fetched), showing).await?;
+    with_ticks(while_finding_holders(node, &manifest, fetched), showing).await?;
     showing();
     if request.verify {
         check(&revision, &files, want, progress).await?;
@@ -340,7 +340,7 @@ async fn code_in(revision: &Arc<StoredRevision>, files: &[usize]) -> Vec<String>
     looking.await.unwrap_or_else(|e| vec![format!("the files were not searched for code: {e}")])
 }
 
-/// Does some work, and meanwhile connects to holders of the model that peers of the catalog know: its own swarm may
+/// Does some work, and during it connects to holders of the model that peers of the catalog know: its own swarm may
 /// need long to find them.
 async fn while_finding_holders<T>(node: &Node, manifest: &Manifest, work: impl Future<Output = T>) -> T {
     let Some(part) = &node.catalog else { return work.await };
@@ -361,8 +361,8 @@ fn fetching(node: &Node, revision: &Arc<StoredRevision>, files: &[usize], want: 
     GetProgress::Fetching { have, want, rate: from_peers + from_web, peers, web: from_web > 0 }
 }
 
-/// Awaits some work, and calls `tick` every [`REPORT_EVERY`] meanwhile.
-pub(super) async fn meanwhile<T>(work: impl Future<Output = T>, tick: impl Fn()) -> T {
+/// Awaits some work, and calls `tick` every [`REPORT_EVERY`] until it ends.
+pub(super) async fn with_ticks<T>(work: impl Future<Output = T>, tick: impl Fn()) -> T {
     tokio::pin!(work);
     let mut clock = tokio::time::interval(REPORT_EVERY);
     loop {

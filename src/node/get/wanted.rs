@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{GetProgress, GetRequest, Origin, RESOLVE_WITHIN, meanwhile};
+use super::{GetProgress, GetRequest, Origin, RESOLVE_WITHIN, with_ticks};
 use crate::catalog::Patience;
 use crate::model::Manifest;
 use crate::node::accept::Intent;
@@ -13,7 +13,7 @@ use crate::trust::TrustError;
 
 /// How long a node without any peer waits for one: hosts of one LAN need a second or two.
 const MEET_WITHIN: Duration = Duration::from_secs(6);
-/// The pause between two lookups meanwhile.
+/// The pause between two lookups.
 const MEET_PAUSE: Duration = Duration::from_millis(300);
 
 /// The manifest of the model to get.
@@ -50,7 +50,7 @@ pub(super) async fn wanted(
         let peers = node.catalog.as_ref().map_or(0, |part| part.catalog.status().peers);
         progress(GetProgress::Looking { peers });
     };
-    let found = meanwhile(look_for(node, request, held.is_some()), showing).await;
+    let found = with_ticks(look_for(node, request, held.is_some()), showing).await;
     match (found, known) {
         (Ok(found), Some(known)) if found.torrent.info_hash == known.torrent.info_hash => {
             Ok(Wanted { manifest: found, origin: Origin::NoneNewer, warning: None })

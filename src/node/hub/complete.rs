@@ -60,7 +60,7 @@ pub(in crate::node) async fn check(node: &Arc<Node>, file: &FileRef) -> Result<b
         let (Some(at), Some(key)) = (hashed.hub_path(), hashed.hub_key()) else { return Ok(None) };
         let hashes = match hash_file(&at, piece_length, Control { progress: &|_| {}, cancel }) {
             Ok(hashes) => hashes,
-            // It was evicted meanwhile.
+            // It was evicted after it became complete.
             Err(HashError::Changed(_)) => return Ok(None),
             Err(HashError::Io { path, source }) if hashed.is_complete() => {
                 return Err(StoreError::Io { path, source }.into());
@@ -120,7 +120,7 @@ pub(in crate::node) async fn complete(
 }
 
 /// Makes the manifest of a model of which all files are complete and right, as `mirror` does, and moves its files to it.
-/// Returns the model with its manifest; none if a file lost bytes meanwhile.
+/// Returns the model with its manifest; none if a file lost bytes during the work.
 pub(in crate::node) async fn finish(
     node: &Arc<Node>,
     revision: &Arc<StoredRevision>,
@@ -186,7 +186,7 @@ impl Drop for LinkTree {
 }
 
 impl LinkTree {
-    /// None if a file has lost bytes meanwhile.
+    /// None if a file has lost bytes since it was complete.
     fn make(library: &Library, revision: &StoredRevision) -> Result<Option<Self>, NodeError> {
         let model: ModelRef = revision.manifest.model_ref();
         let dir = library.paths.hub_cache().join(".trees").join(model.to_string().replace('/', "--"));

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::get::meanwhile;
+use super::get::with_ticks;
 use super::sharing::{Rule, Withheld};
 use super::{Node, NodeError, Surroundings, blocking};
 use crate::mirror::{self, FileProgress, ProgressBoard, Snapshot};
@@ -148,7 +148,7 @@ pub(super) async fn run(
     let board = Arc::new(ProgressBoard::default());
     let source = job.open(node, request, &board)?;
     let showing = || progress(MirrorProgress::of(&board.now()));
-    let snapshot = Arc::new(meanwhile(job.snapshot(node, request, &*source), showing).await?);
+    let snapshot = Arc::new(with_ticks(job.snapshot(node, request, &*source), showing).await?);
     let from = source.describe(snapshot.commit);
     if let Some(known) = mirrored_before(node, &job, request, &from)? {
         let report = still_mirrored(node, &job, &snapshot, request, &known)?;
@@ -172,7 +172,7 @@ pub(super) async fn run(
         },
     };
     let downloading = mirror::download(&*source, &snapshot, download, &board);
-    let downloaded = meanwhile(downloading, showing).await?;
+    let downloaded = with_ticks(downloading, showing).await?;
     let web_seeds = source.web_seed(snapshot.commit).into_iter().collect();
     drop(source);
     let (node, request) = (node.clone(), request.clone());
