@@ -164,6 +164,7 @@ mod fetch {
 }
 
 mod hub {
+    mod common_files;
     mod complete;
     mod endpoint;
     mod faults;

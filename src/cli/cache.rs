@@ -99,7 +99,7 @@ fn show(json: bool, context: &Context) -> Result<(), CommandError> {
     for listing in library.store.hub_listings() {
         for file in &listing.files {
             let named = || (listing.model.clone(), file.path.clone());
-            file.key().map(|key| from_hub.entry(key).or_insert_with(named));
+            listing.key(file).map(|key| from_hub.entry(key).or_insert_with(named));
         }
     }
     let row = |entry: &CacheEntry| {

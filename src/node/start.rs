@@ -160,10 +160,11 @@ impl Node {
         let tending = tokio::spawn(super::places::run(Arc::downgrade(&node)));
         let completing = tokio::spawn(hub::complete::run(Arc::downgrade(&node), completed));
         let handing = tokio::spawn(hub::hand_over::run(Arc::downgrade(&node)));
+        let comparing = tokio::spawn(hub::twins::run(Arc::downgrade(&node)));
         node.hub.refresh();
         let scrubbing = tokio::spawn(super::scrub::run(Arc::downgrade(&node)));
         node.tasks.lock().extend(
-            [housekeeper, keeper, looking, tending, scrubbing, completing, handing]
+            [housekeeper, keeper, looking, tending, scrubbing, completing, handing, comparing]
                 .into_iter()
                 .chain(attendants),
         );

@@ -92,6 +92,7 @@ async fn warm_from_hub(
     if header_only {
         return headers(node, revision, &files).await.map(Some);
     }
+    hub::twins::find(node, revision, u64::MAX).await;
     space::check(&node.library, revision, &files, None)?;
     space::fetch_files(node, revision, &files, None).await?;
     if hub::hand_over::has_ended(node, revision).await {

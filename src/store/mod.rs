@@ -75,7 +75,7 @@ use dirs::ModelDirs;
 pub use eviction::{Cache, CacheEntry, Evicted};
 pub use former_states::{FormerState, FormerStates};
 use granules::Granules;
-pub use hub::{HubFile, HubKey, HubListing, HubModel, HubProof, HubRevisionError};
+pub use hub::{HubFile, HubKey, HubListing, HubModel, HubProof, HubRevisionError, HubScope, OpenHubFile};
 use live::LiveContents;
 pub use partial_mirrors::PartialMirrors;
 pub use placed::PlacedFiles;

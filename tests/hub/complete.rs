@@ -3,22 +3,15 @@
 use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
-use super::rig::{LARGE, SHORT, commit, listed, proof, read_at};
+use super::rig::{LARGE, SHORT, commit, info_hash, listed, proof, read_at, reader};
 use crate::support::fixtures::hashes;
-use crate::support::host::Host;
 use crate::support::mirror::{HubNet, mirror, mirrored, tree};
 use crate::support::process::{PATIENCE, until};
 
-fn info_hash(host: &Host, model: &str) -> Option<String> {
-    Some(listed(host, model)["info_hash"].as_str()?.to_owned())
-}
-
 #[test]
 fn warmed_model_is_shared_with_a_second_host() {
-    let net = HubNet::new();
-    net.small("acme/m", "mit");
+    let (net, alice) = reader();
     let expected = hashes(&net.tree("acme/m", "mit", 1), PATIENCE);
-    let alice = net.host("alice", SHORT);
     alice.keep_daemon();
     let mount = alice.mount(&[]);
     let path = mount.path("acme/m/large.bin");
@@ -78,10 +71,8 @@ fn model_that_was_read_to_the_end_gets_its_manifest() {
 
 #[test]
 fn get_of_an_unshared_model_fetches_it_from_the_hub() {
-    let net = HubNet::new();
-    net.small("acme/m", "mit");
+    let (net, host) = reader();
     let expected = tree(&net.tree("acme/m", "mit", 1));
-    let host = net.host("alice", SHORT);
     let printed = host.run(&["get", "acme/m", "--seed=false"]).ok();
     assert!(printed.contains("over HTTP"), "{printed}");
     assert_eq!(tree(&mirrored(&host, "acme/m")), expected);
@@ -96,9 +87,7 @@ fn get_of_an_unshared_model_fetches_it_from_the_hub() {
 
 #[test]
 fn some_files_of_an_unshared_model_are_fetched() {
-    let net = HubNet::new();
-    net.small("acme/m", "mit");
-    let host = net.host("alice", SHORT);
+    let (net, host) = reader();
     let dest = host.home().join("dest");
     host.run(&["get", "acme/m", "--include", "*.json", "-o", dest.to_str().unwrap()]).ok();
     let got = hashes(&dest, PATIENCE);
@@ -136,9 +125,7 @@ fn name_is_updated_on_request_only() {
 
 #[test]
 fn cached_bytes_move_to_a_manifest_that_becomes_known() {
-    let net = HubNet::new();
-    net.small("acme/m", "mit");
-    let alice = net.host("alice", SHORT);
+    let (net, alice) = reader();
     alice.keep_daemon();
     let mount = alice.mount(&[]);
     let large = mount.path("acme/m/large.bin");

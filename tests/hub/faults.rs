@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
-use super::rig::{LARGE, SHORT, read_at, status};
+use super::rig::{LARGE, SHORT, read_at, reader, status};
 use crate::support::fixtures::hashes;
 use crate::support::mirror::HubNet;
 use crate::support::process::PATIENCE;
@@ -54,9 +54,7 @@ fn random_faults_give_no_wrong_byte() {
 
 #[test]
 fn file_with_another_hash_is_discarded_and_reported() {
-    let net = HubNet::new();
-    net.small("acme/m", "mit");
-    let host = net.host("alice", SHORT);
+    let (net, host) = reader();
     host.keep_daemon();
     let mount = host.mount(&[]);
     net.hub.cdn_faults().always("large.bin", Fault::WrongBytes);
@@ -113,9 +111,7 @@ fn hub_that_cannot_be_reached_costs_little() {
 
 #[test]
 fn slow_hub_ends_reads_in_time_and_status_names_it() {
-    let net = HubNet::new();
-    net.small("acme/m", "mit");
-    let host = net.host("alice", SHORT);
+    let (net, host) = reader();
     host.keep_daemon();
     let mount = host.mount(&[]);
     assert!(mount.path("acme/m/config.json").exists());

@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::process::Command;
 
-use super::rig::{LARGE, SHORT, commit, proof, read_at, status};
+use super::rig::{LARGE, SHORT, commit, proof, read_at, reader, status};
 use crate::support::fixtures::{downloaded, hashes, minilm, noise};
 use crate::support::mirror::HubNet;
 use crate::support::process::{Finished, PATIENCE};
@@ -64,10 +64,8 @@ fn one_tensor_of_an_unknown_model_is_read() {
 
 #[test]
 fn all_files_of_an_unknown_model_are_readable() {
-    let net = HubNet::new();
-    net.small("acme/m", "mit");
+    let (net, host) = reader();
     net.hub.set_page_size(2);
-    let host = net.host("alice", SHORT);
     let mount = host.mount(&[]);
     let expected = net.tree("acme/m", "mit", 1);
     assert_eq!(hashes(&mount.path("acme/m"), PATIENCE), hashes(&expected, PATIENCE));
@@ -98,9 +96,7 @@ fn name_stays_at_its_commit_while_the_branch_moves() {
 
 #[test]
 fn cached_parts_are_read_without_the_hub_after_a_restart() {
-    let net = HubNet::new();
-    net.small("acme/m", "mit");
-    let host = net.host("alice", SHORT);
+    let (net, host) = reader();
     let mount = host.mount(&[]);
     let bytes = read_at(&mount.path("acme/m/large.bin"), 1_000_000, 70_000).unwrap();
     assert_eq!(bytes, LARGE.with(|large| large[1_000_000..1_070_000].to_vec()));

@@ -3,31 +3,14 @@
 use std::fs;
 use std::io::ErrorKind;
 
-use super::rig::{SHORT, listed, status};
-use crate::support::host::Host;
+use super::rig::{listed, mount_with, reader, status};
 use crate::support::hub::{Access, MEMBER, STRANGER};
-use crate::support::mirror::HubNet;
 use crate::support::process::{Finished, PATIENCE};
-
-/// Mounts with a token at a directory of the home directory.
-fn mount_with(host: &Host, name: &str, token: Option<&str>, more: &[&str]) -> std::path::PathBuf {
-    let point = host.home().join(name);
-    fs::create_dir_all(&point).unwrap();
-    let mut command = host.silmaril(&["mount", point.to_str().unwrap()]);
-    command.args(more);
-    if let Some(token) = token {
-        command.env("HF_TOKEN", token);
-    }
-    Finished::of(&mut command, PATIENCE).ok();
-    point
-}
 
 #[test]
 fn gated_model_is_read_only_with_an_accepted_token() {
-    let net = HubNet::new();
-    net.small("acme/m", "mit");
+    let (net, host) = reader();
     net.hub.set_access("acme/m", Access::Gated);
-    let host = net.host("alice", SHORT);
     host.keep_daemon();
     let member = mount_with(&host, "member", Some(MEMBER), &[]);
     let refused = [
@@ -56,10 +39,8 @@ fn gated_model_is_read_only_with_an_accepted_token() {
 
 #[test]
 fn gated_model_is_denied_after_a_restart_without_the_token() {
-    let net = HubNet::new();
-    net.small("acme/m", "mit");
+    let (net, host) = reader();
     net.hub.set_access("acme/m", Access::Gated);
-    let host = net.host("alice", SHORT);
     host.keep_daemon();
     let point = mount_with(&host, "models", Some(MEMBER), &[]);
     assert!(fs::read(point.join("acme/m/config.json")).is_ok());
@@ -82,10 +63,8 @@ fn gated_model_is_denied_after_a_restart_without_the_token() {
 
 #[test]
 fn private_model_does_not_exist_for_strangers() {
-    let net = HubNet::new();
-    net.small("acme/m", "mit");
+    let (net, host) = reader();
     net.hub.set_access("acme/m", Access::Private);
-    let host = net.host("alice", SHORT);
     host.keep_daemon();
     for token in [None, Some(STRANGER)] {
         let point = mount_with(&host, "models", token, &[]);

@@ -1,12 +1,14 @@
 //! Hosts that read from a hub, and what they see.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::support::fixtures::noise;
 use crate::support::host::Host;
+use crate::support::mirror::HubNet;
+use crate::support::process::{Finished, PATIENCE};
 
 thread_local! {
     /// The bytes of `large.bin` of the small repository.
@@ -15,6 +17,27 @@ thread_local! {
 
 /// Sections for a host that reads from the hub, with short timeouts.
 pub const SHORT: &str = "mount: {read_timeout: 3s, resolve_timeout: 5s}\n";
+
+/// A network with a hub that has `acme/m`, and a host that reads from it.
+pub fn reader() -> (HubNet, Host) {
+    let net = HubNet::new();
+    net.small("acme/m", "mit");
+    let host = net.host("alice", SHORT);
+    (net, host)
+}
+
+/// Mounts with a token at a directory of the home directory.
+pub fn mount_with(host: &Host, name: &str, token: Option<&str>, more: &[&str]) -> PathBuf {
+    let point = host.home().join(name);
+    fs::create_dir_all(&point).unwrap();
+    let mut command = host.silmaril(&["mount", point.to_str().unwrap()]);
+    command.args(more);
+    if let Some(token) = token {
+        command.env("HF_TOKEN", token);
+    }
+    Finished::of(&mut command, PATIENCE).ok();
+    point
+}
 
 /// Reads a part of a file.
 pub fn read_at(path: &Path, offset: u64, len: usize) -> io::Result<Vec<u8>> {
@@ -39,6 +62,11 @@ pub fn status(host: &Host) -> serde_json::Value {
 pub fn listed(host: &Host, model: &str) -> serde_json::Value {
     let all: Vec<serde_json::Value> = serde_json::from_str(&host.run(&["list", "--json"]).ok()).unwrap();
     all.into_iter().find(|found| found["model"] == model).unwrap_or_default()
+}
+
+/// The info hash of a model, if it has a manifest.
+pub fn info_hash(host: &Host, model: &str) -> Option<String> {
+    Some(listed(host, model)["info_hash"].as_str()?.to_owned())
 }
 
 /// The commit at which a model is read from the hub.

@@ -5,7 +5,7 @@
 //! of the daemon share one budget, and space is reserved before bytes are requested.
 //!
 //! What always holds:
-//! - A byte is requested once, however many readers wait for it. A request whose bytes no reader needs any more ends.
+//! - A byte is requested once, however many readers wait for it, also of different models with the same file. A request whose bytes no reader needs any more ends.
 //! - Granules are recorded in the content before a reader is woken, and the content is tested under the lock under which
 //!   waiters are registered.
 //! - Every wait has a deadline. [`HubReads::stop`] ends all waits.
@@ -35,8 +35,8 @@ use super::web::{WebBody, WebError};
 use super::window::widest;
 use super::{FetchSettings, FileRef, ReadError};
 use crate::model::{GRANULE_LEN, ModelRef};
-use crate::store::{Content, ContentKey, HubListing};
-use state::{HubState, HubWait, Reading};
+use crate::store::{Content, ContentKey, HubListing, StoredRevision};
+use state::{HubState, HubWait};
 pub use status::HubStatus;
 
 /// Requests to hubs at a time for the daemon: reads, and downloads of repositories.
@@ -116,17 +116,24 @@ impl HubReads {
         let _ = self.on_complete.set(Box::new(call));
     }
 
-    /// Ends all requests for a model, and has its waiting reads look at the content again.
-    pub fn retire(self: &Arc<Self>, model: &ModelRef) {
+    /// Removes the source of a model, ends all requests for its contents, and has the reads that wait for them, also those of
+    /// other models, look at the contents again.
+    pub fn retire(self: &Arc<Self>, revision: &StoredRevision) {
         {
             let mut state = self.state.lock();
-            state.origins.remove(model);
-            let of_it: Vec<ContentKey> =
-                state.files.iter().filter(|(_, reading)| reading.is_of(model)).map(|(key, _)| *key).collect();
-            for key in of_it {
+            state.origins.remove(&revision.manifest.model_ref());
+            for key in revision.contents.iter().filter_map(|content| content.key()) {
                 // Its waiters are answered when their senders are dropped.
                 state.files.remove(&key);
             }
+        }
+        self.pump();
+    }
+
+    /// Has the reads that wait for a content look at it again: its bytes are there in another way from now on.
+    pub fn reread(self: &Arc<Self>, content: &Content) {
+        if let Some(key) = content.key() {
+            self.state.lock().files.remove(&key);
         }
         self.pump();
     }
@@ -149,7 +156,7 @@ impl HubReads {
         {
             let mut state = self.state.lock();
             let id = state.new_id();
-            let reading = state.files.entry(key).or_insert_with(|| Reading::new(file));
+            let reading = state.reading(key, file);
             reading.touch(
                 range,
                 widest(self.settings.readahead_max, GRANULE_LEN, self.settings.window_bound),
@@ -194,7 +201,7 @@ impl HubReads {
                 return Ok(());
             }
             let id = state.new_id();
-            let reading = state.files.entry(key).or_insert_with(|| Reading::new(file));
+            let reading = state.reading(key, file);
             if !is_job {
                 let max = widest(self.settings.readahead_max, GRANULE_LEN, self.settings.window_bound);
                 reading.touch(range.clone(), max, id);
@@ -228,10 +235,10 @@ impl HubReads {
     fn why_it_waits(&self, key: &ContentKey) -> (Option<Instant>, String) {
         let mut state = self.state.lock();
         let Some(reading) = state.files.get(key) else { return (None, "the read has ended".to_owned()) };
-        let has_origin = state.origins.contains_key(&reading.model());
-        let (progress, why) = (reading.last_progress, reading.why_it_waits(has_origin));
-        let model = reading.model();
-        state.troubles.insert(model, why.clone());
+        let (progress, why) = (reading.last_progress, reading.why_it_waits(&state.origins));
+        for model in reading.models().collect::<Vec<_>>() {
+            state.troubles.insert(model, why.clone());
+        }
         (progress, why)
     }
 
@@ -278,7 +285,7 @@ impl HubReads {
     pub fn shed(&self, target: u64) -> std::io::Result<u64> {
         let contents: Vec<(Arc<Content>, Vec<Range<u64>>)> = {
             let state = self.state.lock();
-            state.files.values().map(|reading| (reading.file.content().clone(), reading.needed())).collect()
+            state.files.values().map(|reading| (reading.content().clone(), reading.needed())).collect()
         };
         let mut freed = 0;
         for (content, needed) in contents {

@@ -56,7 +56,8 @@ impl HubReads {
         let ahead = share(self.settings.readahead_max.saturating_mul(BUDGET), hungry, GRANULE_LEN);
         let id = state.new_id();
         let Some(reading) = state.files.get_mut(key) else { return false };
-        let Some(origin) = state.origins.get(&reading.model()).cloned() else { return false };
+        let Some((file, origin)) = reading.source(&state.origins) else { return false };
+        let file = file.clone();
         if reading.pause(now).is_some() || reading.running.len() >= PER_FILE {
             return false;
         }
@@ -76,7 +77,7 @@ impl HubReads {
             reads: Arc::downgrade(self),
             key: *key,
             id,
-            file: reading.file.clone(),
+            file,
             origin,
             range: range.clone(),
             reserved: super::run::Reserved { rooms: self.settings.rooms.clone(), bytes },
@@ -108,7 +109,7 @@ impl Reading {
 
     /// The next range to request.
     fn next(&self, level: Level, ahead: u64) -> Option<Range<u64>> {
-        let content = self.file.content();
+        let content = self.content();
         let len = content.len();
         let first = |range: &Range<u64>| self.missing(content, range).into_iter().next();
         match level {

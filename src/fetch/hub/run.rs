@@ -1,9 +1,7 @@
 //! One request to a hub, from its start to the last granule.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -15,7 +13,7 @@ use super::{HubOrigin, HubReads, OPEN_WITHIN, SILENT_WITHIN};
 use crate::fetch::FileRef;
 use crate::fetch::web::{WebBody, WebError};
 use crate::model::GRANULE_LEN;
-use crate::store::{Content, ContentKey, Rooms, SpaceClass};
+use crate::store::{Content, ContentKey, OpenHubFile, Rooms, SpaceClass};
 
 /// Bytes that are collected before they are written.
 const WRITE: u64 = 4 * GRANULE_LEN;
@@ -49,11 +47,11 @@ impl Download {
     /// Runs to the end; the result is recorded.
     pub async fn run(self) {
         let result = self.receive().await;
-        let Self { reads, key, id, reserved, _permit: permit, .. } = self;
+        let Self { reads, key, id, file, reserved, _permit: permit, .. } = self;
         // Before the next request is chosen.
         drop((reserved, permit));
         if let Some(reads) = reads.upgrade() {
-            reads.ended(&key, id, result);
+            reads.ended(&key, id, &file, result);
         }
     }
 
@@ -79,13 +77,14 @@ impl Download {
     async fn write(
         &self,
         content: &Arc<Content>,
-        out: &mut Option<(Arc<File>, u64)>,
+        out: &mut Option<OpenHubFile>,
         at: u64,
         bytes: Vec<u8>,
     ) -> Result<u64, WebError> {
         let range = at..at + bytes.len() as u64;
         let (content, opened, written) = (content.clone(), out.take(), range.clone());
-        let writing = tokio::task::spawn_blocking(move || write_granules(&content, opened, written, &bytes));
+        let writing =
+            tokio::task::spawn_blocking(move || content.write_from_hub(opened, written.start, &bytes));
         let disk = |error: io::Error| WebError::Unreachable(format!("disk: {error}"));
         let opened = writing.await.map_err(|error| disk(io::Error::other(error)))?.map_err(|error| {
             if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
@@ -99,27 +98,6 @@ impl Download {
         }
         Ok(range.end)
     }
-}
-
-/// Writes bytes to the file of a content and records them. The file is opened again if the content has moved since.
-fn write_granules(
-    content: &Content,
-    opened: Option<(Arc<File>, u64)>,
-    range: Range<u64>,
-    bytes: &[u8],
-) -> io::Result<(Arc<File>, u64)> {
-    let mut opened = opened;
-    for _ in 0..3 {
-        let (file, moves) = match opened.take() {
-            Some(known) => known,
-            None => content.open_from_hub().map(|(file, moves)| (Arc::new(file), moves))?,
-        };
-        file.write_all_at(bytes, range.start)?;
-        if content.mark_verified_at(range.clone(), moves)? {
-            return Ok((file, moves));
-        }
-    }
-    Err(io::Error::other("the file moves again and again"))
 }
 
 /// The bytes of a response.
@@ -172,7 +150,7 @@ impl HubReads {
         }
     }
 
-    fn ended(self: &Arc<Self>, key: &ContentKey, id: u64, result: Result<(), WebError>) {
+    fn ended(self: &Arc<Self>, key: &ContentKey, id: u64, file: &FileRef, result: Result<(), WebError>) {
         let pause = {
             let mut state = self.state.lock();
             let Some(reading) = state.files.get_mut(key) else { return };
@@ -182,7 +160,7 @@ impl HubReads {
                 return;
             }
             if let Err(error) = &result {
-                let model = reading.model();
+                let model = file.revision.manifest.model_ref();
                 tracing::warn!(%model, %error, "a request to the hub failed");
                 reading.failed(error);
                 let trouble = error.to_string();

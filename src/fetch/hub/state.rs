@@ -2,19 +2,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::{FIRST_PAUSE, LONGEST_PAUSE, Origins};
+use super::{FIRST_PAUSE, HubOrigin, LONGEST_PAUSE, Origins};
 use crate::fetch::tensors::FileTensors;
 use crate::fetch::web::WebError;
 use crate::fetch::window::{STALE, Windows};
 use crate::fetch::{FileRef, ReadError};
-use crate::model::ModelRef;
-use crate::store::ContentKey;
+use crate::model::{Manifest, ModelRef};
+use crate::store::{Content, ContentKey};
 
 /// All reads from hubs.
 #[derive(Default)]
@@ -57,9 +58,10 @@ impl Drop for RunningRange {
     }
 }
 
-/// One file that is being read.
+/// A content that is being read.
 pub(super) struct Reading {
-    pub file: FileRef,
+    /// The files with these bytes, one of each model that is being read. There is at least one.
+    files: Vec<FileRef>,
     pub windows: Windows,
     pub shape: FileTensors,
     pub waiters: BTreeMap<u64, HubWait>,
@@ -80,6 +82,13 @@ impl HubState {
         self.last_id
     }
 
+    /// The reads of a content, for a file with its bytes.
+    pub fn reading(&mut self, key: ContentKey, file: &FileRef) -> &mut Reading {
+        let reading = self.files.entry(key).or_insert_with(|| Reading::new(file));
+        reading.join(file);
+        reading
+    }
+
     /// Forgets files that no reader or job uses.
     pub fn forget_idle(&mut self) {
         let now = Instant::now();
@@ -98,7 +107,7 @@ impl Reading {
         let path = &file.revision.manifest.files[file.file].path;
         let shape = if path.ends_with(".safetensors") { FileTensors::Unread } else { FileTensors::Plain };
         Self {
-            file: file.clone(),
+            files: vec![file.clone()],
             windows: Windows::default(),
             shape,
             waiters: BTreeMap::new(),
@@ -111,13 +120,30 @@ impl Reading {
         }
     }
 
-    pub fn model(&self) -> ModelRef {
-        self.file.revision.manifest.model_ref()
+    /// Adds a file with these bytes, in place of another one of its model.
+    pub fn join(&mut self, file: &FileRef) {
+        match self.files.iter_mut().find(|known| is_of(known, &file.revision.manifest)) {
+            Some(known) => *known = file.clone(),
+            None => self.files.push(file.clone()),
+        }
+    }
+
+    /// A file with these bytes that has a source.
+    pub fn source(&self, origins: &Origins) -> Option<(&FileRef, Arc<dyn HubOrigin>)> {
+        self.files.iter().find_map(|file| Some((file, origins.get(&model(file))?.clone())))
+    }
+
+    /// The models that are being read.
+    pub fn models(&self) -> impl Iterator<Item = ModelRef> {
+        self.files.iter().map(model)
     }
 
     pub fn is_of(&self, model: &ModelRef) -> bool {
-        let manifest = &self.file.revision.manifest;
-        manifest.name == model.name && manifest.version == model.revision
+        self.models().any(|read| read == *model)
+    }
+
+    pub fn content(&self) -> &Arc<Content> {
+        self.files[0].content()
     }
 
     /// Moves the cursors for a read.
@@ -135,7 +161,7 @@ impl Reading {
     pub fn arrived(&mut self) {
         self.last_progress = Some(Instant::now());
         (self.trouble, self.failures, self.retry) = (None, 0, None);
-        let content = self.file.content().clone();
+        let content = self.content().clone();
         self.waiters.retain(|_, wait| {
             let done = content.has(wait.range.clone());
             if done && let Some(answer) = wait.answer.take() {
@@ -177,10 +203,10 @@ impl Reading {
     }
 
     /// Why reads wait, for people.
-    pub fn why_it_waits(&self, has_origin: bool) -> String {
+    pub fn why_it_waits(&self, origins: &Origins) -> String {
         match &self.trouble {
             Some(trouble) => trouble.clone(),
-            None if !has_origin => {
+            None if self.source(origins).is_none() => {
                 "it is read from a hub, which this mount may not ask for it now".to_owned()
             }
             None if self.lacks_space => "the cache has no space for it".to_owned(),
@@ -195,4 +221,13 @@ impl Reading {
         let ahead = self.windows.cursors().iter().map(|cursor| cursor.wanted(u64::MAX, u64::MAX));
         waits.chain(running).chain(ahead).collect()
     }
+}
+
+fn model(file: &FileRef) -> ModelRef {
+    file.revision.manifest.model_ref()
+}
+
+fn is_of(file: &FileRef, manifest: &Manifest) -> bool {
+    let known = &file.revision.manifest;
+    known.name == manifest.name && known.version == manifest.version
 }

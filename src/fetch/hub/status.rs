@@ -36,18 +36,18 @@ impl HubReads {
         let listing = &revision.hub.as_ref()?.listing;
         let state = self.state.lock();
         let of_it = || state.files.values().filter(|reading| reading.is_of(&listing.model));
-        let reads = |reading: &super::Reading| reading.waiters.values().filter(|wait| !wait.is_job).count();
+        let reads =
+            |reading: &super::state::Reading| reading.waiters.values().filter(|wait| !wait.is_job).count();
         let stalled = of_it().find(|reading| {
             reading.waiters.values().any(|wait| wait.since.elapsed() >= STALLED) && reading.running.is_empty()
         });
-        let has_origin = state.origins.contains_key(&listing.model);
         let trouble = state.troubles.get(&listing.model).cloned();
         let (downloaded, requests, waiting_reads) = (
             state.received.get(&listing.model).copied().unwrap_or(0),
             of_it().map(|reading| reading.running.len()).sum(),
             of_it().map(reads).sum(),
         );
-        let trouble = trouble.or_else(|| stalled.map(|reading| reading.why_it_waits(has_origin)));
+        let trouble = trouble.or_else(|| stalled.map(|reading| reading.why_it_waits(&state.origins)));
         drop(state);
         Some(HubStatus {
             model: listing.model.to_string(),

@@ -114,6 +114,7 @@ async fn fetch(
 ) -> Result<FromHub, NodeError> {
     let files = select(&revision.manifest, &request.include, &request.exclude)?;
     let want: u64 = files.iter().map(|&file| revision.manifest.files[file].size).sum();
+    hub::twins::find(node, revision, u64::MAX).await;
     let have = || -> u64 { files.iter().map(|&file| revision.contents[file].cached_bytes()).sum() };
     let before = have();
     space::check(&node.library, revision, &files, None)?;

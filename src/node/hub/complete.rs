@@ -1,6 +1,8 @@
 //! Complete files: they are hashed, and when all files of a model are complete, its manifest is made.
 
 use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
@@ -11,11 +13,12 @@ use super::{hand_over, hub_of};
 use crate::fetch::{FileRef, ReadError};
 use crate::mirror::{HubRepository, Identity};
 use crate::model::hash::{Control, HashError, hash_file};
+use crate::model::safetensors::{self, LENGTH_LEN};
 use crate::model::{ModelRef, license};
 use crate::node::mirror::publish::{ManifestSource, signed_manifest};
 use crate::node::sharing::{Rule, Withheld};
 use crate::node::{Library, Node, NodeError, blocking};
-use crate::store::{HubListing, StoreError, StoredRevision};
+use crate::store::{HubListing, HubProof, Stamp, StoreError, StoredRevision};
 use crate::{fsutil, nofollow};
 
 /// Hashes files as they become complete. Runs until the node is gone.
@@ -33,10 +36,13 @@ async fn on_complete(node: &Arc<Node>, file: &FileRef) -> Result<(), NodeError> 
     if !check(node, file).await? {
         return Ok(());
     }
-    // The file may have been opened before an update of the model.
-    let Some(current) = node.hub.get(&file.revision.manifest.model_ref()) else { return Ok(()) };
-    if current.contents.iter().all(|content| content.is_complete()) {
-        finish(node, &current).await?;
+    // Other models may have the same file, and the file may have been opened before an update of the model.
+    let content = &file.revision.contents[file.file];
+    for current in node.hub.all() {
+        let has_it = current.contents.iter().any(|other| Arc::ptr_eq(other, content));
+        if has_it && current.contents.iter().all(|content| content.is_complete()) {
+            finish(node, &current).await?;
+        }
     }
     Ok(())
 }
@@ -78,11 +84,17 @@ pub(in crate::node) async fn check(node: &Arc<Node>, file: &FileRef) -> Result<b
         if !hashed.is_complete() {
             return Ok(None);
         }
-        if is_right {
-            hashed.set_hub_proof(&hashes, piece_length).map_err(|e| StoreError::io(&at, e))?;
-        } else {
-            hashed.start_over().map_err(|e| StoreError::io(&at, e))?;
-        }
+        let proof = HubProof::of(&hashes, piece_length).filter(|_| is_right);
+        let recorded = match (hashed.twin(), proof) {
+            (Some(twin), Some(proof)) => hashed.set_twin(&twin, proof),
+            (Some(_), None) => {
+                hashed.forget_twin();
+                return Ok(None);
+            }
+            (None, Some(proof)) => hashed.set_hub_proof(&proof),
+            (None, None) => hashed.start_over(),
+        };
+        recorded.map_err(|e| StoreError::io(&at, e))?;
         Ok(Some(is_right))
     });
     let result = hashing.await?;
@@ -171,6 +183,22 @@ fn rule(listing: &HubListing, license: Option<&str>) -> Rule {
     Rule { withheld, ..Rule::default() }
 }
 
+/// The longest start of a file that is copied to describe it, in bytes; of safetensors, the header is copied.
+const MAX_START: u64 = 32 << 20;
+
+/// Makes a sparse file of `len` bytes that has the start of another one: all that is needed to describe it.
+fn copy_start(from: &File, to: &Path, len: u64) -> io::Result<()> {
+    let mut first = [0; LENGTH_LEN as usize];
+    let header = match from.read_at(&mut first, 0) {
+        Ok(read) if read == first.len() => safetensors::header_len(first, len).ok(),
+        _ => None,
+    };
+    let wanted = header.map_or(0, |header| header.saturating_add(LENGTH_LEN)).max(MAX_START).min(len);
+    let mut file = nofollow::create_new(to)?;
+    io::copy(&mut from.take(wanted), &mut file)?;
+    file.set_len(len)
+}
+
 /// A directory with links to the cached files of a model, under their paths. Removed when it is dropped.
 struct LinkTree {
     dir: PathBuf,
@@ -207,7 +235,15 @@ impl LinkTree {
                 return Ok(None);
             };
             let file = nofollow::read(&from).map_err(failed(&from))?;
-            nofollow::hard_link(&file, &from, &to).map_err(failed(&to))?;
+            if content.twin().is_some() {
+                // A link would change the file of another model.
+                copy_start(&file, &to, content.len()).map_err(failed(&to))?;
+            } else {
+                nofollow::hard_link(&file, &from, &to).map_err(failed(&to))?;
+            }
+            if Stamp::at(&from).is_ok_and(|now| now != proof.stamp) {
+                return Ok(None);
+            }
             let metadata = nofollow::metadata(&to).map_err(failed(&to))?;
             let Some(hashes) = proof.hashes(metadata) else { return Ok(None) };
             tree.hashes.insert(entry.path.clone(), hashes);

@@ -53,12 +53,12 @@ pub(super) async fn hand_over(
         }
         let model = from.manifest.model_ref();
         // No request writes to the files any more.
-        this.fetch.hub.retire(&model);
+        this.fetch.hub.retire(&from);
         for (file, content) in from.contents.iter().enumerate() {
             let Some(at) = place_in(&hub_of(&from).listing, file, &to.manifest) else { continue };
             let proof = content.hub_proof();
             let store = &this.library.store;
-            let taken = store.take_from_hub(content, &to.contents[at], proof.as_ref());
+            let taken = store.take_from_hub(content, &to.contents[at], proof);
             taken.map_err(|e| StoreError::io(&content.path(), e))?;
         }
         hub_of(&from).succeed(to.clone());
@@ -66,7 +66,7 @@ pub(super) async fn hand_over(
         this.seeds.apply_rules(&to.manifest.torrent.info_hash);
         this.fetch.relocate(&to);
         // Reads that waited for the hub continue with the manifest.
-        this.fetch.hub.retire(&model);
+        this.fetch.hub.retire(&from);
         this.changed();
         Ok(())
     })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::access::HubAccess;
-use super::{hub_of, is_restricted, may_read, reference_of};
+use super::{hub_of, is_restricted, may_read, reference_of, twins};
 use crate::mirror::{MirrorError, RemoteFile, RepositorySource as _, Snapshot};
 use crate::model::{GitOid, Identity, ModelName, ModelRef};
 use crate::node::{ErrorKind, Node, NodeError, blocking, chain};
@@ -135,7 +135,9 @@ async fn ask(
         this.changed();
         Ok(revision)
     });
-    entered.await
+    let entered = entered.await?;
+    twins::find(node, &entered, twins::AT_LOOKUP).await;
+    Ok(entered)
 }
 
 fn listing(node: &Node, model: &ModelRef, repository: ModelName, snapshot: &Snapshot) -> HubListing {

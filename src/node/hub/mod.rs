@@ -13,6 +13,7 @@ pub(super) mod complete;
 pub(super) mod hand_over;
 pub(super) mod lookup;
 mod origin;
+pub(super) mod twins;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,12 +26,13 @@ use super::sharing::Withheld;
 use super::{Library, NodeError};
 use crate::fetch::hub::HubStatus;
 use crate::fetch::{Fetch, FileRef};
-use crate::model::{ModelName, ModelRef, Revision};
+use crate::model::{Manifest, ModelName, ModelRef, Revision};
 use crate::mount::ShownModels;
-use crate::store::{HubListing, HubModel, StoredRevision};
+use crate::store::{ContentKey, HubKey, HubListing, HubModel, StoredRevision};
 use access::HubAccess;
 use aliases::Aliases;
 use origin::CommitOrigin;
+use twins::Different;
 
 /// The models that are read from the hub.
 pub(super) struct HubModels {
@@ -49,6 +51,11 @@ pub(super) struct HubModels {
     complete: mpsc::UnboundedSender<FileRef>,
     /// Notified when a manifest of a model may have become known.
     changed: Notify,
+    /// Notified when files of a model may be on this host.
+    searches: Notify,
+    /// Held during a search for files on this host.
+    searching: tokio::sync::Mutex<()>,
+    different: Mutex<Different>,
 }
 
 /// The hub's side of a revision; only for models that are read from a hub.
@@ -74,6 +81,9 @@ impl HubModels {
             turns: Jobs::default(),
             complete: complete.clone(),
             changed: Notify::new(),
+            searches: Notify::new(),
+            searching: tokio::sync::Mutex::default(),
+            different: Mutex::default(),
         });
         fetch.hub.on_complete(move |file| {
             // The receiver ends with the node.
@@ -94,10 +104,7 @@ impl HubModels {
         let complete = (0..revision.contents.len()).filter(|&file| {
             revision.contents[file].hub_key().is_some() && revision.contents[file].is_complete()
         });
-        for file in complete {
-            // The receiver ends with the node.
-            let _ = self.complete.send(FileRef { revision: revision.clone(), file });
-        }
+        complete.for_each(|file| self.report_complete(&revision, file));
         self.models.lock().insert(revision.manifest.model_ref(), revision);
     }
 
@@ -106,7 +113,9 @@ impl HubModels {
         self.library.store.save_hub_listing(&listing)?;
         let model = listing.model.clone();
         let revision = StoredRevision::of_hub(&self.library.store, listing).map_err(NodeError::internal)?;
-        self.fetch.hub.retire(&model);
+        if let Some(earlier) = self.get(&model) {
+            self.fetch.hub.retire(&earlier);
+        }
         self.insert(revision.clone());
         self.refresh();
         Ok(revision)
@@ -121,8 +130,10 @@ impl HubModels {
 
     /// Shows a model no longer, and ends its reads. Its commit stays on the disk.
     pub fn remove_shown(&self, model: &ModelRef) {
-        self.models.lock().remove(model);
-        self.fetch.hub.retire(model);
+        let removed = self.models.lock().remove(model);
+        if let Some(revision) = removed {
+            self.fetch.hub.retire(&revision);
+        }
     }
 
     /// The name that the hub uses for a model that was looked up under another name.
@@ -206,6 +217,21 @@ impl HubModels {
     /// Has the models compared with the known manifests.
     pub fn manifests_changed(&self) {
         self.changed.notify_one();
+        self.searches.notify_one();
+    }
+
+    /// Has a complete file checked, and the models that have it made shared if all their files are complete.
+    fn report_complete(&self, revision: &Arc<StoredRevision>, file: usize) {
+        // The receiver ends with the node.
+        let _ = self.complete.send(FileRef { revision: revision.clone(), file });
+    }
+
+    fn are_different(&self, hub: &HubKey, key: &ContentKey) -> bool {
+        self.different.lock().contains(hub, key)
+    }
+
+    fn record_different(&self, hub: HubKey, key: ContentKey) {
+        self.different.lock().insert(hub, key);
     }
 }
 
@@ -251,12 +277,14 @@ pub(super) fn is_restricted(library: &Library, revision: &StoredRevision) -> boo
     match &revision.hub {
         Some(hub) => hub.listing.is_restricted(),
         None if revision.is_local => false,
-        None => {
-            let rule = library.sharing.of(&revision.manifest.model_ref());
-            let is_withheld = matches!(rule.withheld, Some(Withheld::Gated | Withheld::Private));
-            is_withheld && library.may_have_made(&revision.manifest)
-        }
+        None => is_restricted_manifest(library, &revision.manifest),
     }
+}
+
+fn is_restricted_manifest(library: &Library, manifest: &Manifest) -> bool {
+    let rule = library.sharing.of(&manifest.model_ref());
+    let is_withheld = matches!(rule.withheld, Some(Withheld::Gated | Withheld::Private));
+    is_withheld && library.may_have_made(manifest)
 }
 
 /// The branch, tag or commit of the hub for a revision; none for the default branch. Revisions have no slashes: `refs-pr-1`

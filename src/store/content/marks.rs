@@ -60,7 +60,7 @@ impl Content {
         if was_unproved {
             writer.write_unproved(&range)?;
         }
-        if let Some(data) = self.own_path().filter(|_| self.is_complete()) {
+        if let Some(data) = self.own_path().filter(|_| self.state().map.is_full()) {
             // From now on this program does not write to the file.
             if let Ok(found) = nofollow::metadata(&data) {
                 mapfile::write_stamp(&data, &OwnStamp::of(&found))?;

@@ -18,6 +18,7 @@ mod memory;
 mod read;
 mod relocate;
 mod state;
+mod twin;
 mod writer;
 
 use std::io;
@@ -42,6 +43,7 @@ pub use memory::open_memory;
 pub(super) use read::ATTEMPTS;
 use state::ContentState;
 pub(super) use state::{ContentVersion, Location};
+use twin::HubSide;
 pub(super) use writer::ContentWriter;
 use writer::Journal;
 
@@ -62,8 +64,8 @@ pub struct Content {
     /// Whether it is a file of the user that is not shared: no swarm has its bytes, so a fault is an error and never a
     /// reason to fetch.
     local: bool,
-    /// The hub's hash of the bytes, if they come from a hub: then `key` is no pieces root.
-    hub: Option<HubKey>,
+    /// The hub's side, if the bytes come from a hub: then `key` is no pieces root.
+    hub: Option<HubSide>,
 }
 
 /// Keeps a content from being evicted until dropped.
@@ -117,7 +119,7 @@ impl Content {
         let failed = |e| StoreError::io(&data, e);
         let loaded = store.files.load_hub_map(&data, hub.len).map_err(failed)?;
         let content = Self {
-            hub: Some(hub),
+            hub: Some(HubSide::new(hub)),
             ..Self::new(Some(hub.content_key()), store, Location::Own(data.clone()), loaded)
         };
         if content.is_complete() && nofollow::metadata(&data).is_ok_and(|found| read::is_other(&data, &found))
@@ -226,7 +228,7 @@ impl Content {
 
     /// The hub's hash of the bytes, if they come from a hub.
     pub fn hub_key(&self) -> Option<HubKey> {
-        self.hub
+        self.hub.as_ref().map(|hub| hub.key)
     }
 
     fn map_kind(&self) -> MapKind {
@@ -236,14 +238,14 @@ impl Content {
     /// The path of its file in the cache.
     fn cache_path(&self, key: &ContentKey) -> PathBuf {
         match &self.hub {
-            Some(hub) => self.store.files.cached_from_hub(hub),
+            Some(hub) => self.store.files.cached_from_hub(&hub.key),
             None => self.store.files.cached(key),
         }
     }
 
     /// Whether all bytes of the range are verified.
     pub fn has(&self, range: Range<u64>) -> bool {
-        self.state().map.has(&range)
+        self.twin().is_some() || self.state().map.has(&range)
     }
 
     /// Whether some bytes of the range are verified.
@@ -253,20 +255,20 @@ impl Content {
 
     /// Whether all bytes are verified.
     pub fn is_complete(&self) -> bool {
-        self.state().map.is_full()
+        self.twin().is_some() || self.state().map.is_full()
     }
 
     /// Number of verified bytes.
     pub fn cached_bytes(&self) -> u64 {
-        self.state().map.bytes()
+        if self.twin().is_some() { self.len() } else { self.state().map.bytes() }
     }
 
     /// The parts of `range`, widened to blocks and cut at the end, that are not verified, in order.
     pub fn missing_ranges(&self, range: Range<u64>) -> Vec<Range<u64>> {
-        self.state().map.runs(&range, false)
+        if self.twin().is_some() { Vec::new() } else { self.state().map.runs(&range, false) }
     }
 
-    /// The parts of `range`, widened to blocks and cut at the end, that are verified, in order.
+    /// The parts of `range`, widened to blocks and cut at the end, that are verified, in order. Bytes of a twin do not count.
     pub fn verified_ranges(&self, range: Range<u64>) -> Vec<Range<u64>> {
         self.state().map.runs(&range, true)
     }

@@ -46,6 +46,11 @@ impl Content {
         if range.is_empty() {
             return Ok(Some(Vec::new()));
         }
+        if let Some(twin) = self.twin()
+            && let Ok(Some(bytes)) = twin.read(range.clone())
+        {
+            return Ok(Some(bytes));
+        }
         self.used.store(now(), Ordering::Relaxed);
         self.read_repeatedly(&range, |state| state.map.has(&range))
     }
