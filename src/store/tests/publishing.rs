@@ -443,3 +443,29 @@ fn syncs_and_reads_during_a_publication_lose_no_bytes() {
     });
     assert!(revision.is_complete());
 }
+
+#[test]
+fn content_opened_while_its_file_is_recorded_is_complete() {
+    let (a, home) = (bytes(3000, 1), home());
+    let tree = home.dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("a"), &a).unwrap();
+    let stamps = [Stamp::at(&tree.join("a")).unwrap()];
+    let (ours, other) = (manifest("o/m", &[("a", &a)]), manifest("o/other", &[("a", &a)]));
+    let (store, both) = (home.store(), std::sync::Barrier::new(2));
+    for round in 0..1000 {
+        let opened = std::thread::scope(|threads| {
+            let opening = threads.spawn(|| {
+                // It pauses between the look for a record and that for a file in the cache.
+                fsutil::JITTER.set(Some((fsutil::Point::Look, fastrand::Rng::with_seed(round))));
+                both.wait();
+                store.revision(other.clone()).unwrap()
+            });
+            both.wait();
+            store.placed().record_own(&ours, &tree, &stamps).unwrap();
+            opening.join().unwrap()
+        });
+        assert!(opened.is_complete(), "the record of round {round} was missed");
+        store.placements.update(&ours.torrent.info_hash, |record| *record = Default::default()).unwrap();
+    }
+}
