@@ -117,9 +117,22 @@ impl Fetch {
         read_cached(&file, &file.cut(offset, len))
     }
 
-    /// Reads bytes `offset..offset + len` of a file, cut at its end, waiting for pieces up to the read timeout. Dropping the
-    /// future cancels the request.
+    /// [`Self::read_while`] without a condition.
     pub async fn read(self: &Arc<Self>, file: &FileRef, offset: u64, len: u64) -> Result<Vec<u8>, ReadError> {
+        self.read_while(file, offset, len, &|| true).await
+    }
+
+    /// Reads bytes `offset..offset + len` of a file, cut at its end, waiting for pieces up to the read timeout. Dropping the
+    /// future cancels the request. A read for which `is_shown` returns false does not join the swarm, and fails with `Left`
+    /// if bytes are missing. `is_shown` is called with the lock that [`Self::leave`] takes: a model that is first hidden and
+    /// then left is not joined again by a read that began before. It must not wait and not call this scheduler.
+    pub async fn read_while(
+        self: &Arc<Self>,
+        file: &FileRef,
+        offset: u64,
+        len: u64,
+        is_shown: &(dyn Fn() -> bool + Send + Sync),
+    ) -> Result<Vec<u8>, ReadError> {
         let present = file.present().ok_or(ReadError::Left)?;
         let file = match present.revision.hub {
             Some(_) => match self.read_from_hub(&present, offset, len).await? {
@@ -135,7 +148,7 @@ impl Fetch {
             return Ok(Vec::new());
         }
         let (began, is_stored) = (Instant::now(), file.content().has(range.clone()));
-        let result = self.read_awaiting(file, range).await;
+        let result = self.read_awaiting(file, range, is_shown).await;
         match &result {
             Ok(bytes) if is_stored => self.figures.stored(bytes.len() as u64),
             result => self.figures.waited(result, began.elapsed()),
@@ -147,6 +160,7 @@ impl Fetch {
         self: &Arc<Self>,
         file: &FileRef,
         range: Range<u64>,
+        is_shown: &(dyn Fn() -> bool + Send + Sync),
     ) -> Result<Vec<u8>, ReadError> {
         let content = file.content();
         let _guard = self.guards.guard(content, &range);
@@ -158,7 +172,7 @@ impl Fetch {
             make_fetchable(content, &range).await;
             self.learn_tensors(content);
             let request = WaitRequest { file: file.clone(), range: range.clone(), kind: WaitKind::Read };
-            self.wait_for(vec![request], self.settings.read_timeout).await?;
+            self.wait_for(vec![request], self.settings.read_timeout, is_shown).await?;
             let (reading, bytes) = (content.clone(), range.clone());
             // A panic was reported; a runtime that ends drops this future too.
             let read = tokio::task::spawn_blocking(move || reading.read(bytes)).await;
@@ -245,14 +259,22 @@ impl Fetch {
         for request in &requests {
             make_fetchable(request.file.content(), &request.range).await;
         }
-        self.wait_for(requests, stall_timeout).await
+        self.wait_for(requests, stall_timeout, &|| true).await
     }
 
     /// Waits until all requested bytes are verified, or the first request fails.
-    async fn wait_for(&self, requests: Vec<WaitRequest>, timeout: Duration) -> Result<(), ReadError> {
+    async fn wait_for(
+        &self,
+        requests: Vec<WaitRequest>,
+        timeout: Duration,
+        is_shown: &(dyn Fn() -> bool + Send + Sync),
+    ) -> Result<(), ReadError> {
         let (tickets, refused) = self.with(|state| {
             let mut tickets = Vec::new();
             for request in &requests {
+                if !request.is_verified() && !is_shown() {
+                    return (tickets, Err(ReadError::Left));
+                }
                 match state.park(request, timeout) {
                     Ok(ticket) => tickets.extend(ticket),
                     Err(why) => return (tickets, Err(why)),

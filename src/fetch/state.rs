@@ -142,7 +142,7 @@ impl FetchState {
         let WaitRequest { file, range, kind } = request;
         let Some(key) = file.content().key() else { return Ok(None) };
         let is_read = *kind == WaitKind::Read;
-        if file.content().has(range.clone()) {
+        if request.is_verified() {
             if is_read {
                 self.contents.touch(file, range.clone(), &mut self.transfers);
             }

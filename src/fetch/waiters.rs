@@ -33,6 +33,13 @@ pub(super) struct WaitRequest {
     pub kind: WaitKind,
 }
 
+impl WaitRequest {
+    /// Whether all of its bytes are verified.
+    pub(super) fn is_verified(&self) -> bool {
+        self.file.content().has(self.range.clone())
+    }
+}
+
 /// A read or a job that waits for bytes of a content.
 #[derive(Debug)]
 pub(super) struct Waiter {

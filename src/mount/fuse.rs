@@ -363,7 +363,8 @@ impl Filesystem for Service {
         }
         match self.files.get(fh.0) {
             Some(file) => {
-                let is_shown = || self.tree.file(Ino(ino.0)).is_ok();
+                let tree = self.tree.clone();
+                let is_shown = move || tree.file(Ino(ino.0)).is_ok();
                 self.reads.serve(&file, offset, size.into(), self.requester(req), is_shown, reply);
             }
             None => reply.error(refuse("read", ino, &RequestError::BadHandle)),

@@ -17,7 +17,7 @@ use super::requester::Requester;
 use super::tree::{InodeKind, Lookup, Owner, Tree, TreeError};
 use super::view::ShownModels;
 use super::{Ino, MountLayout, RequestedModel};
-use crate::model::{Kind, ModelName, ModelRef};
+use crate::model::{InfoHash, Kind, ModelName, ModelRef};
 use crate::store::StoredRevision;
 
 /// Why [`ModelNames::find`] returned no model.
@@ -116,6 +116,11 @@ impl ModelNames {
     /// The known revisions of a name, the default one first. Does not use the network.
     pub fn revisions(&self, name: &ModelName) -> Vec<Arc<StoredRevision>> {
         self.tree.revisions(name)
+    }
+
+    /// Whether a revision with this torrent is known under its name. Does not use the network.
+    pub fn shows(&self, info_hash: &InfoHash) -> bool {
+        self.tree.shows(info_hash)
     }
 }
 

@@ -99,7 +99,7 @@ impl Reads {
         offset: u64,
         len: u64,
         requester: Requester,
-        is_shown: impl FnOnce() -> bool,
+        is_shown: impl Fn() -> bool + Send + Sync + 'static,
         reply: impl ReadReply,
     ) {
         self.counters.reads.fetch_add(1, Ordering::Relaxed);
@@ -139,7 +139,7 @@ impl Reads {
             // `biased`, so that the bytes are requested first.
             let result = tokio::select! {
                 biased;
-                result = fetch.read(&file, offset, len) => Some(result),
+                result = fetch.read_while(&file, offset, len, &is_shown) => Some(result),
                 () = ending => None,
                 // An error means that the mount is gone.
                 _ = closing.wait_for(|closing| *closing) => Some(Err(ReadError::Stopped)),

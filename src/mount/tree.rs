@@ -23,7 +23,7 @@ use super::top_path::{MountLayout, PossibleEntry, RequestedModel, TopPath, finge
 use super::view::{InodeRef, Placement, ShownModels, TopDir, TopEntry, View};
 use super::xattr::{self, XattrName};
 use crate::fetch::FileRef;
-use crate::model::{Manifest, ModelName, ModelRef, PublisherKey};
+use crate::model::{InfoHash, Manifest, ModelName, ModelRef, PublisherKey};
 use crate::store::StoredRevision;
 
 /// How long names and attributes above the revisions are valid. Short, because `publish` changes them and programs
@@ -381,6 +381,11 @@ impl Tree {
             shown.map(|placement| placement.revision.clone()).filter(|r| r.manifest.name == *name).collect();
         revisions.sort_by_key(|r| (!r.manifest.version.is_default(), r.manifest.version.clone()));
         revisions
+    }
+
+    /// Whether a revision with this torrent is shown under its name.
+    pub fn shows(&self, info_hash: &InfoHash) -> bool {
+        self.view().shows(info_hash)
     }
 
     /// Opens a directory for listing.

@@ -18,7 +18,7 @@
 //! /datasets--org--name/…                      the same for datasets
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -140,6 +140,8 @@ pub struct View {
     links: HashMap<Ino, String>,
     texts: HashMap<Ino, String>,
     placements: BTreeMap<Ino, Placement>,
+    /// The torrents of the revisions that are shown under their names.
+    torrents: HashSet<InfoHash>,
 }
 
 impl View {
@@ -172,6 +174,7 @@ impl View {
             links: HashMap::new(),
             texts: HashMap::new(),
             placements: BTreeMap::new(),
+            torrents: HashSet::new(),
         };
         let root = match layout {
             MountLayout::Plain => TopPath::Root,
@@ -353,6 +356,9 @@ impl View {
         let first = numbers.of_revision(key, info_hash, nodes.len());
         let mtime = revision.manifest.created_at.as_deref().and_then(parse_time).unwrap_or(*mounted_at);
         let of = publisher.map(str::to_owned);
+        if of.is_none() {
+            self.torrents.insert(info_hash);
+        }
         self.placements.insert(first, Placement { parent, first, revision, nodes, mtime, of, used });
         first
     }
@@ -418,6 +424,11 @@ impl View {
             .iter()
             .map(|file| (&file.path, file.size)));
         same.then_some(former.revision.manifest.torrent.info_hash)
+    }
+
+    /// Whether a revision with this torrent is shown under its name.
+    pub fn shows(&self, info_hash: &InfoHash) -> bool {
+        self.torrents.contains(info_hash)
     }
 
     /// All shown revisions.

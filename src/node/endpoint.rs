@@ -247,6 +247,10 @@ impl ModelSource for NodeModels {
         self.names.revisions(canonical.as_ref().unwrap_or(name))
     }
 
+    fn is_shown(&self, revision: &StoredRevision) -> bool {
+        self.names.shows(&revision.manifest.torrent.info_hash)
+    }
+
     fn reason(&self, model: &ModelRef) -> Option<String> {
         let sought = model.clone().into();
         self.node.upgrade()?.unresolved.reason(&sought)

@@ -10,6 +10,7 @@ use futures_util::stream::{self, Stream, StreamExt as _};
 use hyper::body::Bytes;
 use parking_lot::Mutex;
 
+use super::ModelSource;
 use crate::fetch::{Fetch, FileRef, ReadError};
 use crate::model::{GRANULE_LEN, InfoHash};
 
@@ -20,6 +21,7 @@ const STATUS_WITHIN: Duration = Duration::from_secs(3);
 
 /// Reads files for bodies.
 pub struct Bodies {
+    models: Arc<dyn ModelSource>,
     fetch: Arc<Fetch>,
     runtime: tokio::runtime::Handle,
     /// How many bodies read each file.
@@ -27,14 +29,21 @@ pub struct Bodies {
 }
 
 impl Bodies {
-    /// Reads from `fetch`. Must be called inside the runtime of the daemon.
-    pub fn new(fetch: Arc<Fetch>) -> Arc<Self> {
-        Arc::new(Self { fetch, runtime: tokio::runtime::Handle::current(), open: Mutex::default() })
+    /// Reads from `fetch`, bytes that are not stored only while `models` shows the model. Must be called inside the runtime of
+    /// the daemon.
+    pub fn new(models: Arc<dyn ModelSource>, fetch: Arc<Fetch>) -> Arc<Self> {
+        let runtime = tokio::runtime::Handle::current();
+        Arc::new(Self { models, fetch, runtime, open: Mutex::default() })
     }
 
     /// The first bytes of a file, at most `len`.
     pub async fn start_of(&self, file: &FileRef, len: u64) -> Result<Vec<u8>, ReadError> {
-        self.fetch.read(file, 0, len).await
+        self.read_part(file, 0, len).await
+    }
+
+    async fn read_part(&self, file: &FileRef, at: u64, len: u64) -> Result<Vec<u8>, ReadError> {
+        let is_shown = || file.present().is_some_and(|file| self.models.is_shown(&file.revision));
+        self.fetch.read_while(file, at, len, &is_shown).await
     }
 
     /// Number of bodies that are being sent.
@@ -68,7 +77,7 @@ impl Bodies {
         stream::unfold(Some((reader, range.start)), move |state| async move {
             let (reader, at) = state.filter(|(_, at)| *at < range.end)?;
             let len = reader.next_len(at, range.end);
-            match reader.bodies.fetch.read(&reader.file, at, len).await {
+            match reader.bodies.read_part(&reader.file, at, len).await {
                 Ok(bytes) if bytes.len() as u64 == len => Some((Ok(bytes.into()), Some((reader, at + len)))),
                 Ok(_) => {
                     let text = "too few bytes were read".to_owned();

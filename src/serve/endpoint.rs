@@ -59,7 +59,8 @@ impl Endpoint {
     /// An endpoint that serves these models. Must be called inside the runtime of the daemon.
     pub fn new(models: Arc<dyn ModelSource>, fetch: Arc<Fetch>, guard: Guard) -> Arc<Self> {
         let turns = Arc::new(Semaphore::new(MAX_DESCRIPTIONS));
-        Arc::new(Self { models, bodies: Bodies::new(fetch), guard, turns })
+        let bodies = Bodies::new(models.clone(), fetch);
+        Arc::new(Self { models, bodies, guard, turns })
     }
 
     /// Number of files that are being sent.

@@ -56,6 +56,9 @@ pub trait ModelSource: Send + Sync {
     /// The known revisions of a name, the default one first.
     fn revisions(&self, name: &ModelName) -> Vec<Arc<StoredRevision>>;
 
+    /// Whether a revision is still one of those of its name. Does not wait.
+    fn is_shown(&self, revision: &StoredRevision) -> bool;
+
     /// Why a model was not found, for people; none if nothing more is known.
     fn reason(&self, model: &ModelRef) -> Option<String>;
 

@@ -87,7 +87,8 @@ fn stopping_answers_blocked_readers_and_unmounts() {
         assert!(!reader.wait(PROMPT).success(), "a reader received bytes that no peer has");
     }
     assert!(rig.is_gone());
-    assert_eq!(rig.mounted().counters().parked(), 0);
+    // The end of the connection may answer a reader before the task of its read has ended.
+    until("nothing waits", PROMPT, || rig.mounted().counters().parked() == 0);
 }
 
 #[test]
