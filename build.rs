@@ -26,6 +26,7 @@ const SOURCES: &[&str] = &[
     "proof.cc",
     "session.cc",
     "shared_paths.cc",
+    "room.cc",
     "slots.cc",
     "storage.cc",
     "talk.cc",

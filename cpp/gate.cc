@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "room.h"
+
 namespace silmaril {
 
 namespace {
@@ -20,9 +22,12 @@ constexpr std::int64_t max_unsent = 24 << 20;
 constexpr std::int64_t max_group_unsent = 16 << 20;
 
 // How long a peer may read nothing while bytes wait for it. The second limit applies while its group has too
-// many unsent bytes. A peer that reads slowly is not affected.
+// many unsent bytes, the third while memory is short (room.h). A peer that reads slowly is not affected; but
+// while memory is short, it must read at least this part of its bytes in that time.
 constexpr auto max_stall = std::chrono::seconds(60);
 constexpr auto max_stall_of_group = std::chrono::seconds(20);
+constexpr auto max_stall_when_short = std::chrono::seconds(5);
+constexpr std::int64_t part_when_short = 16;
 
 // Most block requests that one peer has neither answered nor rejected. Cancelled requests count, because
 // their blocks may be in flight. libtorrent keeps at most 1500 in flight (max_out_request_queue).
@@ -103,9 +108,14 @@ Gate::Gate(std::shared_ptr<Guard> guard, std::shared_ptr<Proof> proof, lt::addre
       m_group(m_guard->group_of(remote)),
       m_haves(m_proof ? m_proof->pieces() + more_haves : haves_without_metadata, haves_per_second) {
     if (m_group) ++m_group->connections;
+    m_guard->count_connection(1);
 }
 
-Gate::~Gate() { leave_group(); }
+Gate::~Gate() {
+    leave_group();
+    m_guard->count_connection(-1);
+    m_guard->count_stuck(-m_stuck);
+}
 
 void Gate::leave_group() {
     if (!m_group) return;
@@ -147,12 +157,24 @@ void Gate::update(Load load) {
     }
 }
 
+void Gate::note_progress(Load load, Clock::time_point now) {
+    auto const stuck = stuck_bytes(load.unsent, load.sent - m_sent);
+    m_guard->count_stuck(stuck - m_stuck);
+    m_stuck = stuck;
+    m_sent = load.sent;
+    auto const enough = is_short(*m_guard) ? std::max<std::int64_t>(load.unsent / part_when_short, 1) : 1;
+    if (load.unsent > 0 && load.sent < m_progress_sent + enough && m_progress != Clock::time_point{}) return;
+    m_progress = now;
+    m_progress_sent = load.sent;
+}
+
 bool Gate::keep(Load load, Clock::time_point now) {
     update(load);
-    if (load.unsent == 0 || load.sent != m_sent || m_progress == Clock::time_point{}) m_progress = now;
-    m_sent = load.sent;
+    note_progress(load, now);
     bool const group_full = m_group && m_group->unsent > max_group_unsent;
-    return load.unsent <= max_unsent && now - m_progress < (group_full ? max_stall_of_group : max_stall);
+    auto stall = group_full ? max_stall_of_group : max_stall;
+    if (is_short(*m_guard)) stall = max_stall_when_short;
+    return load.unsent <= max_unsent && now - m_progress < stall;
 }
 
 Gate::Verdict Gate::check(int type, lt::span<char const> body, Load load, Clock::time_point now,

@@ -96,6 +96,7 @@ private:
     bool remove_requested(HashRange const& range);
     void update(Load load);
     void leave_group();
+    void note_progress(Load load, Clock::time_point now);
 
     std::shared_ptr<Guard> const m_guard;
     std::shared_ptr<Proof> const m_proof;
@@ -110,9 +111,11 @@ private:
     // the length.
     std::deque<std::pair<std::int64_t, std::int64_t>> m_answers;
     std::int64_t m_answers_bytes = 0;
-    std::int64_t m_unsent = 0;  // the value that is included in the group's sum
-    std::int64_t m_sent = 0;
-    Clock::time_point m_progress{};  // when bytes were last sent, or the buffer was last empty
+    std::int64_t m_unsent = 0;         // the value that is included in the group's sum
+    std::int64_t m_stuck = 0;          // the value that is included in the guard's sum
+    std::int64_t m_sent = 0;           // a second ago
+    Clock::time_point m_progress{};    // when enough bytes were last sent, or the buffer was last empty
+    std::int64_t m_progress_sent = 0;  // the bytes sent until then
     Bucket m_hash_requests{256, 64};
     Bucket m_extension_messages{4096, 512};
     // Messages that announce a state: an honest peer sends few of them.

@@ -77,11 +77,19 @@ public:
     // Offences of an address's group in the last 10 minutes, at most 16. 0 if no group limit applies.
     int offences(lt::address const& address, Clock::time_point now);
 
+    // The connections and the bytes that their peers do not take (room.h).
+    void count_connection(int change) { m_connections += change; }
+    void count_stuck(std::int64_t change) { m_stuck += change; }
+    int connections() const { return m_connections; }
+    std::int64_t stuck() const { return m_stuck; }
+
 private:
     using Key = std::tuple<lt::address, std::uint16_t, lt::peer_id>;
     static Key key_of(Remote const& peer);
     void count_offence(lt::address const& address, Clock::time_point now);
 
+    int m_connections = 0;
+    std::int64_t m_stuck = 0;
     std::mutex m_mutex;  // guards m_trusted
     std::set<lt::address> m_trusted;
     std::map<lt::address, std::weak_ptr<Group>> m_groups;

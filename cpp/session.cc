@@ -19,6 +19,7 @@
 #include "layers.h"
 #include "metadata_link.h"
 #include "plugin.h"
+#include "room.h"
 #include "silmaril/src/ffi.rs.h"
 #include "withdraw.h"
 
@@ -97,7 +98,9 @@ Engine::Engine(rust::Vec<RawSetting> const& settings, DiskLimits limits,
       m_unlisted(unlisted) {
     auto pack = pack_of(settings);
     if (unlisted) announce_no_port(pack);
-    lt::session_params params(std::move(pack), session_plugins());
+    auto plugins = session_plugins();
+    plugins.push_back(send_room(m_guard));
+    lt::session_params params(std::move(pack), std::move(plugins));
     auto const known = parse_dht_state(dht_state);
     params.dht_state = known;
     params.disk_io_constructor = [talk = m_talk, disk = disk_constructor(m_outbox, limits)](

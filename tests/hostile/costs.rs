@@ -22,6 +22,10 @@ const MIB: u64 = 1 << 20;
 /// The limit for the memory of unread answers, in bytes.
 const BOUND: u64 = 64 * MIB;
 
+/// The limit for the memory of blocks that peers have requested and do not read: 256 MiB, and what arrives until the engine
+/// notices. Without a limit, each peer of the test has 8 MiB.
+const STOPPED_BOUND: u64 = 400 * MIB;
+
 /// How long a write waits for a node that does not read.
 const WRITE: Duration = Duration::from_secs(2);
 
@@ -121,6 +125,48 @@ fn unread_blocks_cost_bounded_memory() {
     let growth = memory.growth();
     println!("{} connections that read nothing cost {} MiB", peers.len(), growth / MIB);
     assert!(growth < BOUND, "{} connections that read nothing cost {} MiB", peers.len(), growth / MIB);
+}
+
+/// Blocks that a fast peer takes before it stops, and those that it requests ahead.
+const TAKEN: usize = 1536;
+const AHEAD: usize = 1024;
+
+/// Fetches blocks as fast as possible, then stops to read while many requests are pending.
+fn fetch_and_stop(peer: &mut RawPeer, content: &Content) -> std::io::Result<()> {
+    peer.send(&Message::HaveNone)?;
+    peer.send(&Message::Interested)?;
+    peer.receive_until(|message| (message == Message::Unchoke).then_some(()))?;
+    let mut blocks = blocks_of(content, 0..content.pieces).into_iter().cycle().map(Message::Request);
+    let mut request = |count: usize| -> Vec<u8> {
+        blocks.by_ref().take(count).flat_map(|message| message.encode()).collect()
+    };
+    peer.send_bytes(&request(AHEAD))?;
+    for _ in 0..TAKEN {
+        peer.receive_until(|message| matches!(message, Message::Piece(..)).then_some(()))?;
+        peer.send_bytes(&request(1))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn peers_that_stop_to_read_after_a_fast_start_cost_bounded_memory() {
+    let lab = Lab::with(&[("w.bin", noise(5, 32 << 20))], "1MiB", "  max_connections: 120\n");
+    let addresses = many_addresses(&lab.evil, 96);
+    let memory = Memory::of(&lab.sharer);
+    let mut peers = vec![];
+    for address in addresses {
+        let mut peer = lab.dial_from(&lab.evil, Some(address), &lab.sharer);
+        match fetch_and_stop(&mut peer, &lab.content) {
+            Ok(()) => peers.push(peer),
+            Err(error) => println!("{address}: {error}"),
+        }
+    }
+    assert!(peers.len() > 80, "only {} peers were served", peers.len());
+    let growth = memory.growth();
+    println!("{} peers that stopped to read cost {} MiB", peers.len(), growth / MIB);
+    assert!(growth < STOPPED_BOUND, "{} peers that stopped to read cost {} MiB", peers.len(), growth / MIB);
+    // Another peer is served.
+    leech(&mut lab.dial(&lab.honest, &lab.sharer), &lab.content, 0..4).unwrap();
 }
 
 /// Holds silent connections from many addresses open. When the node closes one, opens it again.
