@@ -26,13 +26,23 @@ bool is_callable(lt::torrent_peer const& peer) {
     return !peer.connection && !peer.banned && !peer.web_seed && peer.connectable;
 }
 
+// Whether the wait after the last call that failed is over: one second, and one more for each failure. A
+// stranger can name any host by peer exchange, so a host that never answered is called as seldom as
+// libtorrent itself calls it.
+bool is_due(lt::torrent& torrent, lt::torrent_peer const& peer) {
+    if (peer.failcount == 0 || peer.last_connected == 0) return true;
+    auto const now = std::uint16_t(torrent.session().session_time());
+    return std::uint16_t(now - peer.last_connected) > peer.failcount;
+}
+
 // Orders peers for calls: alternately a host that the user named or that has sent data, and another one; of
 // each kind the one with the oldest attempt first. Strangers can fill the list with addresses.
-std::vector<lt::torrent_peer*> in_turn(lt::peer_list const& list, Guard& guard) {
+std::vector<lt::torrent_peer*> in_turn(lt::torrent& torrent, lt::peer_list const& list, Guard& guard) {
     std::array<std::vector<lt::torrent_peer*>, 2> kinds;
     for (auto* const peer : list) {
         if (!is_callable(*peer)) continue;
         bool const known = peer->prev_amount_download > 0 || guard.is_exempt(peer->address());
+        if (!known && !is_due(torrent, *peer)) continue;
         kinds[known ? 0 : 1].push_back(peer);
     }
     auto const earlier = [](lt::torrent_peer const* a, lt::torrent_peer const* b) {
@@ -51,8 +61,6 @@ std::vector<lt::torrent_peer*> in_turn(lt::peer_list const& list, Guard& guard) 
 // updated when a piece becomes wanted: libtorrent never connects again to a seed that was lost in that time.
 void call(lt::torrent& torrent, lt::torrent_peer& peer) {
     if (!is_callable(peer)) return;
-    // Reset, because libtorrent waits three seconds longer for the connection after each failure.
-    peer.failcount = 0;
     torrent.connect_to_peer(&peer, true);
 }
 
@@ -66,7 +74,7 @@ void dial(lt::torrent& torrent, lt::tcp::endpoint const& peer) {
 void dial_known(lt::torrent& torrent, Guard& guard, std::size_t const most) {
     auto const* const list = PeerList::of(torrent);
     if (!list) return;
-    auto idle = in_turn(*list, guard);
+    auto idle = in_turn(torrent, *list, guard);
     if (idle.size() > most) idle.resize(most);
     for (auto* const peer : idle) {
         // A failed attempt may delete peers from the list.

@@ -1,4 +1,4 @@
-// Connects to peers, even if libtorrent itself would not connect to them now.
+// Connects to peers, also when libtorrent itself would not connect to them now.
 #pragma once
 
 #include <libtorrent/socket.hpp>
@@ -13,7 +13,8 @@ namespace silmaril {
 void dial(lt::torrent& torrent, lt::tcp::endpoint const& peer);
 
 // Connects to known peers of the torrent without a connection, from any source: at most `most` of them, with
-// preference for hosts that `guard` exempts and for peers that have sent data.
+// preference for hosts that `guard` exempts and for peers that have sent data. Another host of which calls
+// have failed is called only as often as by libtorrent itself.
 void dial_known(lt::torrent& torrent, Guard& guard, std::size_t most);
 
 }  // namespace silmaril

@@ -201,6 +201,7 @@ mod hostile {
     mod memory;
     mod metadata;
     mod metadata_peer;
+    mod named;
     mod newcomers;
     mod siege;
     mod slots;
