@@ -219,6 +219,17 @@ impl Fetch {
         self.with(|state| state.leave(*info_hash));
     }
 
+    /// Leaves a swarm unless reads or jobs wait for its bytes. Returns whether it is not joined now. The next read joins again.
+    pub fn leave_if_idle(&self, info_hash: &InfoHash) -> bool {
+        self.with(|state| {
+            let is_idle = !state.contents.has_waiters(info_hash);
+            if is_idle {
+                state.leave(*info_hash);
+            }
+            is_idle
+        })
+    }
+
     /// The files of a revision have moved, or bytes of them were found on the disk: its torrent continues with the present
     /// files, unnoticed by waiting reads. Does nothing where nothing changed.
     pub fn relocate(&self, revision: &Arc<StoredRevision>) {

@@ -2,6 +2,7 @@
 //! state must not be older than the newest known state of that publisher.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::error::is_disk_failure;
 use super::node_catalog::now;
@@ -89,6 +90,7 @@ impl Library {
         let publisher = manifest.signed_by();
         let stored = if intent.is_read() {
             self.enter_state_of_read(&manifest, record, &lock)?;
+            self.looked_up.fetch_add(1, Ordering::Relaxed);
             self.registry.insert_to_read(manifest)?
         } else {
             self.enter_state(&manifest, record, false, &lock)?;
@@ -110,6 +112,7 @@ impl Library {
         let lock = self.states.lock()?;
         self.check_state(&manifest, record)?;
         self.enter_state_of_read(&manifest, record, &lock)?;
+        self.looked_up.fetch_add(1, Ordering::Relaxed);
         Ok(self.by_publisher.insert(manifest)?)
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Weak;
 use std::time::Duration;
 
-use super::Node;
+use super::{Node, looked_up};
 
 /// How long writing resume data may delay the rest.
 const FLUSH_WITHIN: Duration = Duration::from_secs(10);
@@ -40,6 +40,7 @@ pub(super) async fn run(node: Weak<Node>, every: Duration) {
             Ok(Err(e)) => tracing::warn!(error = %e, "could not save the manifests of models that are read"),
             Err(e) => tracing::error!(error = %e, "could not save the manifests of models that are read"),
         }
+        looked_up::keep_bounds(&node).await;
         let looking = node.clone();
         match tokio::task::spawn_blocking(move || looking.disputes.have_changed()).await {
             // The mounts show disputed names in another way, unless they were read before.

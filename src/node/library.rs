@@ -1,6 +1,7 @@
 //! The data of a base directory, without the engine: registry, store, trust and rules of sharing.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use crate::config::Config;
 use crate::keys::PublisherKeypair;
@@ -34,6 +35,8 @@ pub struct Library {
     pub sharing: Arc<Sharing>,
     /// The files of complete models that can run code.
     pub findings: KnownFindings,
+    /// How many manifests lookups have accepted since the last count of them.
+    pub(super) looked_up: AtomicUsize,
 }
 
 impl Library {
@@ -54,8 +57,18 @@ impl Library {
         let trust = Arc::new(Trust::open(&paths, config.security.trust));
         let sharing = Arc::new(Sharing::open(&paths, config.network.announce)?);
         let (by_publisher, states) = (Arc::new(ByPublisher::open(&paths)?), SignedStates::new(&paths));
-        let findings = KnownFindings::default();
-        let library = Self { config, paths, registry, by_publisher, states, store, trust, sharing, findings };
+        let library = Self {
+            config,
+            paths,
+            registry,
+            by_publisher,
+            states,
+            store,
+            trust,
+            sharing,
+            findings: KnownFindings::default(),
+            looked_up: AtomicUsize::new(0),
+        };
         if !library.paths.trust().exists() {
             library.trust.import_pins(library.pinned_by_command())?;
         }

@@ -32,6 +32,7 @@ pub mod library;
 pub mod limited;
 mod local_models;
 pub mod lock;
+mod looked_up;
 mod lookup;
 mod metadata;
 mod metrics;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use parking_lot::RwLock;
 
@@ -50,6 +51,11 @@ impl ByPublisher {
     /// A publisher's manifest of a revision.
     pub fn get(&self, key: &PublisherKey, model: &ModelRef) -> Option<Arc<Manifest>> {
         self.read().get(key)?.get(model).filter(|manifest| manifest.signed_by() == Some(*key))
+    }
+
+    /// [`Registry::since`] of a publisher's manifest.
+    pub fn since(&self, key: &PublisherKey, model: &ModelRef) -> (Option<SystemTime>, bool) {
+        self.read().get(key).map_or((None, false), |registry| registry.since(model))
     }
 
     /// All manifests, by publisher, name and revision.

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rayon::prelude::*;
@@ -118,6 +119,13 @@ impl Registry {
     /// The manifest of a revision.
     pub fn get(&self, model: &ModelRef) -> Option<Arc<Manifest>> {
         self.read().get(model).map(|registered| registered.manifest.clone())
+    }
+
+    /// When the manifest of a revision was stored, and whether it is only in memory, because the disk was full.
+    pub fn since(&self, model: &ModelRef) -> (Option<SystemTime>, bool) {
+        let is_unsaved = self.read().get(model).is_some_and(|one| one.unsaved);
+        let file = nofollow::metadata(&manifest_below(&self.root, model)).ok();
+        (file.filter(|_| !is_unsaved).and_then(|file| file.modified().ok()), is_unsaved)
     }
 
     /// All manifests, by name and revision.

@@ -11,9 +11,9 @@ use std::fs::File;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use crate::fsutil;
 use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
 use crate::paths::Paths;
+use crate::{fsutil, nofollow};
 
 /// Longest file read, in bytes: some thousand publishers.
 const MAX_FILE: u64 = 1 << 20;
@@ -130,8 +130,32 @@ impl SignedStates {
         if newest.insert(publisher, state) == Some(state) {
             return Ok(());
         }
+        self.write(model, &newest)
+    }
+
+    /// Forgets the state of a publisher.
+    pub fn forget(
+        &self,
+        model: &ModelRef,
+        publisher: &PublisherKey,
+        _lock: &StatesLock,
+    ) -> Result<(), StoreError> {
+        let mut newest = self.of(model)?;
+        if newest.remove(publisher).is_none() {
+            return Ok(());
+        }
+        if !newest.is_empty() {
+            return self.write(model, &newest);
+        }
         let path = self.paths.states(model);
-        let json = serde_json::to_vec_pretty(&newest).map_err(|e| StoreError::io(&path, e.into()))?;
+        fsutil::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
+        nofollow::remove_empty_parents(&path, &self.paths.registry());
+        Ok(())
+    }
+
+    fn write(&self, model: &ModelRef, newest: &Newest) -> Result<(), StoreError> {
+        let path = self.paths.states(model);
+        let json = serde_json::to_vec_pretty(newest).map_err(|e| StoreError::io(&path, e.into()))?;
         fsutil::write_atomic(&path, &json, fsutil::MODE_PRIVATE).map_err(|e| StoreError::io(&path, e))
     }
 }

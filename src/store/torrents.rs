@@ -33,7 +33,7 @@ impl TorrentFiles {
     }
 
     /// Removes the metainfo and the resume data of a torrent.
-    pub(super) fn remove(&self, info_hash: &InfoHash) -> Result<(), StoreError> {
+    pub(crate) fn remove(&self, info_hash: &InfoHash) -> Result<(), StoreError> {
         for path in [self.paths.metainfo(info_hash), self.paths.resume(info_hash)] {
             fsutil::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
         }

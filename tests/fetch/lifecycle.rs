@@ -1,5 +1,6 @@
 //! Joining, leaving, failures, saved data: the life of a torrent apart from reads.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use silmaril::fetch::ReadError;
@@ -49,6 +50,40 @@ async fn leaving_fails_reads_and_joining_again_works() {
     assert_eq!(adds(&rig), 0);
     assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 0, 10));
     assert_eq!(adds(&rig), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn read_that_begins_before_its_model_is_removed_does_not_join_again() {
+    let rig = Rig::new();
+    let m = one(&rig);
+    let shown = AtomicBool::new(true);
+    let is_shown = || shown.load(Ordering::Relaxed);
+    rig.swarm.peer(m.ih, PEER, None);
+    let file = m.file(0);
+    let read = |at| rig.fetch.read_while(&file, at, 10, &is_shown);
+    assert_eq!(read(0).await.unwrap(), m.bytes(0, 0, 10));
+    let late = read(3 * MIB);
+    shown.store(false, Ordering::Relaxed);
+    rig.fetch.leave(&m.ih);
+    assert!(matches!(late.await, Err(ReadError::Left)));
+    assert!(rig.fetch.status().is_empty());
+    // Bytes that are stored need no swarm.
+    assert_eq!(read(0).await.unwrap(), m.bytes(0, 0, 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_swarm_is_left_and_one_with_readers_is_not() {
+    let rig = Rig::new();
+    let m = one(&rig);
+    let read = rig.read(&m, 0, 0, 10);
+    rig.idle().await;
+    assert!(!rig.fetch.leave_if_idle(&m.ih));
+    rig.swarm.peer(m.ih, PEER, None);
+    assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 0, 10));
+    assert!(rig.fetch.leave_if_idle(&m.ih));
+    assert!(rig.fetch.status().is_empty());
+    // The next read joins again.
+    assert_eq!(rig.fetch.read(&m.file(0), 3 * MIB, 10).await.unwrap(), m.bytes(0, 3 * MIB, 10));
 }
 
 #[tokio::test(start_paused = true)]
