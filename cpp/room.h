@@ -3,9 +3,9 @@
 // libtorrent reads blocks for a peer until its send buffer has as many bytes as the peer takes in one and a
 // half seconds, at least `send_buffer_low_watermark` and at most `send_buffer_watermark`. A peer that takes
 // many blocks and then stops keeps its full buffer. So once a second the two settings are computed from what
-// all connections have: together, the peers that take their bytes may use what the others leave of
-// `max_bytes`. If the others have more than half of it, memory is short: a peer that takes hardly anything is
-// closed early (gate.cc).
+// all connections have: the peers that receive their bytes may use the part of `max_bytes` that the
+// other peers do not have. If those have more than half of it, memory is short: a peer that receives hardly
+// any bytes is closed early (gate.cc).
 //
 // Used on the network thread only.
 #pragma once

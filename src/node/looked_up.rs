@@ -34,8 +34,8 @@ struct LookedUp {
     since: Option<SystemTime>,
 }
 
-/// Drops the oldest manifests that were only looked up, and leaves the swarms of models that were only read and that nobody reads
-/// now, until the bounds are kept. Failures are logged.
+/// Drops the oldest manifests that were only looked up, and leaves the swarms of models that were only read and that no program
+/// reads now, until the bounds are kept. Failures are logged.
 pub(super) async fn keep_bounds(node: &Arc<Node>) {
     let node = node.clone();
     let kept = blocking::run(move || {
