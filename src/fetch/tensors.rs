@@ -4,7 +4,7 @@ use crate::model::safetensors::{LENGTH_LEN, header_len, parse_header};
 use crate::store::Content;
 
 /// A run must have read so many bytes past the first end that it crossed before the next tensor is expected too: the
-/// kernel's read-ahead crosses ends by up to 128 KiB (1 MiB where it was raised) although no program reads there.
+/// kernel's read-ahead crosses ends by up to 128 KiB although no program reads there.
 const EVIDENCE: u64 = 1 << 20;
 
 /// How far a reader must go beyond the end of a tensor before bytes ahead of it are fetched from a hub, where each byte is

@@ -81,6 +81,11 @@ impl Cursor {
         }
     }
 
+    /// Bytes that the run has read.
+    pub(super) fn run(&self) -> u64 {
+        self.read
+    }
+
     /// Whether the cursor takes part in the sharing of the budget.
     pub(super) fn is_hungry(&self) -> bool {
         self.active && self.window > 0

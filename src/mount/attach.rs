@@ -11,20 +11,13 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use rustix::process::{getegid, geteuid};
-use tracing::debug;
 
 use super::error::MountError;
 use super::helper;
-use super::mountinfo::{MountEntry, SOURCE};
+use super::mountinfo::SOURCE;
 
 /// Each open file of this device is a connection.
 const DEVICE: &str = "/dev/fuse";
-
-/// The kernel's read-ahead for silmaril mounts, in KiB, where this process may set it. The default of 128 KiB limits a
-/// sequential reader to 128 KiB per response time. Two requests of 1 MiB keep the copying busy; `fetch`, which knows
-/// pieces and tensors, reads further ahead. A larger value would fetch bytes that no program reads: a page fault reads
-/// half of it to either side, and that must not touch more than two pieces of 4 MiB.
-const READ_AHEAD_KIB: u32 = 2048;
 
 /// Mounts on an existing directory and returns the connection.
 pub fn attach(path: &Path, allow_other: bool) -> Result<OwnedFd, MountError> {
@@ -72,12 +65,4 @@ fn no_device(error: &io::Error) -> bool {
 /// Whether this process can open the device, which it needs to open more queues of a connection.
 pub fn can_clone() -> bool {
     OpenOptions::new().read(true).write(true).open(DEVICE).is_ok()
-}
-
-/// Sets the kernel's read-ahead for a mount to [`READ_AHEAD_KIB`], if that is permitted.
-pub fn widen_read_ahead(mount: &MountEntry) {
-    let path = format!("/sys/class/bdi/{}:{}/read_ahead_kb", mount.major, mount.minor);
-    if let Err(error) = std::fs::write(&path, READ_AHEAD_KIB.to_string()) {
-        debug!(path, %error, "could not change the kernel's read-ahead");
-    }
 }

@@ -32,6 +32,7 @@ use super::handles::Handles;
 use super::inode::Ino;
 use super::lookups::Lookups;
 use super::open_files::OpenFiles;
+use super::read_ahead::ReadAhead;
 use super::reads::{ReadReply, Reads};
 use super::requester::Requester;
 use super::tree::{Attr, InodeKind, Lookup, OpenDir, Tree, TreeError};
@@ -61,6 +62,7 @@ pub struct Service {
     tree: Arc<Tree>,
     lookups: Arc<Lookups>,
     reads: Reads,
+    read_ahead: ReadAhead,
     files: OpenFiles<BackingFile>,
     dirs: Handles<OpenDir>,
     code_warnings: CodeWarnings,
@@ -97,11 +99,18 @@ impl Service {
 
     /// Answers metadata from the tree, names through `lookups` and file data through `reads`. `sees_processes`: whether
     /// the process numbers of requests mean the same in this process.
-    pub fn new(tree: Arc<Tree>, lookups: Arc<Lookups>, reads: Reads, sees_processes: bool) -> Self {
+    pub fn new(
+        tree: Arc<Tree>,
+        lookups: Arc<Lookups>,
+        reads: Reads,
+        read_ahead: ReadAhead,
+        sees_processes: bool,
+    ) -> Self {
         Self {
             tree,
             lookups,
             reads,
+            read_ahead,
             files: OpenFiles::default(),
             dirs: Handles::default(),
             code_warnings: CodeWarnings::default(),
@@ -333,6 +342,7 @@ impl Filesystem for Service {
             return reply.error(refuse("open", ino, &RequestError::Changed));
         }
         self.reads.opened(&file);
+        self.read_ahead.set_for(&file);
         let backing = |_: &FileRef| unchanged.and_then(|unchanged| self.backing(unchanged, &reply));
         match self.files.open(Ino(ino.0), file, backing) {
             (handle, Some(backing)) => {

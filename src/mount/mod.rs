@@ -38,6 +38,7 @@ mod names;
 mod namespaces;
 mod never_resolve;
 mod open_files;
+mod read_ahead;
 mod reader_watch;
 mod reads;
 mod requester;
@@ -72,6 +73,7 @@ pub use mountpoint::prepare;
 pub use names::{FindError, ModelNames};
 pub use namespaces::Namespaces;
 pub use never_resolve::NeverResolve;
+use read_ahead::ReadAhead;
 pub use reads::ReadCounters;
 use reads::Reads;
 pub use top_path::{MountLayout, RequestedModel};
@@ -114,7 +116,6 @@ pub fn attach(path: &Path, allow_other: bool) -> Result<Connection, MountError> 
     let device = attach::attach(path, allow_other)?;
     let entry = mountinfo::at(path).map_err(io_error)?.filter(MountEntry::is_silmaril);
     let entry = entry.ok_or_else(|| io_error(io::Error::other("the mount disappeared")))?;
-    attach::widen_read_ahead(&entry);
     let namespaces = Namespaces::of_this_process().map_err(io_error)?;
     let place = MountLocation {
         path: entry.mount_point,
@@ -152,7 +153,13 @@ impl Mounted {
         let closing = watch::Sender::new(false);
         let reads = Reads::new(fetch, runtime, counters.clone(), closing.subscribe(), asks_hub);
         let sees_processes = place.namespaces.share_pids();
-        let service = fuse::Service::new(names.tree.clone(), names.lookups.clone(), reads, sees_processes);
+        let service = fuse::Service::new(
+            names.tree.clone(),
+            names.lookups.clone(),
+            reads,
+            ReadAhead::of(place.device),
+            sees_processes,
+        );
         let ended = serve(&place, service, device)?;
         info!(path = %place.path.display(), "mounted");
         Ok(Self { names, counters, place, closing, ended })

@@ -1,14 +1,14 @@
 //! Models that no peer has are read from the hub, a part at a time.
 
 use std::fs;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 
 use super::rig::{LARGE, SHORT, commit, proof, read_at, reader, status};
 use crate::support::fixtures::{downloaded, hashes, minilm, noise};
 use crate::support::mirror::HubNet;
-use crate::support::process::{Finished, PATIENCE};
+use crate::support::process::{Finished, PATIENCE, until};
 
 #[test]
 fn one_tensor_of_an_unknown_model_is_read() {
@@ -17,10 +17,6 @@ fn one_tensor_of_an_unknown_model_is_read() {
     repo.commit(&minilm());
     let host = net.host("alice", SHORT);
     let mount = host.mount(&[]);
-    // As for a user who is not root: the kernel reads no more ahead than by default.
-    let device = fs::metadata(mount.point()).unwrap().dev();
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), "128").unwrap();
     let script = "import sys; from safetensors import safe_open\n\
                   with safe_open(sys.argv[1], 'numpy') as f:\n    \
                   t = f.get_tensor('encoder.layer.0.attention.self.query.weight'); print(t.nbytes, float(t.sum()))\n";
@@ -34,9 +30,9 @@ fn one_tensor_of_an_unknown_model_is_read() {
     let sent = net.hub.log().sent("model.safetensors");
     let ranges: Vec<_> =
         net.hub.log().of("model.safetensors").into_iter().map(|a| (a.site, a.range, a.sent)).collect();
-    // A page fault at the begin of the tensor makes the kernel read 64 KiB before it, the last one 128 KiB after it, and the
-    // first read of the header takes 128 KiB. Each end is widened to a granule.
-    assert!(sent <= tensor + (512 << 10), "{sent} bytes were sent for a tensor of {tensor}: {ranges:?}");
+    // The first read of the header takes 64 KiB, a page fault at the begin of the tensor makes the kernel read 32 KiB before it,
+    // and the last one 128 KiB after it.
+    assert!(sent <= tensor + (256 << 10), "{sent} bytes were sent for a tensor of {tensor}: {ranges:?}");
     assert_eq!(proof(&mount.path("acme/minilm/model.safetensors")), "hub");
     mount.unmount();
 
@@ -60,6 +56,33 @@ fn one_tensor_of_an_unknown_model_is_read() {
     assert_eq!(hub["model"], "acme/minilm");
     assert!(hub["trouble"].as_str().is_some_and(|why| !why.is_empty()), "{status:#}");
     mount.unmount();
+}
+
+#[test]
+fn reader_of_a_plain_file_is_ahead_by_as_much_as_it_has_read() {
+    const READ: usize = 256 << 10;
+    let (net, host) = reader();
+    host.keep_daemon();
+    let mount = host.mount(&[]);
+    let file = fs::File::open(mount.path("acme/m/large.bin")).unwrap();
+    let mut bytes = vec![0; READ];
+    for at in (0..READ).step_by(32 << 10) {
+        file.read_exact_at(&mut bytes[at..at + (32 << 10)], at as u64).unwrap();
+    }
+    until("the requests have ended", PATIENCE, || status(&host)["hub"][0]["requests"] == 0);
+    // The kernel itself reads up to 128 KiB ahead.
+    let sent = net.hub.log().sent("large.bin");
+    assert!(sent <= 2 * (READ as u64 + (128 << 10)), "{sent} bytes were sent for {READ}");
+    // A read at another place is not continued.
+    file.read_exact_at(&mut bytes[..4096], 2_000_000).unwrap();
+    let after = net.hub.log().sent("large.bin") - sent;
+    assert!(after <= 192 << 10, "{after} bytes were sent for a read of 4 KiB");
+    LARGE.with(|large| {
+        assert!(bytes[4096..] == large[4096..READ] && bytes[..4096] == large[2_000_000..2_004_096])
+    });
+    drop(file);
+    mount.unmount();
+    host.stop_background_daemon();
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{FOR_READERS, HubReads, MAX_REQUEST, MIN_AHEAD, PER_FILE};
 use crate::fetch::readahead::BUDGET;
 use crate::fetch::tensors::FileTensors;
 use crate::fetch::window::share;
-use crate::model::GRANULE_LEN;
+use crate::model::{BLOCK_LEN, GRANULE_LEN};
 use crate::store::{Content, ContentKey, SpaceClass};
 
 /// The unit in which bytes behind readers are deleted, in bytes.
@@ -111,23 +111,26 @@ impl Reading {
     fn next(&self, level: Level, ahead: u64) -> Option<Range<u64>> {
         let content = self.content();
         let len = content.len();
-        let first = |range: &Range<u64>| self.missing(content, range).into_iter().next();
+        let first = |range: &Range<u64>, unit: u64| self.missing(content, range, unit).into_iter().next();
         match level {
             Level::Waiting | Level::Job => {
                 let waits = self.waiters.values().filter(|wait| wait.is_job == (level == Level::Job));
-                let found = waits.filter_map(|wait| first(&wait.range)).next()?;
+                let found = waits.filter_map(|wait| first(&wait.range, BLOCK_LEN)).next()?;
                 Some(found.start..found.end.min(found.start + MAX_REQUEST))
             }
             Level::Ahead => self.windows.cursors().iter().find_map(|cursor| {
-                let bound = match &self.shape {
+                // Where the end of a tensor bounds the window, it may grow faster than the run.
+                let (ahead, bound) = match &self.shape {
                     FileTensors::Tensors(tensors) if tensors.has_just_crossed(cursor.start, cursor.pos) => {
                         return None;
                     }
-                    FileTensors::Tensors(tensors) => tensors.bound(cursor.start, cursor.pos).min(len),
-                    FileTensors::Plain | FileTensors::Unread => len,
+                    FileTensors::Tensors(tensors) => {
+                        (ahead, tensors.bound(cursor.start, cursor.pos).min(len))
+                    }
+                    FileTensors::Plain | FileTensors::Unread => (ahead.min(cursor.run()), len),
                 };
                 let wanted = cursor.wanted(ahead, bound);
-                let found = first(&wanted)?;
+                let found = first(&wanted, GRANULE_LEN)?;
                 let piece = ((wanted.end - wanted.start) / PER_FILE as u64)
                     .clamp(MIN_AHEAD, MAX_REQUEST)
                     .next_multiple_of(GRANULE_LEN);
@@ -140,18 +143,17 @@ impl Reading {
         }
     }
 
-    /// The granules of a range that are neither cached nor requested, merged, in order.
-    fn missing(&self, content: &Content, range: &Range<u64>) -> Vec<Range<u64>> {
+    /// The parts of a range, widened to `unit` bytes, that are neither cached nor requested, merged, in order.
+    fn missing(&self, content: &Content, range: &Range<u64>, unit: u64) -> Vec<Range<u64>> {
         if range.is_empty() {
             return Vec::new();
         }
         let len = content.len();
-        let granules = |range: &Range<u64>| {
-            range.start / GRANULE_LEN * GRANULE_LEN..range.end.next_multiple_of(GRANULE_LEN).min(len)
-        };
+        let widened =
+            |range: &Range<u64>| range.start / unit * unit..range.end.next_multiple_of(unit).min(len);
         let mut merged: Vec<Range<u64>> = Vec::new();
         for missing in content.missing_ranges(range.clone()) {
-            let missing = granules(&missing);
+            let missing = widened(&missing);
             match merged.last_mut() {
                 Some(last) if missing.start <= last.end => last.end = last.end.max(missing.end),
                 _ => merged.push(missing),
