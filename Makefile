@@ -12,6 +12,8 @@ CARGO   ?= cargo
 SECONDS ?= 60
 # Arguments for the test runner: make test ARGS='e2e::first_read'
 ARGS    ?=
+# Tests that run at a time. Most of them wait for programs that they have started, so more than the cores.
+THREADS ?= 4
 # Rows of the benchmark: make bench ROW=cold
 ROW     ?=
 
@@ -101,7 +103,7 @@ $(eval $(call model_fixture,wordllama,0.4.0.post1,wordllama/weights,64b47a2dc493
 
 test: fixtures ## Run every test (makes network namespaces and mounts: needs root or sudo)
 	$(call ensure,$(SERVERS))
-	$(TEST_RUNNER) $(CARGO) test --locked --no-fail-fast -- $(ARGS)
+	$(TEST_RUNNER) $(CARGO) test --locked --no-fail-fast -- --test-threads=$(THREADS) $(ARGS)
 	@# Nine hosts that flood as fast as they can would starve tests that run at the same time.
 	$(if $(ARGS),,$(TEST_RUNNER) $(CARGO) test --locked --test main e2e::hostile_hosts -- --ignored)
 	$(if $(ARGS),,$(TEST_RUNNER) $(CARGO) test --locked --test main catalog:: -- --ignored)

@@ -1,10 +1,12 @@
-//! The FUSE adapter: converts types and sends replies, without decisions of its own. Only this file uses `fuser`'s types.
+//! The FUSE adapter: converts types and sends replies, without decisions of its own. Only this module uses `fuser`'s types.
 //!
 //! `fuser` receives a connection that is already mounted ([`super::attach`]): its own mounting fails if `/dev/fuse` is not
 //! readable, and its own unmounting can remove a mount of another program.
 //!
 //! Each request that reads has a span ([`request_span`]) with its operation, inode, offset and size. `fuser` has no common
 //! entry for requests, so each handler opens the span.
+
+mod reply;
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
@@ -13,29 +15,29 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BackingId, BsdFileFlags, Config, CopyFileRangeFlags, FileAttr, FileHandle, FileType,
-    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode,
-    OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
+    AccessFlags, BackingId, BsdFileFlags, Config, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
-use rustix::io::Errno;
-use tracing::span::EnteredSpan;
-use tracing::{debug, debug_span, warn};
+use tracing::debug;
+
+use reply::{GENERATION, file_attr, file_type, refuse, reply_entry, reply_xattr, request_span};
 
 use super::code_warnings::CodeWarnings;
-use super::errno::{RequestError, ToErrno};
+use super::errno::RequestError;
 use super::handles::Handles;
 use super::inode::Ino;
 use super::lookups::Lookups;
 use super::open_files::OpenFiles;
 use super::read_ahead::ReadAhead;
-use super::reads::{ReadReply, Reads};
+use super::reads::Reads;
 use super::requester::Requester;
-use super::tree::{Attr, InodeKind, Lookup, OpenDir, Tree, TreeError};
+use super::tree::{OpenDir, Tree};
 use crate::fetch::FileRef;
 use crate::fsutil::FileVersion;
 use crate::store::ContentPin;
@@ -53,9 +55,6 @@ const CONGESTION_THRESHOLD: u16 = 448;
 
 /// The longest name (statfs), in bytes, as on other Linux file systems.
 const NAME_MAX: u32 = 255;
-
-/// Inode numbers are never reused, so there is one generation.
-const GENERATION: Generation = Generation(0);
 
 /// Handles the kernel's requests.
 pub struct Service {
@@ -161,113 +160,6 @@ pub fn connect(
     // The kernel checks which users may use the mount (`allow_other`), so `fuser` need not.
     let session = Session::from_fd(service, connection, SessionACL::All, config)?;
     Ok(move || session.run())
-}
-
-fn fuse_errno(errno: Errno) -> fuser::Errno {
-    fuser::Errno::from_i32(errno.raw_os_error())
-}
-
-/// The span of one request: all log lines of the request carry its fields. Nearly free while debug logging is off.
-fn request_span(
-    operation: &'static str,
-    inode: INodeNo,
-    offset: Option<u64>,
-    size: Option<u32>,
-) -> EnteredSpan {
-    debug_span!("fuse", operation, inode = inode.0, offset, size).entered()
-}
-
-/// Logs a failed operation and returns the error number for the reply.
-fn refuse(operation: &'static str, inode: INodeNo, error: &impl ToErrno) -> fuser::Errno {
-    let inode = inode.0;
-    if error.is_fault() {
-        warn!(operation, inode, %error, "a file system operation failed");
-    } else {
-        debug!(operation, inode, %error, "a file system operation was refused");
-    }
-    fuse_errno(error.errno())
-}
-
-fn file_type(kind: InodeKind) -> FileType {
-    match kind {
-        InodeKind::Dir => FileType::Directory,
-        InodeKind::File => FileType::RegularFile,
-        InodeKind::Link => FileType::Symlink,
-    }
-}
-
-fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino.0),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: attr.mtime,
-        mtime: attr.mtime,
-        ctime: attr.mtime,
-        crtime: attr.mtime,
-        kind: file_type(attr.kind),
-        perm: attr.perm,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: 0,
-        // The proposed size of one read: large, because every request is a round trip.
-        blksize: 128 * 1024,
-        flags: 0,
-    }
-}
-
-/// The attributes of inode 0. With a time to live they mean in FUSE: the name does not exist, and the kernel may cache that.
-fn absent() -> FileAttr {
-    let epoch = SystemTime::UNIX_EPOCH;
-    FileAttr {
-        ino: INodeNo(0),
-        size: 0,
-        blocks: 0,
-        atime: epoch,
-        mtime: epoch,
-        ctime: epoch,
-        crtime: epoch,
-        kind: FileType::RegularFile,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 0,
-        flags: 0,
-    }
-}
-
-fn reply_entry(parent: INodeNo, found: Result<Lookup, TreeError>, reply: ReplyEntry) {
-    match found {
-        Ok(Lookup::Present { attr, ttl }) => {
-            reply.entry_with_ttls(&attr.ttl, &ttl, &file_attr(&attr), GENERATION);
-        }
-        Ok(Lookup::Absent(Duration::ZERO) | Lookup::Unknown(_)) => reply.error(fuser::Errno::ENOENT),
-        Ok(Lookup::Absent(ttl)) => reply.entry(&ttl, &absent(), GENERATION),
-        Err(error) => reply.error(refuse("lookup", parent, &error)),
-    }
-}
-
-fn reply_xattr(op: &'static str, ino: INodeNo, value: &[u8], size: u32, reply: ReplyXattr) {
-    if size == 0 {
-        reply.size(value.len() as u32);
-    } else if value.len() <= size as usize {
-        reply.data(value);
-    } else {
-        reply.error(refuse(op, ino, &RequestError::SmallBuffer));
-    }
-}
-
-impl ReadReply for ReplyData {
-    fn data(self, bytes: &[u8]) {
-        Self::data(self, bytes);
-    }
-
-    fn fail(self, errno: Errno) {
-        Self::error(self, fuse_errno(errno));
-    }
 }
 
 impl Filesystem for Service {
@@ -660,35 +552,5 @@ impl Filesystem for Service {
         reply: ReplyWrite,
     ) {
         reply.error(refuse("copy_file_range", ino_out, &RequestError::ReadOnly));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use tracing_subscriber::filter::LevelFilter;
-
-    use super::*;
-
-    /// The log of a failed read at this level.
-    fn log_at(level: LevelFilter) -> String {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let writer = Mutex::new(file.reopen().unwrap());
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(level).with_writer(writer);
-        tracing::subscriber::with_default(subscriber.finish(), || {
-            let _span = request_span("read", INodeNo(7), Some(4096), Some(100));
-            let _ = refuse("read", INodeNo(7), &RequestError::BadHandle);
-        });
-        std::fs::read_to_string(file.path()).unwrap()
-    }
-
-    #[test]
-    fn log_lines_of_a_request_carry_its_span() {
-        let span = "fuse{operation=\"read\" inode=7 offset=4096 size=100}";
-        let log = log_at(LevelFilter::DEBUG);
-        assert!(log.contains(span), "{log}");
-        let log = log_at(LevelFilter::WARN);
-        assert!(log.contains("inode=7") && !log.contains("fuse{"), "{log}");
     }
 }
