@@ -18,8 +18,11 @@ const MAX_UNREAD_MEMORY: usize = 64 << 20;
 const MANIFEST_MEMORY: usize = 1024;
 const FILE_MEMORY: usize = 160;
 
-/// Most pieces in the torrents of models that were only read. The engine uses 77 bytes for a piece, so this is 320 MB.
-const MAX_PIECES: u64 = 4 << 20;
+/// Most memory that the engine may use for all torrents before idle ones of models that were only read leave, and what it uses
+/// for a torrent and for each of its pieces, in bytes.
+const MAX_ENGINE_MEMORY: u64 = 320 << 20;
+const TORRENT_MEMORY: u64 = 64 << 10;
+const PIECE_MEMORY: u64 = 77;
 
 /// How many models may be looked up until the manifests are counted again.
 const COUNT_AFTER: usize = 64;
@@ -99,25 +102,25 @@ fn memory_of(manifest: &Manifest) -> usize {
 /// Leaves the swarms of the models that were read the longest time ago. The next read joins again.
 fn leave_idle(node: &Node) {
     let mut joined = node.fetch.joined();
-    let mut pieces: u64 = joined.iter().map(|revision| pieces_of(revision)).sum();
-    if pieces <= MAX_PIECES {
+    let mut memory: u64 = joined.iter().map(|revision| engine_memory(revision)).sum();
+    if memory <= MAX_ENGINE_MEMORY {
         return;
     }
     joined.retain(|revision| node.library.is_only_read(&revision.manifest).is_some());
     joined.sort_by_key(|revision| revision.contents.iter().map(|content| content.last_used()).max());
     for revision in joined {
-        if pieces <= MAX_PIECES {
+        if memory <= MAX_ENGINE_MEMORY {
             return;
         }
         if node.fetch.leave_if_idle(&revision.manifest.torrent.info_hash) {
-            pieces -= pieces_of(&revision);
+            memory -= engine_memory(&revision);
             tracing::info!(model = %revision.manifest.model_ref(), "left the swarm of an idle model, to save memory");
         }
     }
 }
 
-fn pieces_of(revision: &StoredRevision) -> u64 {
-    u64::from(revision.layout.piece_count())
+fn engine_memory(revision: &StoredRevision) -> u64 {
+    TORRENT_MEMORY + PIECE_MEMORY * u64::from(revision.layout.piece_count())
 }
 
 impl Library {
