@@ -168,6 +168,7 @@ mod hub {
     mod complete;
     mod endpoint;
     mod faults;
+    mod names;
     mod reading;
     mod restricted;
     pub mod rig;

@@ -5,7 +5,8 @@ use url::Url;
 use crate::cli::error::CommandError;
 use crate::mirror::repo::{ParsedRepository, RepositoryError};
 use crate::mirror::{GitRepository, MirrorError, Repository};
-use crate::model::{ModelName, ModelRef, Revision};
+use crate::model::names::NameError;
+use crate::model::{Kind, ModelName, ModelRef, Revision};
 use crate::node::NodeError;
 
 /// Addresses of the hub in documents and model cards; they are recognised even if a mirror of the hub is configured.
@@ -25,7 +26,7 @@ pub fn model(text: &str, endpoint: &Url) -> Result<ModelRef, CommandError> {
         {
             Some(_) => model(&format!("https://{text}"), endpoint),
             // The same text as clap's for a bad value.
-            None => without_slashes(text).parse().map_err(|error| {
+            None => named_here(&without_slashes(text)).map_err(|error| {
                 CommandError::usage(format!("invalid value '{text}' for '<MODEL|URL>': {error}"))
             }),
         };
@@ -47,6 +48,16 @@ pub fn model(text: &str, endpoint: &Url) -> Result<ModelRef, CommandError> {
         Some(path) => Err(CommandError::usage(format!("the address names {path}, which is part of {model}"))
             .hint(format!("silmaril get {model} --include '{}'", globset::escape(&path)))),
     }
+}
+
+/// Parses `org/name[@rev]`, or `name[@rev]` for a model that the hub names by one word.
+fn named_here(text: &str) -> Result<ModelRef, NameError> {
+    if text.contains('/') {
+        return text.parse();
+    }
+    let (word, revision) = text.split_once('@').map_or((text, None), |(word, rev)| (word, Some(rev)));
+    let revision = revision.map(str::parse).transpose()?.unwrap_or_default();
+    Ok(ModelRef { name: ModelName::of_hub(Kind::Model, word)?, revision })
 }
 
 /// A name with a branch such as `refs/pr/1` as a name with a revision, which has no slash: `refs-pr-1`.
@@ -94,6 +105,8 @@ mod tests {
     fn hub_addresses_give_a_model_and_its_revision() {
         for (text, expected) in [
             ("org/name", "org/name"),
+            ("gpt2", "_/gpt2"),
+            ("gpt2@v1", "_/gpt2@v1"),
             ("org/name@v1", "org/name@v1"),
             ("org/name@main", "org/name"),
             ("datasets/org/name@v1", "datasets/org/name@v1"),
@@ -122,7 +135,7 @@ mod tests {
     #[test]
     fn other_addresses_are_wrong_usage() {
         for text in [
-            "name",
+            "a name",
             "https://huggingface.co/spaces/org/name",
             "https://huggingface.co/gpt2",
             "https://git.example/org/name.git",

@@ -58,6 +58,14 @@ pub enum HttpError {
         /// The target of the redirect.
         to: String,
     },
+    /// A redirect to another host, where the response must come from this one.
+    #[error("{from} redirects to another host, {to}")]
+    OtherOrigin {
+        /// The URL that redirects.
+        from: String,
+        /// The target of the redirect.
+        to: String,
+    },
     /// The server cannot be reached.
     #[error("cannot reach {url}: {reason}")]
     Connect {
@@ -174,6 +182,7 @@ impl HttpError {
             | Self::NotHttp { .. }
             | Self::Address { .. }
             | Self::Downgrade { .. }
+            | Self::OtherOrigin { .. }
             | Self::Redirects { .. }
             | Self::BadRedirect { .. }
             | Self::WrongRange { .. }

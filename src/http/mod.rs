@@ -81,6 +81,8 @@ pub struct Request<'a> {
     pub range: Option<(u64, Option<u64>)>,
     /// The entity tag that the range belongs to. If the file has another tag, the server sends the whole file.
     pub if_range: Option<&'a str>,
+    /// Whether redirects to other origins are refused.
+    pub within_origin: bool,
     /// Time within which the server must send the headers, and longest pause within the body.
     pub patience: Duration,
 }
@@ -96,6 +98,7 @@ impl<'a> Request<'a> {
             body: None,
             range: None,
             if_range: None,
+            within_origin: false,
             patience: ANSWER_WITHIN,
         }
     }
@@ -104,6 +107,12 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn auth(self, auth: Option<&'a Auth>) -> Self {
         Self { auth, ..self }
+    }
+
+    /// Refuses redirects to other origins.
+    #[must_use]
+    pub fn within_origin(self) -> Self {
+        Self { within_origin: true, ..self }
     }
 
     /// Requests only the bytes `from..to`, or all bytes from `from` on if `to` is none.
@@ -270,6 +279,12 @@ impl Client {
             {
                 if url.scheme() == "https" && target.scheme() != "https" {
                     return Err(HttpError::Downgrade {
+                        from: without_secrets(&url),
+                        to: without_secrets(&target),
+                    });
+                }
+                if request.within_origin && target.origin() != request.url.origin() {
+                    return Err(HttpError::OtherOrigin {
                         from: without_secrets(&url),
                         to: without_secrets(&target),
                     });

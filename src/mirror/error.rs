@@ -261,7 +261,9 @@ fn http_kind(error: &HttpError) -> MirrorErrorKind {
         Some(429) => MirrorErrorKind::RateLimited,
         _ if error.is_private_host() => MirrorErrorKind::PrivateHost,
         _ => match error {
-            HttpError::Address { .. } | HttpError::Downgrade { .. } => MirrorErrorKind::Refused,
+            HttpError::Address { .. } | HttpError::Downgrade { .. } | HttpError::OtherOrigin { .. } => {
+                MirrorErrorKind::Refused
+            }
             HttpError::Json { .. } | HttpError::WrongRange { .. } | HttpError::TooLong { .. } => {
                 MirrorErrorKind::Damaged
             }

@@ -134,7 +134,8 @@ impl HubSource {
     async fn request(&self, url: &Url) -> Result<HttpResponse, MirrorError> {
         let mut retries = Retries::new(&self.board);
         loop {
-            let request = Request::get(url.clone()).auth(self.auth.as_ref());
+            // The name and the list of a repository come from the hub itself, also after a renaming.
+            let request = Request::get(url.clone()).auth(self.auth.as_ref()).within_origin();
             match self.send(request).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => self.wait(&mut retries, self.explain(error)).await?,
@@ -190,8 +191,7 @@ impl HubSource {
 
     /// The name in a description of the repository.
     fn named_by(&self, info: &Info) -> Option<ModelName> {
-        let (org, name) = info.id.as_deref()?.split_once('/')?;
-        ModelName::new(self.repository.id.kind(), org, name).ok()
+        ModelName::of_hub(self.repository.id.kind(), info.id.as_deref()?).ok()
     }
 
     /// The name that the hub uses for the repository, once it has described it: it differs from the requested one after a

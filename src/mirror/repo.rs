@@ -89,7 +89,7 @@ impl HubRepository {
             Kind::Model => "models",
             Kind::Dataset => "datasets",
         };
-        join(&self.endpoint, ["api", kind, self.id.org(), self.id.name()].iter().chain(more).copied())
+        join(&self.endpoint, ["api", kind].into_iter().chain(self.id.hub_parts()).chain(more.iter().copied()))
     }
 
     /// The address of a file.
@@ -105,7 +105,7 @@ impl HubRepository {
 
     fn below(&self, more: &[&str]) -> Url {
         let kind = if self.id.kind() == Kind::Dataset { Some("datasets") } else { None };
-        let parts = kind.into_iter().chain([self.id.org(), self.id.name()]).chain(more.iter().copied());
+        let parts = kind.into_iter().chain(self.id.hub_parts()).chain(more.iter().copied());
         join(&self.endpoint, parts)
     }
 }

@@ -11,6 +11,10 @@ pub const MAX_COMPONENT: usize = 96;
 /// The revision that is used if none is given.
 pub const DEFAULT_REVISION: &str = "main";
 
+/// The organisation that models of the hub have here if their name there is one word: `_/gpt2` is `gpt2` on the hub. The hub has
+/// no organisation of this name.
+pub const NO_ORG: &str = "_";
+
 /// Why a string is not a name or a revision.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -58,6 +62,22 @@ impl ModelName {
             return Err(NameError::Shape(format!("{org}/{name}")));
         }
         Ok(Self { kind, org: component(org)?.to_owned(), name: component(name)?.to_owned() })
+    }
+
+    /// A name as the hub writes it, without the kind: `org/name`, or one word (see [`NO_ORG`]).
+    pub fn of_hub(kind: Kind, id: &str) -> Result<Self, NameError> {
+        let (org, name) = id.split_once('/').unwrap_or((NO_ORG, id));
+        Self::new(kind, org, name)
+    }
+
+    /// The name as the hub writes it, without the kind.
+    pub fn hub_id(&self) -> String {
+        self.hub_parts().collect::<Vec<_>>().join("/")
+    }
+
+    /// The components of [`Self::hub_id`].
+    pub fn hub_parts(&self) -> impl Iterator<Item = &str> {
+        [self.org(), self.name()].into_iter().skip(usize::from(self.org == NO_ORG))
     }
 
     /// Model or dataset.
@@ -202,6 +222,20 @@ impl FromStr for ModelRef {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn one_word_of_the_hub_is_a_name_without_organisation() {
+        let gpt2 = ModelName::of_hub(Kind::Model, "gpt2").unwrap();
+        assert_eq!((gpt2.to_string().as_str(), gpt2.hub_id().as_str()), ("_/gpt2", "gpt2"));
+        let other = ModelName::of_hub(Kind::Dataset, "org/squad").unwrap();
+        assert_eq!(
+            (other.to_string().as_str(), other.hub_id().as_str()),
+            ("datasets/org/squad", "org/squad")
+        );
+        for bad in ["", "/x", "x/", "a/b/c", "..", "a b"] {
+            assert!(ModelName::of_hub(Kind::Model, bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn names_are_split_into_components() {

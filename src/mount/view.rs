@@ -229,8 +229,8 @@ impl View {
                 .map(|dir| self.dir(repo, dir.name(), TopPath::RepoDir(name.clone(), dir), numbers, true));
             // The default revision, or the only one, as in the other layout.
             let default = match revisions.get(&Revision::default()) {
-                None if revisions.len() == 1 => revisions.values().next().cloned(),
-                _ => None,
+                None => only(&revisions).cloned(),
+                Some(_) => None,
             };
             let named = revisions.into_iter();
             for (version, revision) in named.chain(default.map(|revision| (Revision::default(), revision))) {
@@ -312,10 +312,9 @@ impl View {
         let named = |revision: &Revision| format!("{}@{revision}", name.name());
         let link = if revisions.contains_key(&default) {
             Some((named(&default), name.name().to_owned(), false))
-        } else if revisions.len() == 1 {
-            revisions.keys().next().map(|only| (name.name().to_owned(), named(only), true))
         } else {
-            None
+            let only = only(&revisions).map(|revision| &revision.manifest.version);
+            only.map(|only| (name.name().to_owned(), named(only), true))
         };
         if let Some((at, target, listed)) = link {
             let ino = numbers.of_path(&format!("{prefix}{name}\0{at}"));
@@ -460,6 +459,14 @@ struct Placing<'a> {
     mounted_at: SystemTime,
     /// Lists of nodes built so far. A revision that is shown at two paths has only one list.
     nodes: HashMap<InfoHash, Arc<Nodes>>,
+}
+
+/// The only known revision of a model, which the name without a revision means, too. Not one that is read from a hub: there the
+/// name means the default branch, which can be looked up.
+fn only(revisions: &BTreeMap<Revision, Arc<StoredRevision>>) -> Option<&Arc<StoredRevision>> {
+    let mut all = revisions.values();
+    let first = all.next().filter(|revision| revision.hub.is_none());
+    first.filter(|_| all.next().is_none())
 }
 
 fn enter_name(names: &mut ByName, revision: &Arc<StoredRevision>) {

@@ -125,7 +125,7 @@ fn card(manifest: &Manifest) -> Value {
 
 /// The name without the kind.
 pub fn id(name: &ModelName) -> String {
-    format!("{}/{}", name.org(), name.name())
+    name.hub_id()
 }
 
 /// The time of creation, in the form of the hub.

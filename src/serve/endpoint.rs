@@ -94,7 +94,9 @@ impl Endpoint {
     async fn route(&self, route: Route, call: Call) -> Result<Response, HubError> {
         match route {
             Route::Health => Ok("ok\n".into_response()),
-            Route::NoName(name) => Err(HubError::no_repository(&name, "a name here has the form org/name")),
+            Route::NoName(name) => {
+                Err(HubError::no_repository(&name, "a name here is one word, or has the form org/name"))
+            }
             Route::Registry => Ok(Json(serde_json::json!({})).into_response()),
             Route::RegistryManifest(name, tag) => {
                 let found = self.find(&name, None, &call).await?;
@@ -197,7 +199,7 @@ impl Endpoint {
         let mut url = url::Url::parse(&base).ok();
         if let Some(url) = &mut url {
             if let Ok(mut path) = url.path_segments_mut() {
-                path.extend(["api", kind, name.org(), name.name(), "tree", &found.commit]);
+                path.extend(["api", kind]).extend(name.hub_parts()).extend(["tree", &found.commit]);
                 path.extend(dir.split('/').filter(|part| !part.is_empty()));
             }
             let mut query = url.query_pairs_mut();

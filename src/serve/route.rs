@@ -65,16 +65,14 @@ impl Route {
 
     fn of_api(method: &Method, kind: Kind, parts: &[&str]) -> Option<Self> {
         let verbs = ["revision", "tree", "paths-info", "refs", "commits", "auth-check"];
-        let (org, name, rest) = match parts {
+        let (id, rest) = match parts {
             // A name without an organisation.
-            [one] => return Some(Self::NoName((*one).to_owned())),
-            [one, verb, ..] if verbs.contains(verb) => return Some(Self::NoName((*one).to_owned())),
-            [org, name, rest @ ..] => (org, name, rest),
+            [one] => ((*one).to_owned(), [].as_slice()),
+            [one, verb, ..] if verbs.contains(verb) => ((*one).to_owned(), &parts[1..]),
+            [org, name, rest @ ..] => (format!("{org}/{name}"), rest),
             [] => return None,
         };
-        let Ok(id) = ModelName::new(kind, org, name) else {
-            return Some(Self::NoName(format!("{org}/{name}")));
-        };
+        let Ok(id) = ModelName::of_hub(kind, &id) else { return Some(Self::NoName(id)) };
         let is_read = matches!(*method, Method::GET | Method::HEAD);
         Some(match rest {
             [] if is_read => Self::About(id, None),
@@ -98,14 +96,12 @@ impl Route {
     }
 
     fn of_file(kind: Kind, parts: &[&str]) -> Option<Self> {
-        let (org, name, rest) = match parts {
-            [one, "resolve" | "raw", ..] => return Some(Self::NoName((*one).to_owned())),
-            [org, name, "resolve" | "raw", rest @ ..] => (org, name, rest),
+        let (id, rest) = match parts {
+            [one, "resolve" | "raw", rest @ ..] => ((*one).to_owned(), rest),
+            [org, name, "resolve" | "raw", rest @ ..] => (format!("{org}/{name}"), rest),
             _ => return None,
         };
-        let Ok(id) = ModelName::new(kind, org, name) else {
-            return Some(Self::NoName(format!("{org}/{name}")));
-        };
+        let Ok(id) = ModelName::of_hub(kind, &id) else { return Some(Self::NoName(id)) };
         let (revision, path) = split_revision(rest)?;
         Some(Self::File(id, revision, path))
     }
@@ -178,9 +174,14 @@ mod tests {
         {
             assert_eq!(get(path), None, "{path}");
         }
-        assert_eq!(get("/gpt2/resolve/main/config.json"), Some(Route::NoName("gpt2".into())));
-        assert_eq!(get("/api/models/gpt2"), Some(Route::NoName("gpt2".into())));
-        assert_eq!(get("/api/models/gpt2/tree/main"), Some(Route::NoName("gpt2".into())));
+        let gpt2: ModelName = "_/gpt2".parse().unwrap();
+        assert_eq!(
+            get("/gpt2/resolve/main/config.json"),
+            Some(Route::File(gpt2.clone(), "main".into(), "config.json".into()))
+        );
+        assert_eq!(get("/api/models/gpt2"), Some(Route::About(gpt2.clone(), None)));
+        assert_eq!(get("/api/models/gpt2/tree/main"), Some(Route::Tree(gpt2, "main".into(), String::new())));
+        assert_eq!(get("/api/models/a%20b"), Some(Route::NoName("a b".into())));
         assert_eq!(get("/api/models/..%2f/m"), Some(Route::NoName("..//m".into())));
         assert_eq!(Route::parse(&Method::POST, "/acme/m/resolve/main/a"), None);
         assert_eq!(Route::parse(&Method::GET, "/api/models/acme/m/paths-info/main"), None);

@@ -26,7 +26,7 @@ fn given_configuration_must_exist() {
 fn names_are_checked_first() {
     let home = Home::new();
     for command in [
-        &["get", "noslash"][..],
+        &["get", "no word"][..],
         &["get", "a/b/c/d"],
         &["get", "../etc"],
         &["registry", "export", "a/.hidden"],

@@ -119,7 +119,7 @@ impl Hub {
     }
 
     /// Renames a repository: all routes of `old` redirect to those of `new` from now on. Both ids are of the same
-    /// kind.
+    /// kind. If `new` is the address of a server, they redirect to the same paths there.
     pub fn moved(&self, old: &str, new: &str) {
         self.state.moved.lock().unwrap().insert(old.to_owned(), new.to_owned());
     }
@@ -141,7 +141,8 @@ impl HubState {
         let id = id.strip_prefix("models/").unwrap_or(id);
         let user = User::of(request)?;
         if let Some(new) = self.moved.lock().unwrap().get(id) {
-            let path = request.uri().path_and_query().unwrap().as_str().replacen(id, new, 1);
+            let path = request.uri().path_and_query().unwrap().as_str();
+            let path = if new.contains("://") { format!("{new}{path}") } else { path.replacen(id, new, 1) };
             let redirect = (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, path)]);
             return Err(redirect.into_response().into());
         }

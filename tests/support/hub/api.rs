@@ -19,7 +19,10 @@ use crate::support::web::uri::{encode, fields};
 use crate::support::web::{ErrorResponse, HandlerResult};
 
 pub fn routes() -> Router<Arc<HubState>> {
-    let mut router = Router::new();
+    let mut router = Router::new()
+        .route("/api/models/{name}", get(newest_of_word))
+        .route("/api/models/{name}/revision/{rev}", get(revision_of_word))
+        .route("/api/models/{name}/tree/{rev}", get(tree_of_word));
     for kind in ["models", "datasets"] {
         let repo = format!("/api/{kind}/{{org}}/{{name}}");
         router = router
@@ -36,6 +39,26 @@ type Shared = Extract<Arc<HubState>>;
 
 async fn newest(state: Shared, Path((org, name)): Path<(String, String)>, request: Request) -> HandlerResult {
     about(&state, &request, &format!("{org}/{name}"), "main")
+}
+
+async fn newest_of_word(state: Shared, Path(name): Path<String>, request: Request) -> HandlerResult {
+    about(&state, &request, &name, "main")
+}
+
+async fn revision_of_word(
+    state: Shared,
+    Path((name, rev)): Path<(String, String)>,
+    request: Request,
+) -> HandlerResult {
+    about(&state, &request, &name, &rev)
+}
+
+async fn tree_of_word(
+    state: Shared,
+    Path((name, rev)): Path<(String, String)>,
+    request: Request,
+) -> HandlerResult {
+    page(&state, &request, &name, &rev, "")
 }
 
 /// Whether the user may read the files.

@@ -20,16 +20,28 @@ use crate::support::web::{ErrorResponse, HandlerResult};
 
 pub fn routes() -> Router<Arc<HubState>> {
     Router::new()
+        .route("/{name}/resolve/{rev}/{*path}", get(file_of_word))
         .route("/{org}/{name}/resolve/{rev}/{*path}", get(model_file))
         .route("/datasets/{org}/{name}/resolve/{rev}/{*path}", get(dataset_file))
         .route("/api/resolve-cache/{kind}/{org}/{name}/{rev}/{*path}", get(small_file))
 }
+
+/// In links, the organisation of a repository whose name is one word.
+const WORD: &str = "word/";
 
 type Four = Path<(String, String, String, String)>;
 
 async fn model_file(state: Extract<Arc<HubState>>, path: Four, request: Request) -> HandlerResult {
     let Path((org, name, rev, path)) = path;
     resolve(&state, &request, &format!("{org}/{name}"), &rev, &path)
+}
+
+async fn file_of_word(
+    state: Extract<Arc<HubState>>,
+    Path((name, rev, path)): Path<(String, String, String)>,
+    request: Request,
+) -> HandlerResult {
+    resolve(&state, &request, &name, &rev, &path)
 }
 
 async fn dataset_file(state: Extract<Arc<HubState>>, path: Four, request: Request) -> HandlerResult {
@@ -72,7 +84,7 @@ async fn small_file(
     Path((kind, org, name, rev, path)): Path<(String, String, String, String, String)>,
     request: Request,
 ) -> HandlerResult {
-    let id = format!("{kind}/{org}/{name}");
+    let id = format!("{kind}/{org}/{name}").replace(&format!("models/{WORD}"), "models/");
     let (repo, commit, entry) = find(&state, &request, &id, &rev, &path)?;
     let content = Content::Memory(repo.blob(&entry.oid).into());
     let mut response = files::answer(&request, content, &entry.oid);
@@ -102,7 +114,12 @@ fn no_entry(commit: &str, path: &str) -> ErrorResponse {
 }
 
 fn kind_and_name(repo: &Repo) -> String {
-    if repo.id().starts_with("datasets/") { repo.id().to_owned() } else { format!("models/{}", repo.id()) }
+    match repo.id() {
+        id if id.starts_with("datasets/") => id.to_owned(),
+        id if id.contains('/') => format!("models/{id}"),
+        // A name of one word.
+        id => format!("models/{WORD}{id}"),
+    }
 }
 
 /// The second origin, which serves files by their links only. Its entity tags differ from the hub's, as on the real
@@ -123,7 +140,8 @@ fn linked(repos: &Repos, links: &Links, request: &Request) -> Response {
         let mut parts = rest.splitn(5, '/');
         let (kind, org, name, sha256) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         let id = if kind == "datasets" { format!("datasets/{org}/{name}") } else { format!("{org}/{name}") };
-        Some((repos.find(&id)?.lfs_object(sha256)?, sha256.to_owned()))
+        let id = id.strip_prefix(WORD).unwrap_or(&id);
+        Some((repos.find(id)?.lfs_object(sha256)?, sha256.to_owned()))
     });
     match found.map(|(object, sha256)| (Content::open(&object), sha256)) {
         Some((Ok(content), sha256)) => {
