@@ -88,7 +88,7 @@ mod e2e {
     mod rotation;
     mod share;
     mod six_hosts;
-    mod space;
+    pub mod space;
     mod space_random;
     mod stalled;
     mod terminal;
@@ -168,6 +168,7 @@ mod hub {
     mod complete;
     mod endpoint;
     mod faults;
+    mod full_disk;
     mod names;
     mod reading;
     mod restricted;

@@ -200,7 +200,7 @@ impl Node {
             limited: self.limited.status(),
             disputed: self.disputes.status(&self.mounts.paths()),
             notes: disputes::notes(&self.library, &self.fetch),
-            space: space::lack(&self.fetch, &self.settings.rooms),
+            space: space::lack(&self.fetch, &self.library.store, &self.settings.rooms),
             problems,
             endpoint: self.endpoints.status(),
             endpoint_problem: self.endpoints.problem.lock().clone(),

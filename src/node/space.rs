@@ -84,8 +84,8 @@ pub(super) async fn run(node: Weak<Node>, rooms: Arc<Rooms>) {
 }
 
 /// The files that are read through memory, if there are any.
-pub(super) fn lack(fetch: &Fetch, rooms: &Rooms) -> Option<LackOfSpace> {
-    let files = fetch.in_memory().len();
+pub(super) fn lack(fetch: &Fetch, store: &Store, rooms: &Rooms) -> Option<LackOfSpace> {
+    let files = fetch.in_memory().len() + of_hub_in_memory(store).len();
     let (free, min_free) = rooms.cache.free();
     (files > 0).then_some(LackOfSpace { files, free, min_free })
 }
@@ -161,19 +161,25 @@ impl SpaceKeeper<'_> {
     async fn make_room_in_memory(&self, stuck: u32) -> Result<bool, NodeError> {
         let room = &self.rooms.memory;
         let (fetch, rooms, shedding) = (self.fetch.clone(), self.rooms.clone(), shedding(room, stuck));
-        let lacking = fetch.lacking_bytes(true);
+        let lacking = fetch.lacking_bytes(true) + fetch.hub.lacking_bytes(true);
         if lacking == 0 {
             return Ok(true);
         }
+        let store = self.store.clone();
         let freed = blocking::run(move || {
             let room = &rooms.memory;
-            let contents = fetch.in_memory();
-            room.measured(contents.iter().map(|(content, _)| content.bytes_in_memory()).sum());
+            let (contents, of_hub) = (fetch.in_memory(), of_hub_in_memory(&store));
+            let all = contents.iter().map(|(content, _)| content).chain(&of_hub);
+            room.measured(all.map(|content| content.bytes_in_memory()).sum());
             let need = room.excess(lacking);
             let target = if need == 0 { 0 } else { need.max(room.batch()) };
             let mut contents: Vec<Arc<Content>> = contents.into_iter().map(|(content, _)| content).collect();
             contents.sort_by_key(|content| content.last_used());
-            let freed = shed(&fetch, contents, target, shedding)?;
+            let mut freed = shed(&fetch, contents, target, shedding)?;
+            if freed < target {
+                let from_hub = fetch.hub.shed(&of_hub, target - freed);
+                freed += from_hub.map_err(|source| StoreError::io(&PathBuf::from("memory"), source))?;
+            }
             room.freed(freed);
             Ok(need == 0 || freed > 0)
         });
@@ -182,7 +188,7 @@ impl SpaceKeeper<'_> {
 
     async fn make_room_in_cache(&self, stuck: u32) -> Result<bool, NodeError> {
         let room = &self.rooms.cache;
-        let lacking = self.fetch.lacking_bytes(false) + self.fetch.hub.lacking_bytes();
+        let lacking = self.fetch.lacking_bytes(false) + self.fetch.hub.lacking_bytes(false);
         let entries = self.measure().await?;
         let need = room.excess(lacking);
         if need == 0 {
@@ -202,7 +208,7 @@ impl SpaceKeeper<'_> {
         if freed > 0 || (lacking == 0 && stuck > 0) {
             return Ok(true);
         }
-        if shedding(room, stuck) == Shedding::AllButOldest && !self.fetch.starved().is_empty() {
+        if shedding(room, stuck) == Shedding::AllButOldest && !self.starved().is_empty() {
             freed = self.shed(&entries, target, Shedding::AllButOldest).await?;
             if freed == 0 {
                 self.enter_memory().await?;
@@ -267,8 +273,9 @@ impl SpaceKeeper<'_> {
         let (fetch, rooms, lock) = (self.fetch.clone(), self.rooms.clone(), self.node.lock.clone());
         blocking::run(move || {
             let _until_done = lock;
-            let cache = fetch.hub.clone();
-            let freed = cache.shed(target);
+            let mut contents = fetch.hub.contents();
+            contents.retain(|content| !content.is_in_memory());
+            let freed = fetch.hub.shed(&contents, target);
             let freed = freed.map_err(|source| StoreError::io(&PathBuf::from("the cache"), source))?;
             rooms.cache.freed(freed);
             Ok(freed)
@@ -302,9 +309,14 @@ impl SpaceKeeper<'_> {
         .await
     }
 
+    /// The files of the cache for which reads wait that lack space.
+    fn starved(&self) -> Vec<Arc<Content>> {
+        [self.fetch.starved(), self.fetch.hub.starved()].concat()
+    }
+
     /// Moves the files for which reads wait to memory.
     async fn enter_memory(&self) -> Result<(), NodeError> {
-        let contents = self.fetch.starved();
+        let contents = self.starved();
         let (free, min_free) = self.rooms.cache.free();
         let files = contents.len();
         tracing::warn!(
@@ -319,8 +331,8 @@ impl SpaceKeeper<'_> {
     /// Moves files in memory back to the cache if it has space again. `may_delete`: whether bytes that no reader needs soon
     /// are deleted for that. While reads request space, they would only replace each other's bytes.
     async fn leave_memory(&self, may_delete: bool) -> Result<(), NodeError> {
-        let contents: Vec<Arc<Content>> =
-            self.fetch.in_memory().into_iter().map(|(content, _)| content).collect();
+        let of_swarms = self.fetch.in_memory().into_iter().map(|(content, _)| content);
+        let contents: Vec<Arc<Content>> = of_swarms.chain(of_hub_in_memory(self.store)).collect();
         if contents.is_empty() {
             return Ok(());
         }
@@ -353,6 +365,12 @@ impl SpaceKeeper<'_> {
     async fn held(&self, keys: &[ContentKey]) -> Result<crate::fetch::EvictionHold, NodeError> {
         Ok(self.fetch.release_for_eviction(keys, RELEASE_WITHIN).await?)
     }
+}
+
+/// The files in memory that come from the hub, read or not.
+fn of_hub_in_memory(store: &Store) -> Vec<Arc<Content>> {
+    let is_one = |content: &Arc<Content>| content.hub_key().is_some() && content.is_in_memory();
+    store.live.all().into_iter().filter(is_one).collect()
 }
 
 /// Deletes bytes for which reads wait only if no waiting read receives bytes any more.

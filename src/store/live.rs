@@ -25,7 +25,7 @@ impl LiveContents {
     }
 
     /// All contents of revisions that are in use. Waits as [`Self::get`] does.
-    pub(super) fn all(&self) -> Vec<Arc<Content>> {
+    pub fn all(&self) -> Vec<Arc<Content>> {
         let _opening = self.opening.lock();
         self.contents.lock().values().filter_map(Weak::upgrade).collect()
     }

@@ -198,7 +198,7 @@ fn reads_without_a_free_byte_are_right() {
 }
 
 /// Fills the file system of a host's base directory to the last byte.
-fn fill(host: &Host) -> PathBuf {
+pub fn fill(host: &Host) -> PathBuf {
     let filler = host.base().join("filler");
     let mut fill = Command::new("dd");
     fill.args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", filler.display()));

@@ -35,8 +35,8 @@ use super::web::{WebBody, WebError};
 use super::window::widest;
 use super::{FetchSettings, FileRef, ReadError};
 use crate::model::{GRANULE_LEN, ModelRef};
-use crate::store::{Content, ContentKey, HubListing, StoredRevision};
-use state::{HubState, HubWait};
+use crate::store::{Content, ContentKey, HubListing, SpaceClass, StoredRevision};
+use state::{HubState, HubWait, Reading};
 pub use status::HubStatus;
 
 /// Requests to hubs at a time for the daemon: reads, and downloads of repositories.
@@ -264,14 +264,26 @@ impl HubReads {
         }
     }
 
-    /// Bytes of requests that wait for space in the cache.
-    pub fn lacking_bytes(&self) -> u64 {
-        self.state.lock().lacking
+    /// Bytes of requests that wait for space in memory, or in the cache.
+    pub fn lacking_bytes(&self, in_memory: bool) -> u64 {
+        let state = self.state.lock();
+        let of = state.lacking.iter().filter(|(class, _)| (**class == SpaceClass::Memory) == in_memory);
+        of.map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Contents of the cache for which reads wait that lack space.
+    pub fn starved(&self) -> Vec<Arc<Content>> {
+        let state = self.state.lock();
+        let starves = |reading: &&Reading| {
+            let reads = reading.waiters.values().any(|wait| !wait.is_job);
+            reads && reading.lacks_space && !reading.content().is_in_memory()
+        };
+        state.files.values().filter(starves).map(|reading| reading.content().clone()).collect()
     }
 
     /// Space may have become free.
     pub fn space_came(self: &Arc<Self>) {
-        if self.state.lock().lacking > 0 {
+        if !self.state.lock().lacking.is_empty() {
             self.pump();
         }
     }
@@ -281,15 +293,21 @@ impl HubReads {
         self.state.lock().files.contains_key(key)
     }
 
-    /// Deletes bytes behind the readers of files that are being read, until `target` bytes are free. Writes to files.
-    pub fn shed(&self, target: u64) -> std::io::Result<u64> {
-        let contents: Vec<(Arc<Content>, Vec<Range<u64>>)> = {
-            let state = self.state.lock();
-            state.files.values().map(|reading| (reading.content().clone(), reading.needed())).collect()
-        };
+    /// The contents that are being read.
+    pub fn contents(&self) -> Vec<Arc<Content>> {
+        self.state.lock().files.values().map(|reading| reading.content().clone()).collect()
+    }
+
+    /// Deletes bytes of contents that no reader needs soon, until `target` bytes are free. Writes to files.
+    pub fn shed(&self, contents: &[Arc<Content>], target: u64) -> std::io::Result<u64> {
         let mut freed = 0;
-        for (content, needed) in contents {
-            for range in plan::deletable(&content, &needed) {
+        for content in contents {
+            let needed = {
+                let state = self.state.lock();
+                let reading = content.key().and_then(|key| state.files.get(&key));
+                reading.map(Reading::needed).unwrap_or_default()
+            };
+            for range in plan::deletable(content, &needed) {
                 if freed >= target {
                     return Ok(freed);
                 }

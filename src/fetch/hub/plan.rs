@@ -12,10 +12,13 @@ use crate::fetch::readahead::BUDGET;
 use crate::fetch::tensors::FileTensors;
 use crate::fetch::window::share;
 use crate::model::{BLOCK_LEN, GRANULE_LEN};
-use crate::store::{Content, ContentKey, SpaceClass};
+use crate::store::{Content, ContentKey};
 
 /// The unit in which bytes behind readers are deleted, in bytes.
 const EXTENT: u64 = 16 << 20;
+
+/// The same for a content in memory, of which there is less.
+const MEMORY_EXTENT: u64 = 1 << 20;
 
 /// What a request is for, the most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +38,7 @@ impl HubReads {
         if state.stopped {
             return;
         }
-        state.lacking = 0;
+        state.lacking.clear();
         for reading in state.files.values_mut() {
             reading.end_unneeded();
             reading.lacks_space = false;
@@ -67,9 +70,10 @@ impl HubReads {
         }
         let Ok(permit) = self.budget.clone().try_acquire_owned() else { return false };
         let bytes = range.end - range.start;
-        if !self.settings.rooms.reserve(SpaceClass::Cache, bytes, level == Level::Waiting) {
+        let class = reading.content().space_class();
+        if !self.settings.rooms.reserve(class, bytes, level == Level::Waiting) {
             reading.lacks_space = true;
-            state.lacking = state.lacking.saturating_add(bytes);
+            *state.lacking.entry(class).or_default() += bytes;
             self.settings.rooms.request_space();
             return false;
         }
@@ -80,7 +84,7 @@ impl HubReads {
             file,
             origin,
             range: range.clone(),
-            reserved: super::run::Reserved { rooms: self.settings.rooms.clone(), bytes },
+            reserved: super::run::Reserved { rooms: self.settings.rooms.clone(), class, bytes },
             _permit: permit,
         };
         let task = tokio::spawn(download.run()).abort_handle();
@@ -181,11 +185,12 @@ fn without(range: &Range<u64>, other: &Range<u64>) -> impl Iterator<Item = Range
 
 /// The cached extents of a content that no reader needs soon, from its end.
 pub(super) fn deletable(content: &Content, needed: &[Range<u64>]) -> Vec<Range<u64>> {
+    let unit = if content.is_in_memory() { MEMORY_EXTENT } else { EXTENT };
     let mut found = Vec::new();
     for cached in content.verified_ranges(0..content.len()) {
         let mut start = cached.start;
         while start < cached.end {
-            let end = ((start / EXTENT + 1) * EXTENT).min(cached.end);
+            let end = ((start / unit + 1) * unit).min(cached.end);
             let extent = start..end;
             if !needed.iter().any(|needed| overlaps(needed, &extent)) {
                 found.push(extent);

@@ -18,15 +18,16 @@ use crate::store::{Content, ContentKey, OpenHubFile, Rooms, SpaceClass};
 /// Bytes that are collected before they are written.
 const WRITE: u64 = 4 * GRANULE_LEN;
 
-/// Space in the cache for a request. Dropping it ends the reservation.
+/// Space for a request. Dropping it ends the reservation.
 pub(super) struct Reserved {
     pub rooms: Arc<Rooms>,
+    pub class: SpaceClass,
     pub bytes: u64,
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.rooms.end_reservation(SpaceClass::Cache, self.bytes);
+        self.rooms.end_reservation(self.class, self.bytes);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::fetch::web::WebError;
 use crate::fetch::window::{STALE, Windows};
 use crate::fetch::{FileRef, ReadError};
 use crate::model::{Manifest, ModelRef};
-use crate::store::{Content, ContentKey};
+use crate::store::{Content, ContentKey, SpaceClass};
 
 /// All reads from hubs.
 #[derive(Default)]
@@ -28,8 +28,8 @@ pub(super) struct HubState {
     pub troubles: BTreeMap<ModelRef, String>,
     /// Bytes that were received, by model.
     pub received: BTreeMap<ModelRef, u64>,
-    /// Bytes of requests that wait for space.
-    pub lacking: u64,
+    /// Bytes of requests that wait for space, by its class.
+    pub lacking: BTreeMap<SpaceClass, u64>,
     pub stopped: bool,
     last_id: u64,
 }

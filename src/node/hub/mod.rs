@@ -28,7 +28,7 @@ use crate::fetch::hub::HubStatus;
 use crate::fetch::{Fetch, FileRef};
 use crate::model::{Manifest, ModelName, ModelRef, Revision};
 use crate::mount::ShownModels;
-use crate::store::{ContentKey, HubKey, HubListing, HubModel, StoredRevision};
+use crate::store::{ContentKey, HubKey, HubListing, HubModel, StoreError, StoredRevision};
 use access::HubAccess;
 use aliases::Aliases;
 use origin::CommitOrigin;
@@ -110,7 +110,14 @@ impl HubModels {
 
     /// Stores a commit and shows its files, in place of an earlier commit of the model. Writes to the disk.
     fn enter(&self, listing: HubListing) -> Result<Arc<StoredRevision>, NodeError> {
-        self.library.store.save_hub_listing(&listing)?;
+        match self.library.store.save_hub_listing(&listing) {
+            Ok(()) => {}
+            // It can be read all the same, through memory.
+            Err(StoreError::Io { source, .. }) if is_full(&source) => {
+                tracing::warn!(error = %source, model = %listing.model, "the disk has no space for the commit of a model");
+            }
+            Err(error) => return Err(error.into()),
+        }
         let model = listing.model.clone();
         let revision = StoredRevision::of_hub(&self.library.store, listing).map_err(NodeError::internal)?;
         if let Some(earlier) = self.get(&model) {
@@ -254,6 +261,11 @@ impl Drop for HubUser {
         self.hub.users.lock().retain(|user| !Arc::ptr_eq(user, &self.access));
         self.hub.refresh();
     }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 /// Whether a mount or command with this access may read a model. A restricted model needs an access that the hub has

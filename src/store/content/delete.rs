@@ -126,7 +126,7 @@ impl Content {
 
     /// Deletes all bytes of a cached content and moves it to memory, without any byte. Its torrents must be out of the engine.
     pub fn enter_memory(&self) -> io::Result<()> {
-        if self.hub.is_some() || self.is_pinned() || self.space_class() != SpaceClass::Cache {
+        if self.is_pinned() || self.space_class() != SpaceClass::Cache {
             return Ok(());
         }
         let file = MemoryFile::new(self.len())?;

@@ -21,11 +21,14 @@ impl ContentWriter<'_> {
     }
 
     /// See [`Content::leave_memory`](super::Content::leave_memory).
-    pub(super) fn leave_memory(&mut self) -> io::Result<()> {
+    pub fn leave_memory(&mut self) -> io::Result<()> {
         let content = self.content;
         let (Some(key), Location::Memory(_)) = (content.key(), content.location()) else { return Ok(()) };
-        let data = content.store.files.cached(&key);
-        let loaded = content.store.files.load_map(&data, key.len)?;
+        let (data, files) = (content.cache_path(&key), &content.store.files);
+        let loaded = match content.hub_key() {
+            Some(_) => files.load_hub_map(&data, key.len)?,
+            None => files.load_map(&data, key.len)?,
+        };
         self.move_to(Location::Own(data), loaded);
         Ok(())
     }

@@ -63,7 +63,7 @@ impl Content {
         let mut writer = self.writer();
         let saved = serde_json::to_vec(&proof).map_err(io::Error::from)?;
         *hub.twin.lock() = Some(Twin { content: content.clone(), proof: Arc::new(proof) });
-        writer.discard()?;
+        writer.start_over()?;
         let path = mapfile::proof_path(&self.store.files.cached_from_hub(&hub.key));
         nofollow::create_dir_all(fsutil::parent(&path))?;
         nofollow::write_atomic(&path, &saved, fsutil::MODE_PRIVATE)

@@ -37,6 +37,8 @@ impl Store {
         let (Some(hub), Some(key)) = (from.hub_key(), to.key()) else { return Ok(false) };
         let mut leaving = from.writer();
         let mut entering = to.writer();
+        // Bytes in memory are not moved.
+        leaving.leave_memory()?;
         let old = self.files.cached_from_hub(&hub);
         let map = from.state().map.of_kind(MapKind::Proved);
         let new = self.files.cached(&key);

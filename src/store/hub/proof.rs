@@ -100,8 +100,12 @@ impl Content {
 
     /// Opens the file of a content that comes from a hub for writing, and creates it where it is missing.
     fn open_from_hub(&self) -> io::Result<OpenHubFile> {
-        let Location::Own(path) = self.location() else {
-            return Err(io::Error::other("the content is not in the cache"));
+        let path = match self.location() {
+            Location::Own(path) => path,
+            Location::Memory(file) => return Ok(OpenHubFile { file: file.open()?, moves: self.moves() }),
+            Location::Empty | Location::Placed(_) => {
+                return Err(io::Error::other("the content is not in the cache"));
+            }
         };
         nofollow::create_dir_all(fsutil::parent(&path))?;
         let file = nofollow::open(&path, OFlags::WRONLY | OFlags::CREATE, fsutil::MODE_PRIVATE)?;
