@@ -18,8 +18,11 @@ use crate::model::{ModelRef, license};
 use crate::node::mirror::publish::{ManifestSource, signed_manifest};
 use crate::node::sharing::{Rule, Withheld};
 use crate::node::{Library, Node, NodeError, blocking};
-use crate::store::{HubListing, HubProof, Stamp, StoreError, StoredRevision};
+use crate::store::{Content, HubListing, HubProof, Stamp, StoreError, StoredRevision};
 use crate::{fsutil, nofollow};
+
+/// How often a content that has moved is looked for again.
+const MOVES: usize = 3;
 
 /// Hashes files as they become complete. Runs until the node is gone.
 pub(in crate::node) async fn run(node: Weak<Node>, mut completed: mpsc::UnboundedReceiver<FileRef>) {
@@ -60,42 +63,17 @@ pub(in crate::node) async fn check(node: &Arc<Node>, file: &FileRef) -> Result<b
     let piece_length = node.library.config.torrent.piece_length;
     let (hashed, path) = (content.clone(), file.revision.manifest.files[file.file].path.clone());
     let hashing = blocking::cancellable(move |cancel| {
-        if hashed.hub_proof().is_some_and(|proof| proof.piece_length == piece_length) {
-            return Ok(Some(true));
-        }
-        let (Some(at), Some(key)) = (hashed.hub_path(), hashed.hub_key()) else { return Ok(None) };
-        let hashes = match hash_file(&at, piece_length, Control { progress: &|_| {}, cancel }) {
-            Ok(hashes) => hashes,
-            // It was evicted after it became complete.
-            Err(HashError::Changed(_)) => return Ok(None),
-            Err(HashError::Io { path, source }) if hashed.is_complete() => {
-                return Err(StoreError::Io { path, source }.into());
+        for _ in 0..MOVES {
+            let at = hashed.hub_path();
+            let checked = check_at(&hashed, at.as_deref(), piece_length, cancel);
+            // Another call may have moved the bytes to a manifest meanwhile: then they are looked for at their new place.
+            let has_moved = hashed.hub_path() != at;
+            match checked {
+                Ok(None) | Err(_) if has_moved => {}
+                checked => return checked,
             }
-            Err(_) => return Ok(None),
-        };
-        let is_right = hashes.metadata.len() == key.len
-            && match key.identity {
-                Identity::Lfs(sha256) => hashes.sha256 == sha256,
-                Identity::Git(_) => {
-                    let read = nofollow::read(&at).and_then(|file: File| key.identity.is_of(key.len, file));
-                    read.map_err(|e| StoreError::io(&at, e))?
-                }
-            };
-        if !hashed.is_complete() {
-            return Ok(None);
         }
-        let proof = HubProof::of(&hashes, piece_length).filter(|_| is_right);
-        let recorded = match (hashed.twin(), proof) {
-            (Some(twin), Some(proof)) => hashed.set_twin(&twin, proof),
-            (Some(_), None) => {
-                hashed.forget_twin();
-                return Ok(None);
-            }
-            (None, Some(proof)) => hashed.set_hub_proof(&proof),
-            (None, None) => hashed.start_over(),
-        };
-        recorded.map_err(|e| StoreError::io(&at, e))?;
-        Ok(Some(is_right))
+        Ok(None)
     });
     let result = hashing.await?;
     if result == Some(false) {
@@ -106,6 +84,53 @@ pub(in crate::node) async fn check(node: &Arc<Node>, file: &FileRef) -> Result<b
         node.fetch.hub.damaged(file, &why);
     }
     Ok(result == Some(true))
+}
+
+/// [`check`] at the path that the content has now, none if it has none. None if it lost bytes, or moved.
+fn check_at(
+    content: &Content,
+    at: Option<&Path>,
+    piece_length: u32,
+    cancel: &AtomicBool,
+) -> Result<Option<bool>, NodeError> {
+    if content.hub_proof().is_some_and(|proof| proof.piece_length == piece_length) {
+        return Ok(Some(true));
+    }
+    let (Some(at), Some(key)) = (at, content.hub_key()) else { return Ok(None) };
+    let hashes = match hash_file(at, piece_length, Control { progress: &|_| {}, cancel }) {
+        Ok(hashes) => hashes,
+        // It was evicted after it became complete.
+        Err(HashError::Changed(_)) => return Ok(None),
+        Err(HashError::Io { path, source }) if content.is_complete() => {
+            return Err(StoreError::Io { path, source }.into());
+        }
+        Err(_) => return Ok(None),
+    };
+    let is_right = hashes.metadata.len() == key.len
+        && match key.identity {
+            Identity::Lfs(sha256) => hashes.sha256 == sha256,
+            Identity::Git(_) => {
+                let read = nofollow::read(at).and_then(|file: File| key.identity.is_of(key.len, file));
+                read.map_err(|e| StoreError::io(at, e))?
+            }
+        };
+    if !content.is_complete() {
+        return Ok(None);
+    }
+    let proof = HubProof::of(&hashes, piece_length).filter(|_| is_right);
+    let recorded = match (content.twin(), proof) {
+        (Some(twin), Some(proof)) if twin.path() == at => content.set_twin(&twin, proof),
+        // It has moved.
+        (Some(_), Some(_)) => return Ok(None),
+        (Some(_), None) => {
+            content.forget_twin();
+            return Ok(None);
+        }
+        (None, Some(proof)) => content.set_hub_proof(&proof),
+        (None, None) => content.start_over(),
+    };
+    recorded.map_err(|e| StoreError::io(at, e))?;
+    Ok(Some(is_right))
 }
 
 /// Checks files that were just fetched. If all files of the model are complete then, it gets its manifest. Fails if a file has
