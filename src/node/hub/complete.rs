@@ -167,17 +167,25 @@ pub(in crate::node) async fn finish(
     if let Some(done) = hub_of(revision).successor() {
         return Ok(Some(done));
     }
-    for file in 0..revision.contents.len() {
-        if !check(node, &FileRef { revision: revision.clone(), file }).await? {
-            return Ok(None);
+    let mut made = None;
+    for _ in 0..MOVES {
+        for file in 0..revision.contents.len() {
+            if !check(node, &FileRef { revision: revision.clone(), file }).await? {
+                return Ok(None);
+            }
+        }
+        let (library, making) = (node.library.clone(), revision.clone());
+        let manifest = blocking::cancellable(move |cancel| {
+            let tree = LinkTree::make(&library, &making)?;
+            tree.map(|tree| tree.manifest(&library, &hub_of(&making).listing, cancel)).transpose()
+        });
+        made = manifest.await?;
+        // Otherwise a file has moved to the manifest of another model.
+        if made.is_some() {
+            break;
         }
     }
-    let (library, making) = (node.library.clone(), revision.clone());
-    let manifest = blocking::cancellable(move |cancel| {
-        let tree = LinkTree::make(&library, &making)?;
-        tree.map(|tree| tree.manifest(&library, &hub_of(&making).listing, cancel)).transpose()
-    });
-    let Some(manifest) = manifest.await? else { return Ok(None) };
+    let Some(manifest) = made else { return Ok(None) };
     let rule = rule(listing, manifest.license.as_deref());
     let (library, model, entered) = (node.library.clone(), listing.model.clone(), manifest.clone());
     blocking::cancellable(move |_| {
@@ -239,7 +247,7 @@ impl Drop for LinkTree {
 }
 
 impl LinkTree {
-    /// None if a file has lost bytes since it was complete.
+    /// None if a file has moved or lost bytes since it was complete.
     fn make(library: &Library, revision: &StoredRevision) -> Result<Option<Self>, NodeError> {
         let model: ModelRef = revision.manifest.model_ref();
         let dir = library.paths.hub_cache().join(".trees").join(model.to_string().replace('/', "--"));
@@ -259,12 +267,17 @@ impl LinkTree {
             let (Some(proof), Some(from)) = (content.hub_proof(), content.hub_path()) else {
                 return Ok(None);
             };
-            let file = nofollow::read(&from).map_err(failed(&from))?;
+            let Some(file) = fsutil::existing(nofollow::read(&from)).map_err(failed(&from))? else {
+                return Ok(None);
+            };
             if content.twin().is_some() {
                 // A link would change the file of another model.
                 copy_start(&file, &to, content.len()).map_err(failed(&to))?;
             } else {
-                nofollow::hard_link(&file, &from, &to).map_err(failed(&to))?;
+                let linked = fsutil::existing(nofollow::hard_link(&file, &from, &to));
+                if linked.map_err(failed(&to))?.is_none() {
+                    return Ok(None);
+                }
             }
             if Stamp::at(&from).is_ok_and(|now| now != proof.stamp) {
                 return Ok(None);
