@@ -12,6 +12,7 @@ constexpr auto remember_for = std::chrono::minutes(10);
 constexpr std::size_t max_remembered = 4096;
 constexpr std::size_t sweep_groups = 1024;
 constexpr std::size_t max_offences = 16;
+constexpr int max_lies = 7;
 
 lt::address canonical(lt::address const& address) {
     if (!address.is_v6()) return address;
@@ -58,11 +59,13 @@ void Guard::trust(lt::address const& host) {
     m_trusted.insert(canonical(host));
 }
 
-bool Guard::is_exempt(lt::address const& address) {
-    auto const plain = canonical(address);
-    if (is_local(plain)) return true;
+bool Guard::is_named(lt::address const& address) {
     std::lock_guard const lock(m_mutex);
-    return m_trusted.count(plain) != 0;
+    return m_trusted.count(canonical(address)) != 0;
+}
+
+bool Guard::is_exempt(lt::address const& address) {
+    return is_local(canonical(address)) || is_named(address);
 }
 
 std::shared_ptr<Group> Guard::group_of(lt::address const& address) {
@@ -99,6 +102,25 @@ void Guard::remember(Remote const& peer, Clock::time_point now) {
 bool Guard::remembers(Remote const& peer, Clock::time_point now) const {
     auto const found = m_remembered.find(key_of(peer));
     return found != m_remembered.end() && found->second > now;
+}
+
+void Guard::lied(lt::address const& address, Clock::time_point now) {
+    if (is_exempt(address)) return;
+    auto const group = group_address(address);
+    if (m_lies.size() >= max_remembered && m_lies.count(group) == 0) {
+        auto const by_last = [](auto const& a, auto const& b) { return a.second.last < b.second.last; };
+        m_lies.erase(std::min_element(m_lies.begin(), m_lies.end(), by_last));
+    }
+    auto& lies = m_lies[group];
+    if (now - lies.last > remember_for) lies.count = 0;
+    lies.count = std::min(lies.count + 1, max_lies);
+    lies.last = now;
+}
+
+bool Guard::must_wait(lt::address const& address, Clock::time_point now) {
+    auto const found = m_lies.find(group_address(address));
+    if (found == m_lies.end() || is_exempt(address)) return false;
+    return now - found->second.last < std::chrono::seconds(1 << (found->second.count - 1));
 }
 
 void Guard::count_offence(lt::address const& address, Clock::time_point now) {

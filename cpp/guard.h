@@ -66,6 +66,10 @@ public:
     // Whether no group limit applies to the address.
     bool is_exempt(lt::address const& address);
 
+    // Whether the user named the host. Other exempt hosts are on the same network or machine, which need not
+    // be friendly.
+    bool is_named(lt::address const& address);
+
     // The group of a peer at this address; null if no group limit applies.
     std::shared_ptr<Group> group_of(lt::address const& address);
 
@@ -74,6 +78,11 @@ public:
     // by address and id.
     void remember(Remote const& peer, Clock::time_point now);
     bool remembers(Remote const& peer, Clock::time_point now) const;
+    // A peer at this address sent wrong data. Its group may not connect again for a second, then for two, and
+    // so on up to 64 seconds; after ten minutes without wrong data it starts again. Open connections, and
+    // those that this node opens, are not affected.
+    void lied(lt::address const& address, Clock::time_point now);
+    bool must_wait(lt::address const& address, Clock::time_point now);
     // Offences of an address's group in the last 10 minutes, at most 16. 0 if no group limit applies.
     int offences(lt::address const& address, Clock::time_point now);
 
@@ -93,7 +102,12 @@ private:
     std::mutex m_mutex;  // guards m_trusted
     std::set<lt::address> m_trusted;
     std::map<lt::address, std::weak_ptr<Group>> m_groups;
-    std::map<Key, Clock::time_point> m_remembered;                     // expiry
+    std::map<Key, Clock::time_point> m_remembered;  // expiry
+    struct Lies {
+        int count = 0;
+        Clock::time_point last;
+    };
+    std::map<lt::address, Lies> m_lies;                                // by group
     std::map<lt::address, std::vector<Clock::time_point>> m_offences;  // the latest, oldest first, by group
 };
 

@@ -146,7 +146,9 @@ public:
     }
     bool on_handshake(lt::span<char const> reserved) override {
         m_fast = reserved.size() == 8 && (reserved[7] & 0x04) != 0;
-        if (m_parts.guard->remembers(remote(), Clock::now())) {
+        auto const now = Clock::now();
+        bool const waits = !m_outgoing && m_parts.guard->must_wait(m_endpoint.address(), now);
+        if (waits || m_parts.guard->remembers(remote(), now)) {
             end();
             return true;
         }
@@ -227,8 +229,10 @@ public:
         m_speaker.on_disconnect();
         m_metadata.on_disconnect();
         // The peer sent wrong data.
-        if (reason == lt::errors::make_error_code(lt::errors::too_many_corrupt_pieces))
+        if (reason == lt::errors::make_error_code(lt::errors::too_many_corrupt_pieces)) {
             m_parts.guard->remember(remote(), Clock::now());
+            m_parts.guard->lied(m_endpoint.address(), Clock::now());
+        }
         if (!std::exchange(m_greeted, false)) return;
         m_hashes->forget_requests();
         m_blame->peer_gone();
@@ -271,6 +275,7 @@ public:
     std::shared_ptr<lt::peer_connection> connection() const { return m_connection.native_handle(); }
     lt::address group() const override { return group_address(m_endpoint.address()); }
     bool is_exempt() const override { return m_parts.guard->is_exempt(m_endpoint.address()); }
+    bool is_named() const override { return m_parts.guard->is_named(m_endpoint.address()); }
     bool is_outgoing() const override { return m_outgoing; }
     bool is_pending() const override { return m_outgoing && !m_greeted; }
     bool is_proven() const { return m_gate.is_proven(); }

@@ -17,7 +17,7 @@ bool is_stranger(Slot const* slot) { return !slot->is_exempt() && !slot->is_outg
 
 // The most worth that a newcomer may replace. `called`: connections that this node opened, with the newcomer.
 Worth most_replaced(Slot const* newcomer, int called, int limit) {
-    if (newcomer->is_exempt()) return Worth::active;
+    if (newcomer->is_named()) return Worth::active;
     return newcomer->is_outgoing() && called <= reserved(limit) ? Worth::verified : Worth::idle;
 }
 
@@ -83,13 +83,17 @@ Slot* Slots::choose(Slot* newcomer, Room const& room, Clock::time_point now) {
     }
     auto const most = most_replaced(newcomer, called, room.limit);
     bool const stranger = is_stranger(newcomer);
+    bool const invited = newcomer->is_named() || newcomer->is_outgoing();
     // A host that was silent before must not replace another one that may be about to send.
     if (stranger && replaced_lately(newcomer->group(), now)) return nullptr;
     auto const may_replace = [&](Slot const* slot) {
         if (slot == newcomer || is_over(slot) || slot->is_pending()) return false;
         auto const worth = slot->worth();
-        if (slot->is_exempt()) return newcomer->is_exempt() && worth <= Worth::idle;
-        if (worth <= most) return !(stranger && slot->is_outgoing() && called <= reserved(room.limit));
+        // A peer of the local network keeps its slot against strangers, but not against peers that this node
+        // wants.
+        if (slot->is_named()) return newcomer->is_named() && worth <= Worth::idle;
+        if (slot->is_exempt()) return (newcomer->is_exempt() || invited) && worth <= Worth::idle;
+        if (worth <= most) return invited || !slot->is_outgoing() || called > reserved(room.limit);
         return stranger && is_stranger(slot) && worth < Worth::verified &&
                held[slot->group()] > held[newcomer->group()] + 1;
     };
@@ -100,7 +104,7 @@ Slot* Slots::choose(Slot* newcomer, Room const& room, Clock::time_point now) {
     };
     for (auto* slot : m_slots)
         if (may_replace(slot) && (!chosen || order(slot) < order(chosen))) chosen = slot;
-    if (!chosen && stranger && held[newcomer->group()] <= 1) chosen = next_turn(newcomer, room, now);
+    if (!chosen && !invited && held[newcomer->group()] <= 1) chosen = next_turn(newcomer, room, now);
     if (chosen && !chosen->is_exempt()) remember(chosen->group(), now);
     return chosen;
 }
@@ -124,7 +128,8 @@ Slot* Slots::next_turn(Slot const* newcomer, Room const& room, Clock::time_point
     std::size_t due = 0;
     Slot* chosen = nullptr;
     for (auto* slot : m_slots) {
-        if (slot == newcomer || is_over(slot) || !is_stranger(slot)) continue;
+        bool const local = newcomer->is_exempt() && !slot->is_named() && !slot->is_outgoing();
+        if (slot == newcomer || is_over(slot) || !(is_stranger(slot) || local)) continue;
         if (slot->worth() > most || now - slot->opened() < turn) continue;
         ++due;
         if (!chosen || slot->worth() < chosen->worth()) chosen = slot;
@@ -139,7 +144,7 @@ Slot* Slots::admit(Slot* newcomer, Room const& room, Clock::time_point now) {
     if (!chosen && is_full(newcomer, room)) {
         chosen = choose(newcomer, room, now);
         // For an incoming connection libtorrent asks again (`replaced_by`), and may then choose itself.
-        if (!chosen && (is_stranger(newcomer) || newcomer->is_outgoing())) chosen = newcomer;
+        if (!chosen && (!newcomer->is_named() || newcomer->is_outgoing())) chosen = newcomer;
     }
     if (chosen) m_closing.insert(chosen);
     return chosen;
@@ -159,7 +164,7 @@ Slot* Slots::replaced_by(Slot* newcomer, Room const& room, Clock::time_point now
     // Attempts that have not completed: all but a few make room, the oldest first.
     if (attempts > reserved(room.limit)) return attempt;
     auto* const chosen = choose(newcomer, room, now);
-    return chosen || newcomer->is_exempt() ? chosen : newcomer;
+    return chosen || newcomer->is_named() ? chosen : newcomer;
 }
 
 }  // namespace silmaril

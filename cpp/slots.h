@@ -9,14 +9,15 @@
 // the
 //   group with the most connections, then the oldest. How much worth may be replaced depends on the newcomer:
 //   a host that the user named replaces every stranger, a connection that this node opened replaces every
-//   stranger that did not send verified data lately, and a stranger that connects replaces only silent and
-//   idle ones. Groups with more connections give theirs to groups with fewer.
+//   stranger that did not send verified data lately, and any other peer that connects, also one of the local
+//   network, replaces only silent and idle ones. Groups with more connections give theirs to groups with
+//   fewer.
 // - A host whose connection was closed for that reason cannot replace another connection for a minute, so
 // that
 //   silent hosts do not replace each other in turn.
 // - If strangers hold all slots and each fetches enough, they take turns: a stranger from a group without a
-//   connection gets the slot that was held longest, but at least for `turn`. Groups that were refused before
-//   it come first.
+//   connection gets the slot that was held longest, but at least for `turn`. Hosts of the local network take
+//   turns with each other and with strangers. Groups that were refused before it come first.
 //
 // Used on the network thread only.
 #pragma once
@@ -48,6 +49,8 @@ public:
     virtual lt::address group() const = 0;
     // True for the local network and for hosts that the user named: no group limit applies.
     virtual bool is_exempt() const = 0;
+    // The user named the host.
+    virtual bool is_named() const = 0;
     // This node opened the connection.
     virtual bool is_outgoing() const = 0;
     // This node opened the connection, and the handshakes are not complete.
@@ -94,7 +97,7 @@ public:
     // closed; null if there is room. The caller may close the connection later: it is not chosen again.
     Slot* admit(Slot* newcomer, Room const& room, Clock::time_point now);
     // libtorrent has no slot for `newcomer`, which has connected: the connection to close now, or `newcomer`
-    // itself. Null if libtorrent must choose, because all connections are exempt.
+    // itself. Null if libtorrent must choose, because the user named the hosts of all connections.
     Slot* replaced_by(Slot* newcomer, Room const& room, Clock::time_point now);
 
 private:

@@ -18,10 +18,12 @@ struct Visitor final : Slot {
         : address(lt::make_address(std::string(from.address))),
           value(static_cast<Worth>(from.worth)),
           exempt(from.exempt),
+          named(from.named),
           called(from.called),
           since(now) {}
     lt::address group() const override { return group_address(address); }
-    bool is_exempt() const override { return exempt; }
+    bool is_exempt() const override { return exempt || named; }
+    bool is_named() const override { return named; }
     bool is_outgoing() const override { return called; }
     bool is_pending() const override { return false; }
     Worth worth() const override { return value; }
@@ -31,6 +33,7 @@ struct Visitor final : Slot {
     lt::address const address;
     Worth const value;
     bool const exempt;
+    bool const named;
     bool const called;
     Clock::time_point const since;
     bool over = false;

@@ -56,8 +56,10 @@ mod raw {
         address: String,
         /// See `Worth` in cpp/slots.h.
         worth: i32,
-        /// Whether the user named the host.
+        /// Whether the host is on the local network.
         exempt: bool,
+        /// Whether the user named the host.
+        named: bool,
         /// Whether this node opened the connection.
         called: bool,
         /// When it connects.

@@ -68,8 +68,10 @@ pub struct Visitor {
     pub address: IpAddr,
     /// What its connection does.
     pub worth: Worth,
-    /// Whether the user named the host.
+    /// Whether the host is on the local network.
     pub exempt: bool,
+    /// Whether the user named the host.
+    pub named: bool,
     /// Whether this node opened the connection.
     pub called: bool,
     /// When it connects, in seconds.
@@ -96,6 +98,7 @@ pub fn try_slots(room: Room, visitors: &[Visitor]) -> Result<Vec<Option<usize>>,
         address: visitor.address.to_string(),
         worth: visitor.worth as i32,
         exempt: visitor.exempt,
+        named: visitor.named,
         called: visitor.called,
         seconds: visitor.at,
     });

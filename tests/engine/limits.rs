@@ -103,10 +103,15 @@ fn room(limit: u16) -> Room {
 /// A stranger that connects in a second.
 fn visitor(number: u8, worth: Worth, at: u32) -> Visitor {
     let address = IpAddr::from([198, 51, 100, number]);
-    Visitor { address, worth, exempt: false, called: false, at }
+    Visitor { address, worth, exempt: false, named: false, called: false, at }
 }
 
 fn named(number: u8, worth: Worth) -> Visitor {
+    Visitor { named: true, ..visitor(number, worth, 1) }
+}
+
+/// A peer of the local network.
+fn local(number: u8, worth: Worth) -> Visitor {
     Visitor { exempt: true, ..visitor(number, worth, 1) }
 }
 
@@ -225,6 +230,21 @@ fn named_host_replaces_any_stranger() {
     }
     // Of several named hosts, an idle one makes room.
     assert_eq!(last(room(2), &[named(1, Active), named(2, Idle), named(3, Silent)]), Some(1));
+}
+
+#[test]
+fn local_hosts_push_out_no_peer_that_is_of_use() {
+    for worth in [Served, Sends, Verified, Active] {
+        let visitors = [visitor(1, worth, 0), called(2, worth), local(3, Silent)];
+        // Null: libtorrent chooses, and ends the newcomer.
+        assert!(![Some(0), Some(1)].contains(&last(room(2), &visitors)), "{worth:?}");
+    }
+    assert_eq!(last(room(2), &[visitor(1, Active, 0), visitor(2, Idle, 0), local(3, Silent)]), Some(1));
+    // Neither a peer that this node has just called.
+    assert_eq!(last(room(2), &[called(1, Silent), visitor(2, Silent, 0), local(3, Silent)]), Some(1));
+    // They keep their slots against strangers, and leave them to peers that this node calls.
+    assert_eq!(last(room(2), &[local(1, Silent), local(2, Silent), visitor(3, Silent, 1)]), Some(2));
+    assert_eq!(last(room(2), &[local(1, Silent), local(2, Sends), called(3, Silent)]), Some(0));
 }
 
 #[test]
