@@ -76,7 +76,7 @@ pub fn git(
     let named = Repository::parse(url, &"https://hub.invalid".parse().unwrap()).unwrap();
     let Repository::Git(repository) = named.repository else { panic!("{url} is of the hub") };
     let reference = reference.map(|reference| reference.parse().unwrap());
-    let options = GitOptions { reference, depth, git_dir: git_dir.to_owned(), token: None };
+    let options = GitOptions { reference, depth, git_dir: git_dir.to_owned(), token: None, min_free: 0 };
     GitSource::new(client(), repository, options, board.clone())
 }
 

@@ -133,7 +133,7 @@ fn check_pieces(
 }
 
 /// Free bytes of the file system of a directory.
-fn free_space(dir: &Path) -> Result<u64, MirrorError> {
+pub(in crate::mirror) fn free_space(dir: &Path) -> Result<u64, MirrorError> {
     let stat = rustix::fs::statvfs(dir).map_err(|e| MirrorError::io(dir)(e.into()))?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

@@ -21,6 +21,7 @@ use super::http::{GitHttp, Transport};
 use crate::ffi::libgit2;
 use crate::http::HttpError;
 use crate::mirror::MirrorError;
+use crate::mirror::download::free_space;
 use crate::mirror::error::GitFault;
 use crate::mirror::progress::{GitProgress, ProgressBoard};
 use crate::mirror::repo::{Reference, Remote};
@@ -30,6 +31,10 @@ use crate::model::text::clean;
 const PREFIX: &str = "refs/silmaril/";
 /// Time without a new byte or object after which a fetch is stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(300);
+/// Most objects of a transfer. libgit2 keeps about 200 bytes for each in memory.
+const MAX_OBJECTS: usize = 1_000_000;
+/// After how many received bytes the free space is looked at again: 16 MiB.
+const SPACE_EVERY: usize = 16 << 20;
 /// The depth with which libgit2 completes a shallow repository: `GIT_FETCH_DEPTH_UNSHALLOW`.
 const UNSHALLOW: i32 = i32::MAX;
 
@@ -156,6 +161,10 @@ struct GitFetch<'a> {
     /// The time of the last progress, and the sum of bytes and objects at that time.
     last: Cell<(Instant, usize)>,
     stalled: Cell<bool>,
+    /// Why the transfer was ended.
+    excess: RefCell<Option<MirrorError>>,
+    /// The bytes that were received when the free space was last looked at.
+    space_checked: Cell<usize>,
 }
 
 impl<'a> GitFetch<'a> {
@@ -186,6 +195,8 @@ impl<'a> GitFetch<'a> {
             warnings: RefCell::default(),
             last: Cell::new((Instant::now(), 0)),
             stalled: Cell::new(false),
+            excess: RefCell::default(),
+            space_checked: Cell::new(0),
         }
     }
 
@@ -218,7 +229,10 @@ impl<'a> GitFetch<'a> {
                 total_objects: progress.total_objects() as u64,
                 bytes: progress.received_bytes() as u64,
             });
-            self.continues(progress.received_bytes() + progress.indexed_objects() + progress.indexed_deltas())
+            self.is_within_bounds(progress.total_objects(), progress.received_bytes())
+                && self.continues(
+                    progress.received_bytes() + progress.indexed_objects() + progress.indexed_deltas(),
+                )
         });
         callbacks.sideband_progress(|_| self.continues(0));
         let mut options = FetchOptions::new();
@@ -254,6 +268,30 @@ impl<'a> GitFetch<'a> {
         http || (is_passing(error) && !refused)
     }
 
+    /// Whether a transfer of so many objects may continue after so many bytes. A server decides alone how much it sends.
+    fn is_within_bounds(&self, objects: usize, received: usize) -> bool {
+        if objects > MAX_OBJECTS {
+            let repository = self.work.repository.remote.to_string();
+            let reason =
+                format!("it has {objects} git objects, which is more than the limit of {MAX_OBJECTS}");
+            *self.excess.borrow_mut() = Some(MirrorError::Refused { repository, reason });
+            return false;
+        }
+        if received >= self.space_checked.get() + SPACE_EVERY {
+            self.space_checked.set(received);
+            let (path, min_free) = (self.repo.path(), self.work.options.min_free);
+            // If the disk does not answer, writing to it fails.
+            let free = free_space(path).unwrap_or(u64::MAX);
+            if free < min_free {
+                let (path, needed) = (path.to_owned(), SPACE_EVERY as u64);
+                *self.excess.borrow_mut() =
+                    Some(MirrorError::NoSpace { path, needed, free: 0, source: None });
+                return false;
+            }
+        }
+        true
+    }
+
     /// Records the progress (the sum of bytes and objects), and returns whether the fetch may continue.
     fn continues(&self, progress: usize) -> bool {
         let (since, before) = self.last.get();
@@ -266,7 +304,7 @@ impl<'a> GitFetch<'a> {
     }
 
     fn is_over(&self) -> bool {
-        self.stalled.get() || self.cancel.load(Ordering::Relaxed)
+        self.stalled.get() || self.excess.borrow().is_some() || self.cancel.load(Ordering::Relaxed)
     }
 
     /// Finds the commit among the fetched references.
@@ -310,6 +348,9 @@ impl<'a> GitFetch<'a> {
         let repository = self.work.repository.remote.to_string();
         if self.cancel.load(Ordering::Relaxed) {
             return MirrorError::Cancelled;
+        }
+        if let Some(error) = self.excess.take() {
+            return error;
         }
         if self.stalled.get() {
             let reason = format!("no data was received for {} s", STALLED_AFTER.as_secs());

@@ -41,6 +41,8 @@ pub struct GitOptions {
     pub git_dir: PathBuf,
     /// The token for the hub, used only for a repository of the hub.
     pub token: Option<Token>,
+    /// Bytes that stay free on the file system of `git_dir`.
+    pub min_free: u64,
 }
 
 /// A repository that git fetches.

@@ -53,7 +53,8 @@ impl Remote {
         let remote = super::super::Remote::Directory(self.dir.path().to_owned());
         let repository = GitRepository { remote, credential: None, hub: None };
         let reference = reference.map(|r| r.parse().unwrap());
-        let options = GitOptions { reference, depth: 1, git_dir: git_dir.to_owned(), token: None };
+        let options =
+            GitOptions { reference, depth: 1, git_dir: git_dir.to_owned(), token: None, min_free: 0 };
         GitSource::new(crate::mirror::test_client(), repository, options, Arc::default())
     }
 

@@ -13,7 +13,7 @@ use crate::model::pointer::POINTER_LIMIT;
 use crate::model::text::{clean, format_size};
 
 /// Largest file outside LFS, in bytes. libgit2 reads a whole blob into memory.
-const MAX_BLOB: u64 = 1 << 30;
+const MAX_BLOB: u64 = 256 << 20;
 /// Longest `.lfsconfig` that is read, in bytes.
 const MAX_LFSCONFIG: u64 = 64 << 10;
 

@@ -72,12 +72,11 @@ impl MirrorJob {
                 Box::new(source.limited(node.web.hub_limits.clone()))
             }
             Repository::Git(git) => {
-                let options = GitOptions {
-                    reference,
-                    depth: request.depth,
-                    git_dir: node.library.paths.mirror_of(&self.model),
-                    token: token.clone(),
-                };
+                let git_dir = node.library.paths.mirror_of(&self.model);
+                let shares_disk = node.library.store.is_on_cache_disk(&git_dir);
+                let min_free = if shares_disk { node.library.config.cache.min_free } else { 0 };
+                let (depth, token) = (request.depth, token.clone());
+                let options = GitOptions { reference, depth, git_dir, token, min_free };
                 Box::new(GitSource::new(client, git.clone(), options, board))
             }
         })
