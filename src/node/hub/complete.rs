@@ -66,7 +66,7 @@ pub(in crate::node) async fn check(node: &Arc<Node>, file: &FileRef) -> Result<b
         for _ in 0..MOVES {
             let at = hashed.hub_path();
             let checked = check_at(&hashed, at.as_deref(), piece_length, cancel);
-            // Another call may have moved the bytes to a manifest meanwhile: then they are looked for at their new place.
+            // Another call may have moved the bytes to a manifest: then they are looked for at their new place.
             let has_moved = hashed.hub_path() != at;
             match checked {
                 Ok(None) | Err(_) if has_moved => {}
