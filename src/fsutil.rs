@@ -63,20 +63,6 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_dir(dir)
 }
 
-/// Replaces a file's bytes atomically, creating parent directories, without waiting for the disk: survives the
-/// end of this process, not a power cut.
-pub fn write_volatile(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let dir = parent(path);
-    fs::create_dir_all(dir)?;
-    let mut temp = tempfile::Builder::new()
-        .prefix(TEMP_PREFIX)
-        .permissions(Permissions::from_mode(mode))
-        .tempfile_in(dir)?;
-    temp.write_all(bytes)?;
-    temp.persist(path).map_err(|e| e.error)?;
-    Ok(())
-}
-
 /// Whether a write failed because the disk, or the user's share of it, is full, or because it cannot be written at all.
 pub fn is_full_or_read_only(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
@@ -207,23 +193,6 @@ pub fn remove_if_there(path: &Path) -> io::Result<bool> {
 /// Removes a directory with all its files; a missing directory is no error.
 pub fn remove_dir_if_there(path: &Path) -> io::Result<()> {
     existing(fs::remove_dir_all(path)).map(drop)
-}
-
-/// Removes the temporary files that interrupted writes left in a directory. No other thread or process may be
-/// writing to it.
-pub fn remove_temporary(dir: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(dir) {
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        let is_temporary = entry.file_name().as_encoded_bytes().starts_with(TEMP_PREFIX.as_bytes());
-        if is_temporary && entry.file_type()?.is_file() {
-            remove_if_there(&entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 /// The directory that holds `path`; `.` for a bare name.

@@ -17,7 +17,6 @@ use crate::catalog::query::Query;
 use crate::catalog::record::{SharedRecord, UncheckedRecord};
 use crate::catalog::wire::{Fields, Malformed};
 use crate::model::{InfoHash, ModelRef, PublisherKey, Sha256Digest};
-use crate::torrent::overlay::MAX_MESSAGE;
 
 /// Bytes of one part of a manifest.
 pub const MANIFEST_PART: usize = 16 * 1024;
@@ -31,9 +30,6 @@ pub const MAX_RECORDS: usize = 256;
 pub const MAX_HELD: usize = 128;
 /// The longest cursor, in bytes. Names, version and key of a record take up to 331.
 pub const MAX_CURSOR: usize = 400;
-/// The bytes of records in a message that also has [`MAX_HELD`] entries or a cursor.
-const ROOM: usize = MAX_MESSAGE - 16 * 1024;
-
 /// A summary of the records of a publisher that a node knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Have {
@@ -189,11 +185,6 @@ impl Unchecked {
         read::decode(bytes)
     }
 
-    /// The message without its records.
-    pub fn message(&self) -> &Message {
-        &self.message
-    }
-
     /// The records of the message, without records of later versions.
     pub fn records(&self) -> &[UncheckedRecord] {
         &self.records
@@ -223,22 +214,6 @@ impl Unchecked {
 pub fn is_urgent(bytes: &[u8]) -> bool {
     let Ok(fields) = Fields::read(bytes) else { return false };
     matches!(fields.bytes("t"), Ok(b"hello" | b"lookup" | b"holds" | b"get" | b"part"))
-}
-
-/// Splits records into runs that each fit into one [`Message::Records`] or [`Message::Holds`].
-pub fn pages(records: &[SharedRecord]) -> impl Iterator<Item = &[SharedRecord]> {
-    let mut rest = records;
-    std::iter::from_fn(move || {
-        let mut room = ROOM;
-        let fitting = rest.iter().take(MAX_RECORDS).take_while(|record| {
-            let left = room.checked_sub(record.wire_len());
-            room = left.unwrap_or(0);
-            left.is_some()
-        });
-        let (page, after) = rest.split_at(fitting.count());
-        rest = after;
-        (!page.is_empty()).then_some(page)
-    })
 }
 
 #[cfg(test)]

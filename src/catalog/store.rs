@@ -216,14 +216,6 @@ impl CatalogStore {
         }
     }
 
-    /// Whether a record is new, or newer than the known one. From memory.
-    pub fn is_news(&self, record: &Record) -> bool {
-        match self.readable.read().index.current(record) {
-            Some((sequence, time)) => record.sequence > sequence && record.time >= time,
-            None => true,
-        }
-    }
-
     /// The known record of the same publisher, name and version, for
     /// [`Unchecked::verify`](crate::catalog::message::Unchecked::verify). Reads the disk.
     pub fn known(&self, record: &UncheckedRecord) -> Option<SharedRecord> {

@@ -80,7 +80,7 @@ impl Context {
     pub fn start_logging(&self, runs_daemon: bool) -> Result<(), CommandError> {
         let verbosity = self.verbosity();
         let verbosity = if runs_daemon || verbosity != 0 { verbosity } else { -1 };
-        Ok(telemetry::init(verbosity, telemetry::LogTarget::Stderr)?)
+        Ok(telemetry::init(verbosity)?)
     }
 
     /// The global options that concern the configuration.

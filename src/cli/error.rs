@@ -211,7 +211,6 @@ impl From<TelemetryError> for CommandError {
     fn from(error: TelemetryError) -> Self {
         match error {
             TelemetryError::Filter(_) => Self::usage(error),
-            TelemetryError::Open { .. } => Self::failed(error),
             TelemetryError::Twice => Self::internal(error),
         }
     }

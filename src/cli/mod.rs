@@ -46,10 +46,11 @@ mod verify;
 mod wanted;
 mod warm;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use context::{Context, Globals};
 use error::CommandError;
+use tracing::debug_span;
 
 use crate::descriptors;
 use crate::ffi::process::exit;
@@ -128,8 +129,13 @@ enum Command {
 /// Runs the program and ends the process with its exit code.
 pub fn main() -> ! {
     descriptors::raise_limit();
-    let result = match Cli::try_parse() {
-        Ok(cli) => run(cli),
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        let name = matches.subcommand_name().unwrap_or_default().to_owned();
+        let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut Cli::command()))?;
+        Ok((name, cli))
+    });
+    let result = match parsed {
+        Ok((name, cli)) => run(&name, cli),
         Err(error) => {
             // Help and version are errors for clap. A failed write means that the reader has closed the pipe.
             let _ = error.print();
@@ -145,10 +151,12 @@ pub fn main() -> ! {
     ))
 }
 
-fn run(cli: Cli) -> Result<(), CommandError> {
+/// Runs the command of this name.
+fn run(name: &str, cli: Cli) -> Result<(), CommandError> {
     let context = Context::new(cli.globals);
     context
         .start_logging(matches!(cli.command, Command::Mount(_) | Command::Share(_) | Command::Daemon(_)))?;
+    let _span = debug_span!("command", name).entered();
     if !matches!(
         cli.command,
         Command::Status(_)

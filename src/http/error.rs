@@ -135,6 +135,16 @@ pub enum HttpError {
     },
 }
 
+#[cfg(test)]
+impl HttpError {
+    /// The error of a response with the status 429.
+    pub(crate) fn too_many_requests(retry_after: Option<Duration>) -> Self {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let url = "http://hub.test/".to_owned();
+        Self::Status(Box::new(ErrorResponse { url, status, code: None, message: None, retry_after }))
+    }
+}
+
 impl HttpError {
     pub(super) fn setup(error: reqwest::Error) -> Self {
         Self::Setup(error.without_url())

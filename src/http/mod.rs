@@ -129,8 +129,6 @@ pub struct HttpResponse {
     pub url: Url,
     /// Headers of the last response.
     pub headers: HeaderMap,
-    /// Headers of the first response if it was a redirect, otherwise empty. A hub describes the file there.
-    pub first_headers: HeaderMap,
     /// Offset of the body's first byte in the file: 0 unless the server sent the requested range.
     pub start: u64,
     /// Length of the whole file in bytes, if the server reports it.
@@ -269,7 +267,6 @@ impl Client {
     /// the response is the start of the range, or 0 if the server sends the whole file; any other range is an error.
     pub async fn send(&self, request: Request<'_>) -> Result<HttpResponse, HttpError> {
         let mut url = request.url.clone();
-        let mut first_headers = None;
         // After a redirect to another origin no later request gets the credential, because that origin chooses the target.
         let mut same_origin = true;
         for _ in 0..=MAX_REDIRECTS {
@@ -289,12 +286,11 @@ impl Client {
                         to: without_secrets(&target),
                     });
                 }
-                first_headers.get_or_insert_with(|| response.headers().clone());
                 same_origin &= target.origin() == request.url.origin();
                 url = target;
                 continue;
             }
-            return self.answer(&request, response, url, first_headers.unwrap_or_default()).await;
+            return self.answer(&request, response, url).await;
         }
         Err(HttpError::Redirects { url: without_secrets(&request.url) })
     }
@@ -338,7 +334,6 @@ impl Client {
         request: &Request<'_>,
         response: reqwest::Response,
         url: Url,
-        first_headers: HeaderMap,
     ) -> Result<HttpResponse, HttpError> {
         if !response.status().is_success() {
             return Err(error::read_error(response, url).await);
@@ -357,7 +352,7 @@ impl Client {
             _ => (0, length, length),
         };
         let body = Body::new(response, without_secrets(&url), expected, request.patience, self.limit.clone());
-        Ok(HttpResponse { url, headers, first_headers, start, total, body })
+        Ok(HttpResponse { url, headers, start, total, body })
     }
 }
 

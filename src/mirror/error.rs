@@ -47,14 +47,6 @@ pub enum MirrorError {
         /// Whether the request had no credential.
         anonymous: bool,
     },
-    /// The server has limited the rate of requests for too long a time.
-    #[error("{server} accepts no more requests{}", after.map(|after| format!(" for {} s", after.as_secs())).unwrap_or_default())]
-    RateLimited {
-        /// The server.
-        server: String,
-        /// The pause that the server requests; none if it is unknown.
-        after: Option<Duration>,
-    },
     /// HTTP failed.
     #[error(transparent)]
     Http(#[from] HttpError),
@@ -167,9 +159,6 @@ pub enum FileProblem {
         "its LFS pointer is only in git; mirror it without --skip-lfs, or with --depth 0, which uses git"
     )]
     Pointer,
-    /// The file is larger than the limit for files outside LFS.
-    #[error("it has {} outside LFS, which is more than the limit", format_size(*.0))]
-    TooLarge(u64),
 }
 
 /// The kind of an error, which decides the exit code and the hints.
@@ -217,7 +206,6 @@ impl MirrorError {
             Self::NotFound { .. } | Self::NoReference { .. } => Kind::NotFound,
             Self::Gated { .. } => Kind::Gated,
             Self::Unauthorised { .. } => Kind::Unauthorised,
-            Self::RateLimited { .. } => Kind::RateLimited,
             Self::Http(error) => http_kind(error),
             Self::LinkExpired(error) => http_kind(error),
             Self::Git { .. } => Kind::Network,
@@ -226,7 +214,7 @@ impl MirrorError {
                 FileProblem::Gone(_) => Kind::NotFound,
                 FileProblem::LfsRefused(_) => Kind::Unauthorised,
                 FileProblem::Http(error) => http_kind(error),
-                FileProblem::Pointer | FileProblem::TooLarge(_) => Kind::Refused,
+                FileProblem::Pointer => Kind::Refused,
             },
             Self::Refused { .. } | Self::Path { .. } | Self::Files { .. } => Kind::Refused,
             Self::NoSpace { .. } | Self::Io { .. } => Kind::Disk,
@@ -239,7 +227,7 @@ impl MirrorError {
         match self {
             Self::Http(error) => error.is_transient(),
             Self::Git { fault, .. } => *fault == GitFault::Passing,
-            Self::RateLimited { .. } | Self::LinkExpired(_) => true,
+            Self::LinkExpired(_) => true,
             _ => false,
         }
     }
@@ -248,7 +236,6 @@ impl MirrorError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Http(error) => error.error_response()?.retry_after,
-            Self::RateLimited { after, .. } => *after,
             _ => None,
         }
     }

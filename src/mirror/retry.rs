@@ -61,11 +61,12 @@ impl<'a> Retries<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::HttpError;
     use crate::mirror::error::GitFault;
     use tokio::time::Instant;
 
     fn busy(after: Option<Duration>) -> MirrorError {
-        MirrorError::RateLimited { server: "s".to_owned(), after }
+        MirrorError::Http(HttpError::too_many_requests(after))
     }
 
     fn broken() -> MirrorError {

@@ -41,14 +41,6 @@ pub enum SafetensorsError {
     /// Type and shape give another size.
     #[error("the size of tensor {0:?} does not match its type and shape")]
     Size(String),
-    /// The file does not end with the last tensor.
-    #[error("the tensors end at {expected}, the file at {given}")]
-    FileLength {
-        /// End of the last tensor.
-        expected: u64,
-        /// Length of the file.
-        given: u64,
-    },
 }
 
 /// One tensor.
@@ -86,12 +78,6 @@ impl Header {
     /// End of the last tensor, which is the expected length of the file.
     pub fn file_len(&self) -> u64 {
         self.tensors.last().map_or(self.end, |tensor| tensor.range.end)
-    }
-
-    /// Checks the length of the file.
-    pub fn check_file_len(&self, given: u64) -> Result<(), SafetensorsError> {
-        let expected = self.file_len();
-        if expected == given { Ok(()) } else { Err(SafetensorsError::FileLength { expected, given }) }
     }
 
     /// Number of elements of each type.
@@ -234,8 +220,6 @@ mod tests {
             header.elements_by_dtype(),
             BTreeMap::from([("BF16", 2), ("F32", 7), ("I64", 0), ("F4", 4)])
         );
-        assert_eq!(header.check_file_len(end + 34), Ok(()));
-        assert!(header.check_file_len(end + 35).is_err());
         assert_eq!(parse_header(&bytes[..20]), Err(SafetensorsError::Truncated));
     }
 

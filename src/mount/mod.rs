@@ -170,11 +170,6 @@ impl Mounted {
         &self.place.path
     }
 
-    /// Where it is mounted.
-    pub fn place(&self) -> &MountLocation {
-        &self.place
-    }
-
     /// Counters of the reads through this mount.
     pub fn counters(&self) -> &ReadCounters {
         &self.counters

@@ -135,7 +135,6 @@ fn answers_later(error: &NodeError) -> bool {
         NodeError::Mirror(MirrorError::Http(error)) => {
             error.error_response().is_some() && error.is_transient()
         }
-        NodeError::Mirror(MirrorError::RateLimited { .. }) => true,
         _ => false,
     }
 }

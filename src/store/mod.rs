@@ -304,16 +304,6 @@ impl Store {
         more
     }
 
-    /// Reads the placement records again, after another process wrote them.
-    pub fn reload(&self) -> Result<(), StoreError> {
-        let _moving = self.moving.lock();
-        self.placements.reload()?;
-        for key in self.live.all().iter().filter_map(|content| content.key()) {
-            self.move_if_placed(&key);
-        }
-        Ok(())
-    }
-
     /// Whether a path that may not exist yet is on the file system of the cache.
     pub fn is_on_cache_disk(&self, path: &Path) -> bool {
         self.files.is_on_cache_disk(path)

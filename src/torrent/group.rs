@@ -62,11 +62,6 @@ impl AddressGroup {
     pub fn is_loopback(self) -> bool {
         self.first.is_loopback()
     }
-
-    /// The first and the last address.
-    pub fn range(self) -> (IpAddr, IpAddr) {
-        (self.first, self.last)
-    }
 }
 
 fn network(address: u128) -> u128 {
@@ -107,7 +102,7 @@ mod tests {
     #[test]
     fn range_covers_exactly_the_group() {
         let range = |ip| {
-            let (first, last) = group(ip).range();
+            let AddressGroup { first, last } = group(ip);
             (first.to_string(), last.to_string())
         };
         let all = ("2001:db8::".to_owned(), "2001:db8::ffff:ffff:ffff:ffff".to_owned());

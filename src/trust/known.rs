@@ -19,11 +19,6 @@ struct CollectedKeys {
 }
 
 impl Trust {
-    /// Whether a publisher is among the [`known_keys`](Self::known_keys).
-    pub fn is_known(&self, key: &PublisherKey) -> bool {
-        self.known_keys().contains(key)
-    }
-
     /// The publishers that are listed or own a name, our own key, and the former keys of all these: nodes that join later
     /// need to learn what has replaced a former key. Collected again when one of the files has changed. A caller with many
     /// keys should call this once.

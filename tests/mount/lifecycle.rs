@@ -102,8 +102,7 @@ fn mount_points_with_unusual_names_are_found() {
     let rig = Rig::new();
     let point = rig.dir.path().join("a b\\c\td\u{e9}");
     std::fs::create_dir(&point).unwrap();
-    let mounted = mount(&point, &rig.fetch, &rig.runtime).unwrap();
-    assert_eq!(mounted.mountpoint(), point);
+    let _mounted = mount(&point, &rig.fetch, &rig.runtime).unwrap();
     assert!(is_listed(&point));
     unmount(&point.join("."), false).unwrap();
     assert!(!is_listed(&point));

@@ -2,9 +2,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::catalog::record::tests::{fixed_key, model};
-use crate::catalog::record::{Body, Record, RecordError, SignedRecord};
+use crate::catalog::record::{RecordError, SignedRecord};
 use crate::catalog::wire::Writer;
 use crate::keys::PublisherKeypair;
+use crate::torrent::overlay::MAX_MESSAGE;
 
 fn record(name: &str, sequence: i64) -> SharedRecord {
     let key = fixed_key();
@@ -70,33 +71,6 @@ fn full_messages_fit() {
         assert!(bytes.len() <= MAX_MESSAGE, "{}", bytes.len());
         assert_eq!(Message::decode(&bytes), Ok(Some(message)));
     }
-}
-
-#[test]
-fn pages_of_records_fit_into_messages() {
-    let key = fixed_key();
-    let mut records = Vec::new();
-    for number in 0..300 {
-        let mut long = model(key.public(), "a/b", number, 1);
-        if let Body::Model(model) = &mut long.body {
-            model.tags = vec!["x".repeat(60); 12];
-        }
-        let bare = Record { body: Body::Successor(key.public()), ..long.clone() };
-        let record = if number < 150 { long } else { bare };
-        records.push(SharedRecord::new(SignedRecord::sign(record, &key).unwrap()));
-    }
-    let pages: Vec<_> = pages(&records).collect();
-    assert_eq!(pages.concat(), records);
-    for page in pages {
-        let message = Message::Holds { id: 1, records: page.to_vec(), held: vec![held(1); MAX_HELD] };
-        assert!(message.encode().len() <= MAX_MESSAGE);
-        let complete = (0..page.len() as u32).collect();
-        let cursor = Some(vec![0; MAX_CURSOR]);
-        let message = Message::Records { query: Some(1), records: page.to_vec(), complete, cursor };
-        assert!(message.encode().len() <= MAX_MESSAGE);
-        assert_eq!(Message::decode(&message.encode()), Ok(Some(message)));
-    }
-    assert_eq!(super::pages(&[]).count(), 0);
 }
 
 #[test]

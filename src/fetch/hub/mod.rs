@@ -101,11 +101,6 @@ impl HubReads {
         self.pump();
     }
 
-    /// Whether a model has a source.
-    pub fn has_origin(&self, model: &ModelRef) -> bool {
-        self.state.lock().origins.contains_key(model)
-    }
-
     /// Removes the source of a model: the hub refuses it, or the model is gone.
     pub fn remove_origin(&self, model: &ModelRef) {
         self.state.lock().origins.remove(model);

@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::*;
+use crate::http::HttpError;
 use crate::mirror::error::GitFault;
 use crate::mirror::source::{FileBody, OpenedFile};
 use crate::model::manifest::SourceEntry as ManifestSource;
@@ -86,7 +87,7 @@ impl MemorySource {
             Some(Act::Cut(len) | Act::End(len)) => (from, all[from as usize..][..len].to_vec()),
             Some(Act::Lie) => (from, all[from as usize..].iter().map(|b| b ^ 1).collect()),
             Some(Act::Whole) => (0, all.clone()),
-            Some(Act::Busy) => return Err(MirrorError::RateLimited { server: "s".into(), after: None }),
+            Some(Act::Busy) => return Err(HttpError::too_many_requests(None).into()),
             Some(Act::Refuse) => {
                 return Err(MirrorError::Unauthorised { repository: "r".into(), anonymous: true });
             }

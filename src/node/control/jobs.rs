@@ -6,10 +6,12 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::post;
 use axum::{Extension, Json, Router};
+use tracing::debug_span;
 
 use super::passing::Passed;
-use super::stream::job;
+use super::stream::{Reporter, job};
 use super::{BytesDone, OfModel, Seed};
+use crate::node::clients::ListedJob;
 use crate::node::discover::DiscoverRequest;
 use crate::node::get::{GetProgress, GetRequest};
 use crate::node::import::ImportRequest;
@@ -38,8 +40,17 @@ pub(super) fn routes() -> Router<Weak<Node>> {
         .route("/v1/cache/clear", post(clear))
 }
 
+/// Reports bytes to the list of jobs and to the client.
+fn bytes_done(listed: ListedJob, reporter: Reporter) -> impl Fn(u64, u64) {
+    move |done, total| {
+        listed.progress(done, total);
+        reporter.report(BytesDone { done, total });
+    }
+}
+
 async fn get(State(node): NodeState, Json(request): Json<GetRequest>) -> Response {
-    job(node, |node, reporter| async move {
+    let span = debug_span!("get", model = %request.model);
+    job(node, span, |node, reporter| async move {
         let listed = node.clients.begin(format!("get {}", request.model));
         let report = |progress: GetProgress| {
             let (done, total) = progress.bytes();
@@ -51,25 +62,24 @@ async fn get(State(node): NodeState, Json(request): Json<GetRequest>) -> Respons
 }
 
 async fn discover(State(node): NodeState, Json(request): Json<DiscoverRequest>) -> Response {
-    job(node, |node, reporter| async move {
+    let span = debug_span!("discover", query = %request.query);
+    job(node, span, |node, reporter| async move {
         let _listed = node.clients.begin(format!("discover {}", request.query).trim_end().to_owned());
         discover::run(&node, &request, |progress| reporter.report(progress)).await
     })
 }
 
 async fn share(State(node): NodeState, Json(request): Json<ShareRequest>) -> Response {
-    job(node, |node, reporter| async move {
+    let span = debug_span!("share", model = %request.name);
+    job(node, span, |node, reporter| async move {
         let listed = node.clients.begin(format!("share {}", request.name));
-        let report = move |done, total| {
-            listed.progress(done, total);
-            reporter.report(BytesDone { done, total });
-        };
-        share::run(&node, request, report).await
+        share::run(&node, request, bytes_done(listed, reporter)).await
     })
 }
 
 async fn mirror(State(node): NodeState, Json(request): Json<MirrorRequest>) -> Response {
-    job(node, |node, reporter| async move {
+    let span = debug_span!("mirror", repository = %request.shown);
+    job(node, span, |node, reporter| async move {
         let listed = node.clients.begin(format!("mirror {}", request.shown));
         let report = |progress: MirrorProgress| {
             if let MirrorProgress::Downloading { done, total, .. } = &progress {
@@ -87,7 +97,8 @@ async fn mirror(State(node): NodeState, Json(request): Json<MirrorRequest>) -> R
 }
 
 async fn seed(State(node): NodeState, Json(request): Json<Seed>) -> Response {
-    job(node, |node, _| async move { seed::run(&node, &request).await })
+    let span = debug_span!("seed");
+    job(node, span, |node, _| async move { seed::run(&node, &request).await })
 }
 
 async fn mount(
@@ -95,7 +106,8 @@ async fn mount(
     Extension(passed): Extension<Passed>,
     Json(request): Json<MountRequest>,
 ) -> Response {
-    job(node, |node, reporter| async move {
+    let span = debug_span!("mount", point = %request.place.path.display());
+    job(node, span, |node, reporter| async move {
         let no_device = || NodeError::internal("the command passed no connection to the kernel");
         let device = passed.take().ok_or_else(no_device)?;
         let guard = request.held.then(|| MountGuard::new(&node, &request.place));
@@ -109,27 +121,27 @@ async fn mount(
 }
 
 async fn import(State(node): NodeState, Json(request): Json<ImportRequest>) -> Response {
-    job(node, |node, _| async move {
+    let span = debug_span!("import");
+    job(node, span, |node, _| async move {
         let _listed = node.clients.begin("registry import".to_owned());
         import::run(&node, &request).await
     })
 }
 
 async fn verify(State(node): NodeState, Json(request): Json<OfModel>) -> Response {
-    job(node, |node, reporter| async move {
+    let span = debug_span!("verify", model = %request.model);
+    job(node, span, |node, reporter| async move {
         let listed = node.clients.begin(format!("verify {}", request.model));
-        let report = move |done, total| {
-            listed.progress(done, total);
-            reporter.report(BytesDone { done, total });
-        };
-        verify::run(&node, &request.model, report).await
+        verify::run(&node, &request.model, bytes_done(listed, reporter)).await
     })
 }
 
 async fn remove(State(node): NodeState, Json(request): Json<OfModel>) -> Response {
-    job(node, |node, _| async move { remove::run(&node, &request.model).await })
+    let span = debug_span!("remove", model = %request.model);
+    job(node, span, |node, _| async move { remove::run(&node, &request.model).await })
 }
 
 async fn clear(State(node): NodeState) -> Response {
-    job(node, |node, _| async move { clear_cache::run(&node).await })
+    let span = debug_span!("clear_cache");
+    job(node, span, |node, _| async move { clear_cache::run(&node).await })
 }

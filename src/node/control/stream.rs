@@ -11,6 +11,7 @@ use hyper::body::{Bytes, Frame};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tracing::{Instrument as _, Span};
 
 use super::{ErrorBody, Line, SILENCE};
 use crate::node::{Ending, Node, NodeError};
@@ -66,9 +67,10 @@ where
     })
 }
 
-/// Runs a job; the response has its lines.
+/// Runs a job within a span of the log; the response has its lines.
 pub(super) fn job<T: Serialize, F>(
     node: Weak<Node>,
+    span: Span,
     work: impl FnOnce(Arc<Node>, Reporter) -> F + Send + 'static,
 ) -> Response
 where
@@ -76,7 +78,7 @@ where
 {
     let (lines, receiver) = mpsc::channel(BACKLOG);
     let reporter = Reporter { lines: lines.clone(), last: Arc::default() };
-    let task = tokio::spawn(async move {
+    let run = async move {
         let work = on_node(&node, |node| work(node, reporter));
         let end = match with_heartbeat(work, &lines).await {
             Ok(done) => line(&Line::<(), T>::Done(done)),
@@ -84,7 +86,8 @@ where
         };
         // The reader may be gone.
         let _ = lines.send(end).await;
-    });
+    };
+    let task = tokio::spawn(run.instrument(span));
     let body = Body::new(Lines { receiver, task });
     ([("content-type", "application/x-ndjson")], body).into_response()
 }

@@ -300,7 +300,7 @@ fn only_right_hashes_of_granules_are_saved() {
     store.prune_granules().unwrap();
     assert!(store.granules.has(&key));
     fs::remove_file(home.paths.placement(&real.manifest.torrent.info_hash)).unwrap();
-    store.reload().unwrap();
+    store.placements.reload().unwrap();
     store.prune_granules().unwrap();
     assert!(!store.granules.has(&key));
 }

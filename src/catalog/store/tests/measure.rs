@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::catalog::message::{Message, Unchecked, pages};
+use crate::catalog::message::{MAX_RECORDS, Message, Unchecked};
 
 const RECORDS: usize = 100_000;
 const PUBLISHERS: usize = 2_000;
@@ -66,7 +66,8 @@ fn a_hundred_thousand_records() {
         .collect();
     println!("signing: {:.1?} each", begin.elapsed() / RECORDS as u32);
 
-    let messages: Vec<Vec<u8>> = pages(&records)
+    let messages: Vec<Vec<u8>> = records
+        .chunks(MAX_RECORDS / 2)
         .map(|page| {
             let records = page.to_vec();
             Message::Records { query: None, records, complete: Vec::new(), cursor: None }.encode()
