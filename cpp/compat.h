@@ -1,7 +1,9 @@
 // Code that depends on the version of libtorrent.
 #pragma once
 
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <cstdint>
@@ -75,6 +77,14 @@ inline bool is_unanswered(lt::peer_connection& connection, std::uint32_t const m
     socklen_t length = sizeof state;
     if (getsockopt(socket->native_handle(), IPPROTO_TCP, TCP_INFO, &state, &length) != 0) return false;
     return state.tcpi_unacked > 0 && state.tcpi_retransmits >= 2 && state.tcpi_last_ack_recv > milliseconds;
+}
+
+// Bytes in the kernel that the other host has not acknowledged. 0 for connections over a proxy and for uTP.
+inline std::int64_t unacknowledged(lt::peer_connection& connection) {
+    auto* const socket = boost::get<lt::tcp::socket>(&connection.get_socket());
+    int bytes = 0;
+    if (!socket || !socket->is_open() || ioctl(socket->native_handle(), SIOCOUTQ, &bytes) != 0) return 0;
+    return bytes;
 }
 
 // Whether any payload was sent or received.

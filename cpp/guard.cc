@@ -12,7 +12,6 @@ constexpr auto remember_for = std::chrono::minutes(10);
 constexpr std::size_t max_remembered = 4096;
 constexpr std::size_t sweep_groups = 1024;
 constexpr std::size_t max_offences = 16;
-constexpr int max_lies = 7;
 
 lt::address canonical(lt::address const& address) {
     if (!address.is_v6()) return address;
@@ -104,23 +103,39 @@ bool Guard::remembers(Remote const& peer, Clock::time_point now) const {
     return found != m_remembered.end() && found->second > now;
 }
 
-void Guard::lied(lt::address const& address, Clock::time_point now) {
-    if (is_exempt(address)) return;
-    auto const group = group_address(address);
-    if (m_lies.size() >= max_remembered && m_lies.count(group) == 0) {
+void Penalties::add(lt::address const& group, Clock::time_point now) {
+    if (m_entries.size() >= max_remembered && m_entries.count(group) == 0) {
         auto const by_last = [](auto const& a, auto const& b) { return a.second.last < b.second.last; };
-        m_lies.erase(std::min_element(m_lies.begin(), m_lies.end(), by_last));
+        m_entries.erase(std::min_element(m_entries.begin(), m_entries.end(), by_last));
     }
-    auto& lies = m_lies[group];
-    if (now - lies.last > remember_for) lies.count = 0;
-    lies.count = std::min(lies.count + 1, max_lies);
-    lies.last = now;
+    auto& entry = m_entries[group];
+    if (now - entry.last > remember_for) entry.count = 0;
+    entry.count = std::min(entry.count + 1, m_doublings + 1);
+    entry.last = now;
+}
+
+Clock::time_point Penalties::end(lt::address const& group) const {
+    auto const found = m_entries.find(group);
+    if (found == m_entries.end()) return {};
+    return found->second.last + m_first * (1 << (found->second.count - 1));
+}
+
+void Guard::lied(lt::address const& address, Clock::time_point now) {
+    if (!is_exempt(address)) m_lies.add(group_address(address), now);
 }
 
 bool Guard::must_wait(lt::address const& address, Clock::time_point now) {
-    auto const found = m_lies.find(group_address(address));
-    if (found == m_lies.end() || is_exempt(address)) return false;
-    return now - found->second.last < std::chrono::seconds(1 << (found->second.count - 1));
+    return !is_exempt(address) && now < m_lies.end(group_address(address));
+}
+
+Clock::time_point Guard::wasted(lt::address const& address, Clock::time_point now) {
+    if (is_exempt(address)) return now + first_waste_penalty;
+    m_wastes.add(group_address(address), now);
+    return m_wastes.end(group_address(address));
+}
+
+Clock::time_point Guard::waste_ends(lt::address const& address) {
+    return is_exempt(address) ? Clock::time_point() : m_wastes.end(group_address(address));
 }
 
 void Guard::count_offence(lt::address const& address, Clock::time_point now) {

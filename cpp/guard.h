@@ -26,6 +26,8 @@ namespace silmaril {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr auto first_waste_penalty = std::chrono::seconds(30);
+
 // A number of tokens that grows with time, up to a bound.
 class Bucket {
 public:
@@ -38,6 +40,27 @@ private:
     double const m_per_second;
     double m_tokens;
     Clock::time_point m_last{};
+};
+
+// Penalties of address groups: each lasts twice as long as the one before. After ten minutes without a new
+// one a group is forgotten.
+class Penalties {
+public:
+    // `first`: how long the first one lasts. `doublings`: how often that is
+    // doubled at most.
+    Penalties(std::chrono::seconds first, int doublings) : m_first(first), m_doublings(doublings) {}
+    void add(lt::address const& group, Clock::time_point now);
+    // When the penalty of the group ends; a time in the past if it has none.
+    Clock::time_point end(lt::address const& group) const;
+
+private:
+    struct Entry {
+        int count = 0;
+        Clock::time_point last;
+    };
+    std::chrono::seconds const m_first;
+    int const m_doublings;
+    std::map<lt::address, Entry> m_entries;
 };
 
 // The first address of an address's group.
@@ -83,6 +106,11 @@ public:
     // those that this node opens, are not affected.
     void lied(lt::address const& address, Clock::time_point now);
     bool must_wait(lt::address const& address, Clock::time_point now);
+    // A peer at this address wastes upload (waste.h). Returns when its penalty ends: after 30 s, or later if
+    // its group has wasted before. New connections of the group have the penalty too; open ones do not.
+    Clock::time_point wasted(lt::address const& address, Clock::time_point now);
+    // When the penalty ends that a new connection from this address has.
+    Clock::time_point waste_ends(lt::address const& address);
     // Offences of an address's group in the last 10 minutes, at most 16. 0 if no group limit applies.
     int offences(lt::address const& address, Clock::time_point now);
 
@@ -103,11 +131,8 @@ private:
     std::set<lt::address> m_trusted;
     std::map<lt::address, std::weak_ptr<Group>> m_groups;
     std::map<Key, Clock::time_point> m_remembered;  // expiry
-    struct Lies {
-        int count = 0;
-        Clock::time_point last;
-    };
-    std::map<lt::address, Lies> m_lies;                                // by group
+    Penalties m_lies{std::chrono::seconds(1), 6};
+    Penalties m_wastes{first_waste_penalty, 4};
     std::map<lt::address, std::vector<Clock::time_point>> m_offences;  // the latest, oldest first, by group
 };
 

@@ -14,6 +14,7 @@
 #include "hashes.h"
 #include "local_address.h"
 #include "metadata_link.h"
+#include "meter.h"
 #include "slots.h"
 #include "talk.h"
 
@@ -112,6 +113,7 @@ public:
           m_speaker(parts.talk, parts.outbox, parts.guard, parts.torrent, connection),
           m_metadata(std::move(metadata), connection, [this](bool wrong) { wrong ? end_for_good() : end(); }),
           m_gate(parts.guard, parts.proof, connection.remote().address()),
+          m_meter(parts.guard, parts.spare, parts.proof.get(), connection.remote().address()),
           m_hashes(std::move(hashes)),
           m_slots(std::move(slots)),
           m_blame(std::move(blame)),
@@ -153,6 +155,7 @@ public:
             return true;
         }
         m_greeted = true;
+        m_meter.greeted(now);
         if (m_outgoing) make_room();
         report(Note::Kind::peer_connected);
         return true;
@@ -203,13 +206,21 @@ public:
         m_gate.proven();
         m_proven_at = Clock::now();
     }
+    void sent_piece(lt::peer_request const& block) override {
+        if (auto const connection = this->connection()) m_meter.sent(*connection, block);
+    }
+    bool on_cancel(lt::peer_request const& block) override {
+        if (auto const connection = this->connection()) m_meter.cancelled(*connection, block);
+        return false;
+    }
     void sent_interested() override { RequestQueue::open(m_connection, first_requests); }
     void tick() override {
         if (!m_greeted) return;
         if (auto const connection = this->connection()) {
             auto const& statistics = connection->statistics();
-            m_traffic.tick(statistics.total_payload_download(), statistics.total_payload_upload(),
-                           Clock::now());
+            auto const taken = statistics.total_payload_upload() - unacknowledged(*connection);
+            m_traffic.tick(statistics.total_payload_download(), taken, Clock::now());
+            m_meter.tick(*connection, Clock::now());
         }
         if (!m_gate.keep(load_of(m_connection), Clock::now())) {
             end();
@@ -282,7 +293,7 @@ public:
     Worth worth() const override {
         if (is_proven()) return Clock::now() - m_proven_at < active_for ? Worth::active : Worth::verified;
         if (m_traffic.received()) return Worth::sends;
-        if (m_traffic.sent()) return Worth::served;
+        if (m_traffic.sent() && !m_meter.is_limited()) return Worth::served;
         auto const connection = this->connection();
         return connection && has_transferred(*connection) ? Worth::idle : Worth::silent;
     }
@@ -382,6 +393,7 @@ private:
     Speaker m_speaker;
     MetadataLink m_metadata;
     Gate m_gate;
+    Meter m_meter;
     std::shared_ptr<PieceHashes> const m_hashes;
     std::shared_ptr<Slots> const m_slots;
     std::shared_ptr<Blame> const m_blame;

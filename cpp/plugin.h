@@ -9,6 +9,7 @@
 // - Runs the gate (gate.h) before libtorrent's handlers.
 // - Chooses which peer is disconnected when the torrent has no slot for a new one (slots.h).
 // - Fetches the metadata of a magnet link (metadata.h).
+// - Limits the upload to a peer that wastes it (meter.h).
 // - Serves nothing of a withheld torrent (visibility.h).
 #pragma once
 
@@ -22,6 +23,7 @@
 #include "guard.h"
 #include "outbox.h"
 #include "proof.h"
+#include "spare.h"
 #include "talk.h"
 #include "visibility.h"
 
@@ -32,6 +34,7 @@ struct PluginParts {
     std::shared_ptr<Outbox> outbox;
     std::shared_ptr<Talk> talk;
     std::shared_ptr<Guard> guard;
+    std::shared_ptr<Spare> spare;
     std::shared_ptr<Proof> proof;  // null for a torrent without metadata
     std::shared_ptr<Visibility const> visibility;
     std::uint64_t torrent;

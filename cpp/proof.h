@@ -42,6 +42,7 @@ class Proof {
 public:
     explicit Proof(lt::file_storage layout);
     int pieces() const { return m_layout.num_pieces(); }
+    int blocks_per_piece() const { return m_layout.blocks_per_piece(); }
 
     // Adds the hashes from metainfo or saved layers that are proved.
     void learn(lt::torrent_info const& info, lt::add_torrent_params const& params);

@@ -95,11 +95,13 @@ Engine::Engine(rust::Vec<RawSetting> const& settings, DiskLimits limits,
     : m_outbox(std::make_shared<Outbox>()),
       m_talk(std::make_shared<Talk>()),
       m_guard(std::make_shared<Guard>()),
+      m_spare(std::make_shared<Spare>()),
       m_unlisted(unlisted) {
     auto pack = pack_of(settings);
     if (unlisted) announce_no_port(pack);
     auto plugins = session_plugins();
     plugins.push_back(send_room(m_guard));
+    plugins.push_back(limit_wasters(m_spare));
     lt::session_params params(std::move(pack), std::move(plugins));
     auto const known = parse_dht_state(dht_state);
     params.dht_state = known;
@@ -111,6 +113,7 @@ Engine::Engine(rust::Vec<RawSetting> const& settings, DiskLimits limits,
         return disk(network, all, counters);
     };
     m_session = std::make_unique<lt::session>(std::move(params));
+    m_spare->open(m_session->create_peer_class("wasters"));
     // By default peers on private networks are in their own class without rate limits. Put into the global
     // class they obey the limits of the session.
     lt::ip_filter all_global;
@@ -254,7 +257,7 @@ void Engine::add_to_session(std::uint64_t torrent, lt::add_torrent_params params
         params.trackers.clear();
     }
     params.extensions.push_back(
-        [parts = PluginParts{m_outbox, m_talk, m_guard, state.proof, state.visibility, torrent,
+        [parts = PluginParts{m_outbox, m_talk, m_guard, m_spare, state.proof, state.visibility, torrent,
                              state.wants_metadata}](lt::torrent_handle const& handle, lt::client_data_t) {
             return make_plugin(parts, handle);
         });

@@ -27,6 +27,7 @@
 #include "outbox.h"
 #include "proof.h"
 #include "rust/cxx.h"
+#include "spare.h"
 #include "talk.h"
 #include "visibility.h"
 
@@ -133,6 +134,7 @@ private:
     std::shared_ptr<Outbox> const m_outbox;
     std::shared_ptr<Talk> const m_talk;
     std::shared_ptr<Guard> const m_guard;
+    std::shared_ptr<Spare> const m_spare;
     bool const m_unlisted;       // see Visibility
     mutable std::mutex m_mutex;  // guards all below; held only to post, never to wait
     mutable std::unique_ptr<lt::session> m_session;

@@ -8,6 +8,7 @@
 #include "layers.h"
 #include "silmaril/src/ffi.rs.h"
 #include "slots.h"
+#include "waste.h"
 
 namespace silmaril {
 
@@ -139,6 +140,30 @@ rust::Vec<std::int32_t> try_slots(RawRoom const& from, rust::Vec<RawVisitor> con
         ended.push_back(number);
     }
     return ended;
+}
+
+rust::Vec<std::size_t> try_waste(std::int64_t blocks_of_torrent, std::int64_t blocks_per_piece,
+                                 rust::Vec<std::int64_t> const& blocks) {
+    Waste waste(blocks_of_torrent, blocks_per_piece, 1);
+    rust::Vec<std::size_t> found;
+    for (std::size_t i = 0; i < blocks.size(); ++i)
+        if (blocks[i] < 0 ? waste.cancelled() : waste.sent(blocks[i])) found.push_back(i);
+    return found;
+}
+
+rust::Vec<std::uint32_t> try_lies(rust::Str address, rust::Vec<std::uint32_t> const& moments) {
+    auto const peer = lt::make_address(std::string(address));
+    Guard guard;
+    rust::Vec<std::uint32_t> waits;
+    auto const begin = Clock::now();
+    for (auto const moment : moments) {
+        auto const now = begin + std::chrono::seconds(moment);
+        guard.lied(peer, now);
+        std::uint32_t seconds = 0;
+        while (guard.must_wait(peer, now + std::chrono::seconds(seconds))) ++seconds;
+        waits.push_back(seconds);
+    }
+    return waits;
 }
 
 }  // namespace silmaril

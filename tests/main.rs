@@ -129,6 +129,7 @@ mod engine {
     mod socks;
     mod talk;
     mod utp;
+    mod waste;
     mod withdrawn;
     mod withheld;
 }
@@ -209,6 +210,8 @@ mod hostile {
     mod slots;
     mod strike;
     mod strikes;
+    mod unread;
+    mod wasters;
     mod welcome;
 }
 

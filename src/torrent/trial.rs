@@ -111,3 +111,27 @@ pub fn try_slots(room: Room, visitors: &[Visitor]) -> Result<Vec<Option<usize>>,
     let ended = ffi::try_slots(&room, &raw.collect()).map_err(bad)?;
     Ok(ended.into_iter().map(|index| usize::try_from(index).ok()).collect())
 }
+
+/// What happens to a block, for [`try_waste`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upload {
+    /// This block of the torrent is sent.
+    Sent(u32),
+    /// The peer cancels a block that is on the way.
+    CancelledLate,
+}
+
+/// Uploads to one peer of a torrent (cpp/waste.h). Returns the indexes of the uploads at which the peer is found to waste.
+pub fn try_waste(blocks_of_torrent: u32, blocks_per_piece: u32, uploads: &[Upload]) -> Vec<usize> {
+    let raw = uploads.iter().map(|upload| match upload {
+        Upload::Sent(block) => i64::from(*block),
+        Upload::CancelledLate => -1,
+    });
+    ffi::try_waste(blocks_of_torrent.into(), blocks_per_piece.into(), &raw.collect())
+}
+
+/// A peer at this address sends wrong data at these moments, in seconds (cpp/guard.h). Returns for each moment for how many
+/// seconds the hosts of its address group may not connect.
+pub fn try_lies(address: IpAddr, moments: &[u32]) -> Result<Vec<u32>, EngineError> {
+    ffi::try_lies(&address.to_string(), &moments.to_vec()).map_err(bad)
+}

@@ -127,6 +127,11 @@ impl RawPeer {
         self.stream.set_write_timeout(Some(timeout)).unwrap();
     }
 
+    /// Makes the system keep, and acknowledge, about this many bytes that are not read.
+    pub fn keep_bytes(&self, bytes: usize) {
+        sockopt::set_socket_recv_buffer_size(&self.stream, bytes).unwrap();
+    }
+
     /// Whether the daemon has closed the connection. Does not wait, and consumes no bytes.
     pub fn is_closed(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
