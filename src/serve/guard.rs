@@ -33,6 +33,10 @@ impl Guard {
     /// Checks the origin of a request: `Host` on loopback, and that no other site has caused it.
     pub fn check_origin(&self, headers: &HeaderMap) -> Result<(), HubError> {
         let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+        // Programs differ in which of several hosts they use.
+        if headers.get_all(header::HOST).iter().nth(1).is_some() {
+            return Err(HubError::new(StatusCode::BAD_REQUEST, "the request has more than one Host header"));
+        }
         if is_loopback(self.address.ip()) {
             let host = text(header::HOST.as_str()).unwrap_or_default();
             if !self.is_own_host(host) {
@@ -118,6 +122,9 @@ mod tests {
         let six = guard("[::1]:8910", None);
         assert!(six.check_origin(&headers(&[("host", "[::1]:8910")])).is_ok());
         assert!(six.check_origin(&headers(&[("host", "::1")])).is_err());
+        let mut two = headers(&[("host", "127.0.0.1:8910")]);
+        two.append("host", "evil.example".parse().unwrap());
+        assert_eq!(four.check_origin(&two).unwrap_err().status, StatusCode::BAD_REQUEST);
         let open = guard("0.0.0.0:8910", None);
         assert!(open.check_origin(&headers(&[("host", "node7.rack:8910")])).is_ok());
     }

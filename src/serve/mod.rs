@@ -4,6 +4,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | `server` | the listening socket and its connections |
+//! | `places` | which connections stay open if there are too many |
 //! | `guard` | which requests are refused before a route sees them |
 //! | `route` | paths of requests |
 //! | `endpoint` | the routes: from a request to a response |
@@ -26,6 +27,7 @@ mod error;
 mod file;
 mod find;
 mod guard;
+mod places;
 mod range;
 mod registry;
 mod route;

@@ -1,25 +1,23 @@
 //! A listening TCP socket and its connections.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// The most connections at a time. Further clients wait in the queue of the system.
-const MAX_CONNECTIONS: usize = 1024;
-/// The most connections of one address. Further ones are closed.
-const MAX_OF_ADDRESS: usize = 256;
+use super::places::{Limits, Places};
+
+/// The most connections.
+const LIMITS: Limits = Limits { all: 1024, of_client: 256 };
 /// Time within which a client must send the head of a request, also on a connection that it keeps open.
 const HEAD_WITHIN: Duration = Duration::from_secs(90);
 /// Time after which a connection ends whose client takes no bytes.
@@ -77,71 +75,42 @@ impl Server {
 
 async fn accept(listener: TcpListener, router: Router, mut ends: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
-    let of_address = Arc::new(OfAddress::default());
+    let places = Places::new(LIMITS);
     loop {
         let accepted = tokio::select! {
             biased;
             // The sender was dropped.
             _ = ends.wait_for(|ends| *ends) => break,
             Some(_) = connections.join_next() => continue,
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
+            accepted = async { places.room().await; listener.accept().await } => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(place) = OfAddress::place(&of_address, peer.ip()) else {
+                let Some(place) = places.place(peer.ip()) else {
                     tracing::debug!(address = %peer.ip(), "refused a connection: the address has too many");
                     continue;
                 };
                 prepare(&stream);
-                let service = TowerToHyperService::new(router.clone());
+                let place = Arc::new(place);
+                let (inner, held) = (TowerToHyperService::new(router.clone()), place.clone());
+                let service = service_fn(move |request| held.hold(inner.call(request)));
                 let mut builder = http1::Builder::new();
                 builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
                 let connection = builder.serve_connection(TokioIo::new(stream), service);
                 connections.spawn(async move {
-                    let _until_closed = place;
-                    // A client that disconnects is no failure.
-                    let _ =
-                        connection.await.inspect_err(|e| tracing::debug!(error = %e, "a connection failed"));
+                    tokio::select! {
+                        biased;
+                        () = place.taken() => tracing::debug!("closed a connection that waited for a request"),
+                        // A client that disconnects is no failure.
+                        ended = connection => {
+                            let _ = ended.inspect_err(|e| tracing::debug!(error = %e, "a connection failed"));
+                        }
+                    }
                 });
             }
             Err(e) => {
                 tracing::warn!(error = %e, "could not accept a connection");
                 tokio::time::sleep(RETRY_AFTER).await;
-            }
-        }
-    }
-}
-
-/// The number of connections of each address.
-#[derive(Default)]
-struct OfAddress(Mutex<HashMap<IpAddr, usize>>);
-
-/// The place of one connection, until it is dropped.
-struct Place {
-    counts: Arc<OfAddress>,
-    address: IpAddr,
-}
-
-impl OfAddress {
-    /// A place for a connection; none if the address has [`MAX_OF_ADDRESS`].
-    fn place(counts: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let mut of = counts.0.lock();
-        let count = of.entry(address).or_default();
-        if *count >= MAX_OF_ADDRESS {
-            return None;
-        }
-        *count += 1;
-        Some(Place { counts: Arc::clone(counts), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut of = self.counts.0.lock();
-        if let Entry::Occupied(mut count) = of.entry(self.address) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
             }
         }
     }

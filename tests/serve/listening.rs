@@ -145,6 +145,33 @@ fn other_hosts_need_a_token_or_an_open_endpoint() {
     assert_eq!(status(&rig.user)["endpoint"]["open"], true);
 }
 
+/// Opens more connections to a port of a host's loopback than it accepts, from many addresses, and sends nothing.
+fn occupied_port(host: &Host, port: &str) -> Proc {
+    let script = "import resource, socket, sys, time\n\
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))\n\
+        held = [socket.create_connection(('127.0.0.1', int(sys.argv[1])), 20, (f'127.0.{n // 200}.{1 + n % 200}', 0)) for n in range(1100)]\n\
+        print('occupied', flush=True); time.sleep(600)";
+    let mut command = host.command("/usr/bin/python3");
+    let holder = Proc::spawn(command.args(["-I", "-c", script, port]));
+    holder.wait_for_line("occupied", PATIENCE);
+    holder
+}
+
+#[test]
+fn silent_connections_of_local_users_keep_no_program_out() {
+    let mut rig = Rig::configured("metrics:\n  listen: 127.0.0.1:0\n");
+    let dir = model_dir(&rig.publisher.home().join("m"), &[("w.bin", &noise(1, 300_000))]);
+    rig.share(&dir, "acme/m", &[]);
+    rig.serve();
+    let metrics = status(&rig.user)["metrics"].as_str().unwrap().to_owned();
+    let port = |address: &str| address.rsplit_once(':').unwrap().1.to_owned();
+    let _holders = [port(&rig.endpoint), port(&metrics)].map(|port| occupied_port(&rig.user, &port));
+    let answers = rig.requests("[('GET', '/acme/m/resolve/main/w.bin', {})]");
+    assert_eq!(bytes(&answers[0]), noise(1, 300_000));
+    rig.endpoint = format!("http://{metrics}");
+    assert_eq!(rig.requests("[('GET', '/metrics', {})]")[0]["status"], 200);
+}
+
 #[test]
 fn metrics_are_served_over_tcp() {
     let mut rig = Rig::configured("metrics:\n  listen: 127.0.0.1:0\n");

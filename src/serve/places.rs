@@ -1,0 +1,264 @@
+//! The places for connections, and the one to close when there are too many.
+//!
+//! Any local user can open connections to loopback and send nothing. So a connection that waits for the head of a request
+//! has no right to its place: for a further connection, the one that has waited longest is closed. A connection whose request
+//! is being answered is never closed for that reason.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use axum::body::{Body, HttpBody};
+use hyper::body::{Bytes, Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::is_loopback;
+
+/// The most connections at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// All connections. If all of them are being answered, further clients wait in the queue of the system.
+    pub all: usize,
+    /// Those of one client: an IPv4 address, an IPv6 network of 64 bits, or the whole loopback. If all of them are being
+    /// answered, further ones are closed.
+    pub of_client: usize,
+}
+
+/// All connections of a server.
+pub struct Places {
+    limits: Limits,
+    places: Mutex<Table>,
+    /// A connection has ended, or waits for a request.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    next: u64,
+    open: HashMap<u64, Entry>,
+}
+
+struct Entry {
+    client: IpAddr,
+    /// None while a request is being answered.
+    waits_since: Option<Instant>,
+    end: Arc<Notify>,
+}
+
+/// The place of one connection, until it is dropped.
+pub struct Place {
+    places: Arc<Places>,
+    number: u64,
+    end: Arc<Notify>,
+}
+
+/// A request that is being answered, until it is dropped.
+struct Answering(Arc<Place>);
+
+impl Table {
+    /// Takes the place of the connection that has waited longest; of one client if one is given.
+    fn free_one(&mut self, client: Option<IpAddr>) -> bool {
+        let waiting =
+            self.open.iter().filter(|(_, entry)| client.is_none_or(|client| entry.client == client));
+        let waiting = waiting.filter_map(|(number, entry)| Some((entry.waits_since?, *number)));
+        let Some((_, number)) = waiting.min() else { return false };
+        let Some(entry) = self.open.remove(&number) else { return false };
+        entry.end.notify_one();
+        true
+    }
+}
+
+impl Places {
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, places: Mutex::default(), changed: Notify::new() })
+    }
+
+    /// Waits until there is a place, or one that can be freed.
+    pub async fn room(&self) {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let table = self.places.lock();
+                if table.open.len() < self.limits.all
+                    || table.open.values().any(|entry| entry.waits_since.is_some())
+                {
+                    return;
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// A place for a connection from an address; none if all of its client are being answered.
+    pub fn place(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let client = client_of(address);
+        let mut table = self.places.lock();
+        let of_client = table.open.values().filter(|entry| entry.client == client).count();
+        if of_client >= self.limits.of_client && !table.free_one(Some(client)) {
+            return None;
+        }
+        if table.open.len() >= self.limits.all && !table.free_one(None) {
+            return None;
+        }
+        let end = Arc::new(Notify::new());
+        let number = table.next;
+        table.next += 1;
+        table.open.insert(number, Entry { client, waits_since: Some(Instant::now()), end: end.clone() });
+        Some(Place { places: self.clone(), number, end })
+    }
+
+    fn set_waiting(&self, number: u64, since: Option<Instant>) {
+        if let Some(entry) = self.places.lock().open.get_mut(&number) {
+            entry.waits_since = since;
+        }
+        if since.is_some() {
+            self.changed.notify_one();
+        }
+    }
+}
+
+impl Place {
+    /// Waits until another connection has taken the place.
+    pub async fn taken(&self) {
+        self.end.notified().await;
+    }
+
+    /// The response with a body that keeps the place until it is sent.
+    pub fn hold<F>(self: &Arc<Self>, answer: F) -> impl Future<Output = F::Output> + use<F>
+    where
+        F: Future<Output = Result<axum::response::Response, std::convert::Infallible>>,
+    {
+        self.places.set_waiting(self.number, None);
+        let answering = Answering(self.clone());
+        async move {
+            answer.await.map(|response| response.map(|body| Body::new(Held { body, _answering: answering })))
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.places.lock().open.remove(&self.number);
+        self.places.changed.notify_one();
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.places.set_waiting(self.0.number, Some(Instant::now()));
+    }
+}
+
+/// A body that is being sent.
+struct Held {
+    body: Body,
+    _answering: Answering,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The first address of those that one client easily has.
+fn client_of(address: IpAddr) -> IpAddr {
+    if is_loopback(address) {
+        return Ipv4Addr::LOCALHOST.into();
+    }
+    match address.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip) >> 64 << 64).into(),
+        four => four,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn places(all: usize, of_client: usize) -> Arc<Places> {
+        Places::new(Limits { all, of_client })
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn is_taken(place: &Place) -> bool {
+        place.taken().now_or_never().is_some()
+    }
+
+    #[tokio::test]
+    async fn longest_waiting_connection_is_closed_for_a_further_one() {
+        let places = places(3, 3);
+        let open: Vec<Place> =
+            (1..4).map(|n| places.place(Ipv4Addr::new(10, 0, 0, n).into()).unwrap()).collect();
+        let _further = places.place(ip("10.0.0.9")).unwrap();
+        assert!(is_taken(&open[0]) && !is_taken(&open[1]) && !is_taken(&open[2]));
+    }
+
+    #[tokio::test]
+    async fn connection_that_is_answered_keeps_its_place() {
+        let places = places(2, 2);
+        let [first, second] =
+            [1, 2].map(|n| Arc::new(places.place(Ipv4Addr::new(10, 0, 0, n).into()).unwrap()));
+        let answer =
+            |place: &Arc<Place>| place.hold(async { Ok(axum::response::Response::new(Body::from("x"))) });
+        let response = answer(&first).await.unwrap();
+        let _third = places.place(ip("10.0.0.3")).unwrap();
+        assert!(is_taken(&second) && !is_taken(&first));
+        // The body is sent, so the connection waits again.
+        drop(response);
+        let _fourth = places.place(ip("10.0.0.4")).unwrap();
+        let _fifth = places.place(ip("10.0.0.5")).unwrap();
+        assert!(is_taken(&first));
+    }
+
+    #[tokio::test]
+    async fn client_of_many_addresses_has_few_places() {
+        for (own, other) in [
+            (["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.2"], "10.0.0.1"),
+            (["2001:db8::1", "2001:db8::2", "2001:db8:0:0:3::", "2001:db8::4"], "2001:db8:0:1::1"),
+            (["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1", "192.0.2.1"], "192.0.2.2"),
+        ] {
+            let places = places(100, 3);
+            let open: Vec<_> = own.iter().map(|own| Arc::new(places.place(ip(own)).unwrap())).collect();
+            assert!(is_taken(&open[0]), "{own:?}");
+            let _answered: Vec<_> = open.iter().map(|place| place.hold(std::future::pending())).collect();
+            assert!(places.place(ip(own[0])).is_none(), "{own:?}");
+            assert!(places.place(ip(other)).is_some(), "{other}");
+        }
+    }
+
+    #[tokio::test]
+    async fn further_clients_wait_while_all_connections_are_answered() {
+        let places = places(1, 1);
+        let first = Arc::new(places.place(ip("10.0.0.1")).unwrap());
+        let answered = first.hold(std::future::pending());
+        let mut room = std::pin::pin!(places.room());
+        assert!(room.as_mut().now_or_never().is_none());
+        drop(answered);
+        room.await;
+        assert!(places.place(ip("10.0.0.2")).is_some());
+    }
+}
