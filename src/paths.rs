@@ -117,6 +117,11 @@ impl Paths {
         self.hub_models().join("aliases")
     }
 
+    /// The hashes of files that `adopt` has read.
+    pub fn adopted_hashes(&self) -> PathBuf {
+        self.base.join("adopted.json")
+    }
+
     /// The commit of one model that is read from a hub: `hub/[datasets/]org/name/revision.json`.
     pub fn hub_model(&self, model: &ModelRef) -> PathBuf {
         manifest_below(&self.hub_models(), model)

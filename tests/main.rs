@@ -165,6 +165,7 @@ mod fetch {
 }
 
 mod hub {
+    mod adopt;
     mod common_files;
     mod complete;
     mod endpoint;

@@ -14,6 +14,7 @@ use super::samples::{get_report, mirror_report, models, publisher, shared_model,
 use super::trust::{ListedRow, NameRow, ReplacedRow, TrustReport};
 use crate::config::{Origin, Setting};
 use crate::model::{PiecesRoot, PublisherKey};
+use crate::node::adopt::{AdoptState, AdoptedDir};
 use crate::node::verify::Verified;
 
 const DOCUMENT: &str = include_str!("../../docs/JSON.md");
@@ -108,6 +109,16 @@ fn printed() -> Vec<(&'static str, Value)> {
         found: "no".to_owned(),
         remedy: Some("modprobe".to_owned()),
     };
+    let adopted = AdoptedDir {
+        model: Some("acme/minilm".parse().unwrap()),
+        dir: "/d".into(),
+        state: AdoptState::Shared,
+        files: 1,
+        size: 1,
+        missing: 1,
+        fetched: 1,
+        why: Some("why".to_owned()),
+    };
     let verified = Verified {
         model: "acme/minilm".to_owned(),
         right: 1,
@@ -122,6 +133,7 @@ fn printed() -> Vec<(&'static str, Value)> {
         ("discover", value([shared_model()])),
         ("get", value(get_report())),
         ("mirror", value(mirror_report())),
+        ("adopt", value([adopted])),
         ("doctor", value([check])),
         ("cache", value(Contents { used_bytes: 1, max_bytes: 1, free_bytes: 1, contents: vec![cached] })),
         ("cache clear", value(Freed { freed_bytes: 1 })),

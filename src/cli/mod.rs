@@ -3,6 +3,7 @@
 //! A subcommand has an `Args`, whose doc comments are the help text, and a function `run`. Results go to stdout, remarks
 //! and errors to stderr. A failure is a `CommandError`, which has the exit code.
 
+mod adopt;
 mod background;
 mod bar;
 mod cache;
@@ -110,6 +111,7 @@ enum Command {
     Get(get::Args),
     Mirror(mirror::Args),
     Share(share::Args),
+    Adopt(adopt::Args),
     Daemon(daemon::Args),
     #[command(subcommand)]
     Registry(registry::Command),
@@ -182,6 +184,7 @@ fn run(name: &str, cli: Cli) -> Result<(), CommandError> {
         Command::Get(args) => get::run(&args, &context),
         Command::Mirror(args) => mirror::run(&args, &context),
         Command::Share(args) => share::run(&args, &context),
+        Command::Adopt(args) => adopt::run(&args, &context),
         Command::Daemon(args) => daemon::run(&args, &context),
         Command::Registry(command) => registry::run(&command, &context),
         Command::Verify(args) => verify::run(&args, &context),

@@ -324,7 +324,7 @@ fn blobs_of(root: &Path) -> Vec<PathBuf> {
 }
 
 /// The real path of this user's hub cache, `hub`. Not the directory above it, which contains the user's token.
-fn hub_cache() -> Option<PathBuf> {
+pub fn hub_cache() -> Option<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = || {
         let cache = variable("XDG_CACHE_HOME").or_else(|| Some(etcetera::home_dir().ok()?.join(".cache")));

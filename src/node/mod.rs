@@ -6,6 +6,7 @@
 //! ([`control`]).
 
 pub(crate) mod accept;
+pub mod adopt;
 mod announce;
 pub(crate) mod blocking;
 mod candidates;

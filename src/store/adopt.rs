@@ -97,22 +97,43 @@ impl PlacedFiles<'_> {
                 }
             }
         }
+        let recorded = self.record_found(revision, &dest, entries)?;
+        adopted.right.extend(recorded);
+        Ok(adopted)
+    }
+
+    /// Records files of a revision that were hashed and have the right bytes: their index in the manifest, their real path,
+    /// which may be anywhere, and their stamp before they were hashed. `dir` is the directory of the model. Returns the
+    /// files that have not changed since then; their contents are complete now.
+    pub fn record_found(
+        &self,
+        revision: &StoredRevision,
+        dir: &Path,
+        mut found: Vec<(usize, PathBuf, Stamp)>,
+    ) -> Result<Vec<usize>, StoreError> {
+        let manifest = &revision.manifest;
         // No file is renamed while this is held: the path has the file that was hashed, or another file that has been
         // published since and has a record.
         let _moving = self.store.moving.lock();
-        entries.retain(|(_, path, stamp)| Stamp::at(path).is_ok_and(|now| now == *stamp));
+        found.retain(|(_, path, stamp)| Stamp::at(path).is_ok_and(|now| now == *stamp));
+        if found.is_empty() {
+            return Ok(Vec::new());
+        }
         // A copy of the manifest next to the files is no proof: a user may have copied the whole directory.
-        let ours = self.store.placements.ours_below(&dest);
-        let records = entries.iter().map(|(file, path, stamp)| {
+        let ours = self.store.placements.ours_below(dir);
+        let records = found.iter().map(|(file, path, stamp)| {
             let entry = &manifest.files[*file];
             let ours = ours.contains_key(path);
-            PlacedEntry::verified(entry.path.clone(), entry.pieces_root, entry.size, *stamp, ours)
+            let target = (dir.join(&entry.path) != *path).then(|| path.clone());
+            let verified =
+                PlacedEntry::verified(entry.path.clone(), entry.pieces_root, entry.size, *stamp, ours);
+            PlacedEntry { target, ..verified }
         });
-        self.store.placements.put(manifest, &dest, records.collect())?;
-        adopted.right.extend(entries.iter().map(|(file, ..)| *file));
-        for (key, _) in revision.unique(&adopted.right) {
+        self.store.placements.put(manifest, dir, records.collect())?;
+        let files: Vec<usize> = found.into_iter().map(|(file, ..)| file).collect();
+        for (key, _) in revision.unique(&files) {
             self.store.move_if_placed(&key);
         }
-        Ok(adopted)
+        Ok(files)
     }
 }

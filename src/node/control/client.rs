@@ -23,6 +23,7 @@ use super::{
 use crate::descriptors;
 use crate::model::{Manifest, ModelRef};
 use crate::node::NodeError;
+use crate::node::adopt::{AdoptProgress, AdoptRequest, AdoptedDir};
 use crate::node::discover::{DiscoverProgress, DiscoverRequest, Discovered};
 use crate::node::endpoint::{EndpointStatus, ServeRequest};
 use crate::node::get::{GetProgress, GetReport, GetRequest};
@@ -119,6 +120,15 @@ impl Client {
         progress: impl FnMut(MirrorProgress),
     ) -> Result<MirrorReport, NodeError> {
         self.job("/v1/mirror", request, progress).await
+    }
+
+    /// Adopts files of other programs. Dropping the future ends the job; models that were adopted stay.
+    pub async fn adopt(
+        &self,
+        request: &AdoptRequest,
+        progress: impl FnMut(AdoptProgress),
+    ) -> Result<Vec<AdoptedDir>, NodeError> {
+        self.job("/v1/adopt", request, progress).await
     }
 
     /// Deletes a model.

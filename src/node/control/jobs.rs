@@ -11,6 +11,7 @@ use tracing::debug_span;
 use super::passing::Passed;
 use super::stream::{Reporter, job};
 use super::{BytesDone, OfModel, Seed};
+use crate::node::adopt::{AdoptProgress, AdoptRequest};
 use crate::node::clients::ListedJob;
 use crate::node::discover::DiscoverRequest;
 use crate::node::get::{GetProgress, GetRequest};
@@ -19,7 +20,7 @@ use crate::node::mirror::{MirrorProgress, MirrorRequest};
 use crate::node::mounts::{MountGuard, MountRequest};
 use crate::node::share::ShareRequest;
 use crate::node::{
-    Node, NodeError, clear_cache, discover, get, import, mirror, mounts, remove, seed, share, verify,
+    Node, NodeError, adopt, clear_cache, discover, get, import, mirror, mounts, remove, seed, share, verify,
 };
 
 /// The node; it is gone when the process stops.
@@ -31,6 +32,7 @@ pub(super) fn routes() -> Router<Weak<Node>> {
         .route("/v1/get", post(get))
         .route("/v1/share", post(share))
         .route("/v1/mirror", post(mirror))
+        .route("/v1/adopt", post(adopt))
         .route("/v1/seed", post(seed))
         .route("/v1/mount", post(mount))
         .route("/v1/discover", post(discover))
@@ -93,6 +95,18 @@ async fn mirror(State(node): NodeState, Json(request): Json<MirrorRequest>) -> R
             node.seeds.join(&node.library.revision(&mirrored.model)?)?;
         }
         Ok(mirrored)
+    })
+}
+
+async fn adopt(State(node): NodeState, Json(request): Json<AdoptRequest>) -> Response {
+    let span = debug_span!("adopt");
+    job(node, span, |node, reporter| async move {
+        let listed = node.clients.begin("adopt".to_owned());
+        let report = move |progress: AdoptProgress| {
+            listed.progress(progress.done, progress.total);
+            reporter.report(progress);
+        };
+        adopt::run(&node, &request, report).await
     })
 }
 

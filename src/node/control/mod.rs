@@ -16,6 +16,7 @@
 //! | `POST /v1/get` [`GetRequest`](super::get::GetRequest) | stream ending in a [`GetReport`](super::get::GetReport) |
 //! | `POST /v1/discover` [`DiscoverRequest`](super::discover::DiscoverRequest) | stream ending in [`Discovered`](super::discover::Discovered) |
 //! | `POST /v1/share` [`ShareRequest`](super::share::ShareRequest) | stream ending in [`Shared`](super::share::Shared) |
+//! | `POST /v1/adopt` [`AdoptRequest`](super::adopt::AdoptRequest) | stream ending in [`AdoptedDir`](super::adopt::AdoptedDir)s |
 //! | `POST /v1/seed` [`Seed`] | stream ending in [`Seeded`] |
 //! | `POST /v1/import` [`ImportRequest`](super::import::ImportRequest) | stream ending in the manifest |
 //! | `POST /v1/verify` [`OfModel`] | stream ending in [`Verified`](super::verify::Verified) |

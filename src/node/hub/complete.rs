@@ -1,25 +1,22 @@
 //! Complete files: they are hashed, and when all files of a model are complete, its manifest is made.
 
 use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 use tokio::sync::mpsc;
 
+use super::link_tree::{FilesInPlace, LinkTree};
 use super::{hand_over, hub_of};
 use crate::fetch::{FileRef, ReadError};
-use crate::mirror::{HubRepository, Identity};
+use crate::mirror::Identity;
 use crate::model::hash::{Control, HashError, hash_file};
-use crate::model::safetensors::{self, LENGTH_LEN};
-use crate::model::{ModelRef, license};
-use crate::node::mirror::publish::{ManifestSource, signed_manifest};
+use crate::model::license;
 use crate::node::sharing::{Rule, Withheld};
-use crate::node::{Library, Node, NodeError, blocking};
-use crate::store::{Content, HubListing, HubProof, Stamp, StoreError, StoredRevision};
-use crate::{fsutil, nofollow};
+use crate::node::{Node, NodeError, blocking};
+use crate::nofollow;
+use crate::store::{Content, HubListing, HubProof, StoreError, StoredRevision};
 
 /// How often a content that has moved is looked for again.
 const MOVES: usize = 3;
@@ -162,21 +159,33 @@ pub(in crate::node) async fn finish(
     node: &Arc<Node>,
     revision: &Arc<StoredRevision>,
 ) -> Result<Option<Arc<StoredRevision>>, NodeError> {
+    finish_with(node, revision, Path::new(""), FilesInPlace::new()).await
+}
+
+/// [`finish`] of a model of which some files are `in_place`, below the directory `dir`: they stay there. None also if one of them
+/// has changed.
+pub(in crate::node) async fn finish_with(
+    node: &Arc<Node>,
+    revision: &Arc<StoredRevision>,
+    dir: &Path,
+    in_place: FilesInPlace,
+) -> Result<Option<Arc<StoredRevision>>, NodeError> {
     let listing = &hub_of(revision).listing;
     let _mirror = node.mirrors.turn(&listing.model).await;
     if let Some(done) = hub_of(revision).successor() {
         return Ok(Some(done));
     }
+    let in_place = Arc::new(in_place);
     let mut made = None;
     for _ in 0..MOVES {
-        for file in 0..revision.contents.len() {
+        for file in (0..revision.contents.len()).filter(|file| !in_place.contains_key(file)) {
             if !check(node, &FileRef { revision: revision.clone(), file }).await? {
                 return Ok(None);
             }
         }
-        let (library, making) = (node.library.clone(), revision.clone());
+        let (library, making, placed) = (node.library.clone(), revision.clone(), in_place.clone());
         let manifest = blocking::cancellable(move |cancel| {
-            let tree = LinkTree::make(&library, &making)?;
+            let tree = LinkTree::make(&library, &making, &placed)?;
             tree.map(|tree| tree.manifest(&library, &hub_of(&making).listing, cancel)).transpose()
         });
         made = manifest.await?;
@@ -187,15 +196,17 @@ pub(in crate::node) async fn finish(
     }
     let Some(manifest) = made else { return Ok(None) };
     let rule = rule(listing, manifest.license.as_deref());
-    let (library, model, entered) = (node.library.clone(), listing.model.clone(), manifest.clone());
-    blocking::cancellable(move |_| {
+    let (library, model, dir) = (node.library.clone(), listing.model.clone(), dir.to_owned());
+    let entered = blocking::cancellable(move |_| {
         // Before any peer learns of the model.
         library.sharing.set(&model, rule)?;
-        library.enter_own_state(&entered)?;
-        Ok(())
-    })
-    .await?;
-    let real = node.library.store.revision(Arc::new(manifest))?;
+        library.enter_own_state(&manifest)?;
+        let real = library.store.revision(Arc::new(manifest))?;
+        let found = in_place.iter().map(|(&file, found)| (file, found.path.clone(), found.proof.stamp));
+        library.store.placed().record_found(&real, &dir, found.collect())?;
+        Ok(real)
+    });
+    let real = entered.await?;
     hand_over::hand_over(node, revision, &real, true).await?;
     tracing::info!(model = %listing.model, info_hash = %real.manifest.torrent.info_hash, "a model of the hub is complete");
     if rule.withheld.is_none() {
@@ -214,101 +225,4 @@ fn rule(listing: &HubListing, license: Option<&str>) -> Rule {
         (!license.is_some_and(license::permits_redistribution)).then_some(Withheld::Licence)
     };
     Rule { withheld, ..Rule::default() }
-}
-
-/// The longest start of a file that is copied to describe it, in bytes; of safetensors, the header is copied.
-const MAX_START: u64 = 32 << 20;
-
-/// Makes a sparse file of `len` bytes that has the start of another one: all that is needed to describe it.
-fn copy_start(from: &File, to: &Path, len: u64) -> io::Result<()> {
-    let mut first = [0; LENGTH_LEN as usize];
-    let header = match from.read_at(&mut first, 0) {
-        Ok(read) if read == first.len() => safetensors::header_len(first, len).ok(),
-        _ => None,
-    };
-    let wanted = header.map_or(0, |header| header.saturating_add(LENGTH_LEN)).max(MAX_START).min(len);
-    let mut file = nofollow::create_new(to)?;
-    io::copy(&mut from.take(wanted), &mut file)?;
-    file.set_len(len)
-}
-
-/// A directory with links to the cached files of a model, under their paths. Removed when it is dropped.
-struct LinkTree {
-    dir: PathBuf,
-    hashes: std::collections::HashMap<String, crate::model::hash::FileHashes>,
-}
-
-impl Drop for LinkTree {
-    fn drop(&mut self) {
-        if let Err(error) = nofollow::remove_dir_all(&self.dir) {
-            tracing::warn!(%error, path = %self.dir.display(), "could not remove a directory of links");
-        }
-    }
-}
-
-impl LinkTree {
-    /// None if a file has moved or lost bytes since it was complete.
-    fn make(library: &Library, revision: &StoredRevision) -> Result<Option<Self>, NodeError> {
-        let model: ModelRef = revision.manifest.model_ref();
-        let dir = library.paths.hub_cache().join(".trees").join(model.to_string().replace('/', "--"));
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| NodeError::from(StoreError::Io { path, source })
-        };
-        nofollow::remove_dir_all(&dir).map_err(failed(&dir))?;
-        let mut tree = Self { dir, hashes: Default::default() };
-        for (entry, content) in revision.manifest.files.iter().zip(&revision.contents) {
-            let to = tree.dir.join(&entry.path);
-            nofollow::create_dir_all(fsutil::parent(&to)).map_err(failed(&to))?;
-            if content.is_empty() {
-                nofollow::create_new(&to).map_err(failed(&to))?;
-                continue;
-            }
-            let (Some(proof), Some(from)) = (content.hub_proof(), content.hub_path()) else {
-                return Ok(None);
-            };
-            let Some(file) = fsutil::existing(nofollow::read(&from)).map_err(failed(&from))? else {
-                return Ok(None);
-            };
-            if content.twin().is_some() {
-                // A link would change the file of another model.
-                copy_start(&file, &to, content.len()).map_err(failed(&to))?;
-            } else {
-                let linked = fsutil::existing(nofollow::hard_link(&file, &from, &to));
-                if linked.map_err(failed(&to))?.is_none() {
-                    return Ok(None);
-                }
-            }
-            if Stamp::at(&from).is_ok_and(|now| now != proof.stamp) {
-                return Ok(None);
-            }
-            let metadata = nofollow::metadata(&to).map_err(failed(&to))?;
-            let Some(hashes) = proof.hashes(metadata) else { return Ok(None) };
-            tree.hashes.insert(entry.path.clone(), hashes);
-        }
-        Ok(Some(tree))
-    }
-
-    fn manifest(
-        &self,
-        library: &Library,
-        listing: &HubListing,
-        cancel: &AtomicBool,
-    ) -> Result<crate::model::Manifest, NodeError> {
-        let hub =
-            HubRepository { endpoint: library.config.hub.endpoint.clone(), id: listing.repository.clone() };
-        let (manifest, _) = signed_manifest(ManifestSource {
-            library,
-            tree: &self.dir,
-            model: &listing.model,
-            piece_length: library.config.torrent.piece_length,
-            source: hub.source(listing.commit),
-            web_seeds: vec![hub.web_seed(&listing.commit.to_string()).into()],
-            licenses: [listing.license.clone(), None],
-            known: self.hashes.clone(),
-            sign: library.config.security.sign_manifests,
-            cancel,
-        })?;
-        Ok(manifest.manifest)
-    }
 }

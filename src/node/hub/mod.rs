@@ -11,6 +11,7 @@ pub(super) mod access;
 mod aliases;
 pub(super) mod complete;
 pub(super) mod hand_over;
+pub(super) mod link_tree;
 pub(super) mod lookup;
 mod origin;
 pub(super) mod twins;
