@@ -194,12 +194,6 @@ impl HubSource {
         ModelName::of_hub(self.repository.id.kind(), info.id.as_deref()?).ok()
     }
 
-    /// The name that the hub uses for the repository, once it has described it: it differs from the requested one after a
-    /// renaming, and in the case of letters.
-    pub fn canonical_name(&self) -> Option<&ModelName> {
-        self.name.get()
-    }
-
     /// The restrictions of the repository.
     pub async fn terms(&self) -> Result<Terms, MirrorError> {
         let info = self.info().await?;
@@ -325,6 +319,10 @@ fn is_refused(error: &HttpError) -> bool {
 }
 
 impl RepositorySource for HubSource {
+    fn canonical_name(&self) -> Option<&ModelName> {
+        self.name.get()
+    }
+
     fn snapshot(&self) -> BoxFuture<'_, Result<Snapshot, MirrorError>> {
         self.list().boxed()
     }

@@ -202,15 +202,19 @@ impl Repository {
             Some((name, reference)) => (name, Some(reference)),
             None => (text, None),
         };
-        match name.parse::<ModelName>() {
-            Ok(id) => Ok(ParsedRepository {
-                repository: Self::Hub(HubRepository { endpoint: endpoint.clone(), id }),
-                reference: reference.map(str::parse).transpose()?,
-                inside: None,
-            }),
-            Err(_) if Path::new(text).is_dir() => Ok(plain(directory(PathBuf::from(text))?)),
-            Err(_) => Err(RepositoryError::Shape(short(text))),
-        }
+        let id = match name.parse::<ModelName>() {
+            Ok(id) => id,
+            Err(_) if Path::new(text).is_dir() => return Ok(plain(directory(PathBuf::from(text))?)),
+            // The hub names some models by one word.
+            Err(_) => {
+                ModelName::of_hub(Kind::Model, name).map_err(|_| RepositoryError::Shape(short(text)))?
+            }
+        };
+        Ok(ParsedRepository {
+            repository: Self::Hub(HubRepository { endpoint: endpoint.clone(), id }),
+            reference: reference.map(str::parse).transpose()?,
+            inside: None,
+        })
     }
 
     /// The repository for a depth of history. The hub's API has only one commit; for any other depth (0 is all) git is used.

@@ -20,7 +20,7 @@ use crate::model::files::{FilesError, MAX_FILES, MAX_TOTAL};
 use crate::model::manifest::SourceEntry as ManifestSource;
 use crate::model::path::{self, PathProblem};
 use crate::model::text::{clean, listed};
-use crate::model::{Pointer, scan};
+use crate::model::{ModelName, Pointer, scan};
 
 /// One file of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -210,6 +210,12 @@ pub trait RepositorySource: Send + Sync {
 
     /// The source that the manifest names, without secrets.
     fn describe(&self, commit: GitOid) -> ManifestSource;
+
+    /// The name that a hub uses for the repository, once it has described it: it differs from the requested one after a
+    /// renaming, and in the case of letters.
+    fn canonical_name(&self) -> Option<&ModelName> {
+        None
+    }
 
     /// The address below which HTTP serves the files of the commit unchanged; none if there is no such address.
     fn web_seed(&self, commit: GitOid) -> Option<String>;

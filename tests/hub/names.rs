@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::rig::{LARGE, listed, reader};
+use crate::support::mirror::mirror;
 
 #[test]
 fn name_of_one_word_is_mapped_as_by_the_hub() {
@@ -18,6 +19,23 @@ fn name_of_one_word_is_mapped_as_by_the_hub() {
     host.run(&["get", "gpt2", "--seed=false", "-o", dest.to_str().unwrap()]).ok();
     LARGE.with(|large| assert!(fs::read(dest.join("large.bin")).unwrap() == *large));
     assert!(listed(&host, "acme/m")["info_hash"].is_string());
+}
+
+#[test]
+fn mirror_of_a_former_name_has_the_present_one() {
+    let (net, host) = reader();
+    net.hub.moved("gpt2", "acme/m");
+    net.hub.moved("old/m", "acme/m");
+    let first = net.repos.find("acme/m").unwrap().resolve("main").unwrap();
+    net.repos.find("acme/m").unwrap().branch("v1", &first);
+    for (former, model) in [("gpt2", "acme/m"), ("old/m@v1", "acme/m@v1")] {
+        mirror(&host, &[former, "--no-auto-share"]).ok();
+        assert!(listed(&host, model)["complete"] == true, "{former}");
+    }
+    mirror(&host, &["old/m", "--no-auto-share", "--name", "old/m"]).ok();
+    assert!(listed(&host, "old/m")["complete"] == true);
+    let unknown = mirror(&host, &["gpt3", "--no-auto-share"]);
+    assert!(unknown.stderr.contains("gpt3"), "{}", unknown.stderr);
 }
 
 #[test]

@@ -136,7 +136,10 @@ fn unsupported_protocols_are_refused_with_an_https_address() {
             assert_eq!(found.as_deref(), Some(instead), "{text}");
         }
     }
-    for text in ["", "gpt2", "a/b/c/d", "https", "org/na me", "datasets/x"] {
+    let one_word = parse("gpt2@v1").unwrap();
+    assert_eq!(one_word.repository.default_name().unwrap().to_string(), "_/gpt2");
+    assert!(one_word.reference.is_some());
+    for text in ["", "a/b/c/d", "org/na me", "datasets/x", ".hidden", "two words"] {
         assert!(matches!(parse(text), Err(RepositoryError::Shape(_))), "{text}");
     }
     assert!(matches!(parse("https://"), Err(RepositoryError::Address(_))));

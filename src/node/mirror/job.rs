@@ -9,7 +9,7 @@ use crate::mirror::{
     GitOptions, GitSource, HubSource, MirrorError, ProgressBoard, Reference, Repository, RepositorySource,
     Snapshot, Terms,
 };
-use crate::model::{ModelRef, Revision};
+use crate::model::{ModelName, ModelRef, Revision};
 use crate::node::share::check_licence;
 use crate::node::{Library, Node, NodeError};
 use crate::store::StoreError;
@@ -54,6 +54,24 @@ impl MirrorJob {
             .inside
             .map(|_| "all of it is mirrored, not only the path that its address names".to_owned());
         Ok(Self { repository, reference, note, model, dest, staging })
+    }
+
+    /// The name that the hub uses for the repository, if it is another one, and the user chose no name. A model that was
+    /// mirrored under its former name keeps that.
+    pub fn new_name(
+        &self,
+        canonical: Option<&ModelName>,
+        request: &MirrorRequest,
+        library: &Library,
+    ) -> Option<ModelName> {
+        let is_known = || library.registry.get(&self.model).is_some();
+        let new = canonical.filter(|name| **name != self.model.name && request.name.is_none() && !is_known());
+        new.cloned()
+    }
+
+    /// The branch, tag or commit that was requested.
+    pub fn branch(&self) -> Option<String> {
+        self.reference.as_ref().map(|reference| reference.as_str().to_owned())
     }
 
     /// Opens the repository; its progress is written to the board.

@@ -137,6 +137,31 @@ pub(super) async fn run(
     request: &MirrorRequest,
     progress: impl Fn(MirrorProgress) + Send + Sync,
 ) -> Result<MirrorReport, NodeError> {
+    let mut request = request.clone();
+    loop {
+        match attempt(node, &request, &progress).await? {
+            Attempt::Mirrored(report) => return Ok(*report),
+            Attempt::Renamed { name, branch } => {
+                let repository = name.to_string();
+                request = MirrorRequest { shown: repository.clone(), repository, branch, ..request };
+            }
+        }
+    }
+}
+
+/// What became of one attempt.
+enum Attempt {
+    /// The repository is mirrored.
+    Mirrored(Box<MirrorReport>),
+    /// The hub uses another name for the repository. The model gets that name.
+    Renamed { name: ModelName, branch: Option<String> },
+}
+
+async fn attempt(
+    node: &Arc<Node>,
+    request: &MirrorRequest,
+    progress: &(impl Fn(MirrorProgress) + Send + Sync),
+) -> Result<Attempt, NodeError> {
     let job = Arc::new(MirrorJob::new(&node.library, request)?);
     // Refused before anything is downloaded.
     let own = node.library.signer(request.sign)?.map(|key| key.public());
@@ -149,11 +174,14 @@ pub(super) async fn run(
     let source = job.open(node, request, &board)?;
     let showing = || progress(MirrorProgress::of(&board.now()));
     let snapshot = Arc::new(with_ticks(job.snapshot(node, request, &*source), showing).await?);
+    if let Some(name) = job.new_name(source.canonical_name(), request, &node.library) {
+        return Ok(Attempt::Renamed { name, branch: job.branch() });
+    }
     let from = source.describe(snapshot.commit);
     if let Some(known) = mirrored_before(node, &job, request, &from)? {
         let report = still_mirrored(node, &job, &snapshot, request, &known)?;
         publish::finish(node, &job, &known, turn).await?;
-        return Ok(report);
+        return Ok(Attempt::Mirrored(Box::new(report)));
     }
     if !request.skip_lfs {
         check_vacant(node, &job, &snapshot).await?;
@@ -176,7 +204,8 @@ pub(super) async fn run(
     let web_seeds = source.web_seed(snapshot.commit).into_iter().collect();
     drop(source);
     let (node, request) = (node.clone(), request.clone());
-    MirroredModel { node, job, request, snapshot, source: from, web_seeds, turn }.put(downloaded).await
+    let model = MirroredModel { node, job, request, snapshot, source: from, web_seeds, turn };
+    Ok(Attempt::Mirrored(Box::new(model.put(downloaded).await?)))
 }
 
 /// Fails if files of the user have paths of the snapshot in the directory of the model.
