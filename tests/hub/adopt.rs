@@ -210,6 +210,24 @@ fn gated_and_unlicensed_models_are_used_but_not_shared() {
 }
 
 #[test]
+fn gated_model_is_not_shared_for_the_manifest_of_a_stranger() {
+    let net = HubNet::new();
+    net.small("acme/m", "mit");
+    let [host, stranger] = ["alice", "bob"].map(|name| net.host(name, ""));
+    let sharing = mirror_and_share(&stranger, &["acme/m"]);
+    download(&net, &host, "venv", &["acme/m"], None);
+    net.hub.set_access("acme/m", Access::Gated);
+    host.keep_daemon();
+    host.run(&["daemon", "--peer", &stranger.peer()]).ok();
+    let adopted = adopt(&host, &[], None);
+    assert_eq!(states(&adopted), [state("acme/m", "unknown")], "{adopted:#?}");
+    assert!(adopted[0]["why"].as_str().unwrap().contains("gated"), "{adopted:#?}");
+    assert!(info_hash(&host, "acme/m").is_none());
+    host.stop_background_daemon();
+    drop(sharing);
+}
+
+#[test]
 fn files_without_a_name_are_recognised_by_their_hash() {
     let net = HubNet::new();
     net.small("acme/m", "mit");

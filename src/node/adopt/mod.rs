@@ -20,7 +20,7 @@ use super::hub::access::HubAccess;
 use super::hub::link_tree::FilesInPlace;
 use super::readable::{self, LookupLimits};
 use super::sharing::{Rule, Withheld};
-use super::{Node, NodeError, Surroundings, blocking, chain, hub, space};
+use super::{ErrorKind, Node, NodeError, Surroundings, blocking, chain, hub, space};
 use crate::catalog::Patience;
 use crate::model::{ModelRef, Revision, license};
 use crate::mount::RequestedModel;
@@ -175,7 +175,8 @@ impl Adoption<'_> {
     async fn adopt_as(&self, model: &ModelRef, place: &Arc<Place>) -> Result<AdoptedDir, NodeError> {
         let revision = self.revision(model).await?;
         let adopted = self.adopt_revision(&revision, place).await?;
-        if adopted.state != AdoptState::Incomplete {
+        let is_restricted = revision.hub.as_ref().is_some_and(|hub| hub.listing.is_restricted());
+        if adopted.state != AdoptState::Incomplete || is_restricted {
             return Ok(adopted);
         }
         // A peer may have the manifest. Then the files that are here can be seeded without the missing ones.
@@ -215,6 +216,10 @@ impl Adoption<'_> {
         }
         match hub::lookup::look_up(self.node, model, &self.access, HUB_WITHIN).await {
             Ok(found) => Ok(found),
+            // A manifest of a stranger must not make a seed of a gated or private model.
+            Err(refused) if matches!(refused.kind(), ErrorKind::Gated | ErrorKind::Unauthorised) => {
+                Err(refused)
+            }
             Err(of_hub) => self.look_in_swarm(model).await.map_err(|_| of_hub),
         }
     }
