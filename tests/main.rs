@@ -184,6 +184,7 @@ mod http {
 
 mod mirror {
     mod git;
+    mod git_bounds;
     mod hub;
     mod killed;
     mod one_swarm;

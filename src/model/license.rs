@@ -1,6 +1,8 @@
 //! Licence identifiers: SPDX expressions and the identifiers of the hub. Unknown identifiers are accepted with a warning,
 //! because some models have licences that are in no list.
 
+use super::text::is_clean;
+
 /// Identifiers of the hub that are not SPDX identifiers in lower case.
 const HUB: &[&str] = &[
     "apple-amlr",
@@ -71,7 +73,7 @@ pub enum LicenseError {
     /// The text is empty.
     #[error("the licence is empty; use an SPDX identifier such as apache-2.0")]
     Empty,
-    /// Longer than [`MAX_LICENSE`], or with control characters.
+    /// Longer than [`MAX_LICENSE`], or with characters that are invisible or change the direction of text.
     #[error("{0:?} cannot be a licence identifier")]
     Unusable(String),
 }
@@ -107,7 +109,7 @@ pub fn check(id: &str) -> Result<(String, Option<String>), LicenseError> {
     if id.is_empty() {
         return Err(LicenseError::Empty);
     }
-    if id.len() > MAX_LICENSE || id.chars().any(char::is_control) {
+    if id.len() > MAX_LICENSE || !is_clean(id) {
         return Err(LicenseError::Unusable(id.chars().take(60).collect()));
     }
     let warning = (!is_known(id)).then(|| {
@@ -182,6 +184,9 @@ mod tests {
         assert!(warning.unwrap().contains("my-own-licence"));
         assert_eq!(check("  "), Err(LicenseError::Empty));
         assert!(matches!(check("a\u{1b}b"), Err(LicenseError::Unusable(_))));
+        for hidden in ["mit\u{202e}", "m\u{200b}it", "\u{2067}mit", "mi\u{feff}t"] {
+            assert!(matches!(check(hidden), Err(LicenseError::Unusable(_))), "{hidden:?}");
+        }
         assert!(matches!(check(&"x".repeat(300)), Err(LicenseError::Unusable(_))));
     }
 }

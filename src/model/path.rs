@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use super::text::is_bidirectional;
+use super::text::{clean, is_bidirectional};
 
 /// The longest path, in bytes.
 pub const MAX_PATH: usize = 4096;
@@ -78,7 +78,16 @@ impl PathProblem {
 /// Whether a file or directory with this name is never part of a model: repositories, download caches, silmaril's manifest
 /// and unfinished files.
 pub fn is_reserved(component: &str) -> bool {
-    matches!(component, ".git" | ".cache" | ".silmaril.json") || component.ends_with(PARTIAL_SUFFIX)
+    is_git(component)
+        || matches!(component, ".cache" | ".silmaril.json")
+        || component.ends_with(PARTIAL_SUFFIX)
+}
+
+/// Whether some file system takes a name for `.git`: in any case (FAT, NTFS, macOS), with invisible characters (macOS), with
+/// dots and spaces at the end, or as the short name that DOS gives it (FAT, NTFS). Models are copied to such file systems.
+fn is_git(component: &str) -> bool {
+    let plain = clean(component).to_ascii_lowercase();
+    matches!(plain.trim_end_matches(['.', ' ']), ".git" | "git~1")
 }
 
 /// Whether the character ends a line or controls a terminal.
@@ -171,6 +180,13 @@ mod tests {
             (deep.as_str(), TooDeep),
             (".git/config", Reserved),
             ("sub/.git/hooks/post-checkout", Reserved),
+            (".GIT/config", Reserved),
+            ("sub/.Git/hooks/post-checkout", Reserved),
+            (".g\u{200c}it/config", Reserved),
+            ("\u{feff}.git", Reserved),
+            (".git./config", Reserved),
+            (".git /config", Reserved),
+            ("GIT~1/config", Reserved),
             (".silmaril.json", Reserved),
             ("w.safetensors.silmaril-partial", Reserved),
         ] {
