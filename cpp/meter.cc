@@ -44,7 +44,10 @@ void Meter::tick(lt::peer_connection& peer, Clock::time_point now) {
     m_spare->limit(peer, m_limited);
     auto const uploaded = peer.statistics().total_payload_upload();
     auto const before = std::exchange(m_uploaded, uploaded);
-    if (!m_limited) m_spare->served(uploaded - before, !peer.upload_queue().empty());
+    if (m_limited)
+        m_spare->spared(uploaded - before, unacknowledged(peer));
+    else
+        m_spare->served(uploaded - before, !peer.upload_queue().empty());
 }
 
 }  // namespace silmaril

@@ -23,6 +23,10 @@ public:
 
     // The handshake is complete.
     void greeted(Clock::time_point now);
+    // A block was requested.
+    void requested(lt::peer_connection& peer) {
+        if (!m_limited) m_spare->wanted(peer);
+    }
     // A block was put into the send buffer.
     void sent(lt::peer_connection& peer, lt::peer_request const& block);
     // A CANCEL has arrived. Must be called before libtorrent removes the request.

@@ -209,6 +209,10 @@ public:
     void sent_piece(lt::peer_request const& block) override {
         if (auto const connection = this->connection()) m_meter.sent(*connection, block);
     }
+    bool on_request(lt::peer_request const&) override {
+        if (auto const connection = this->connection()) m_meter.requested(*connection);
+        return false;
+    }
     bool on_cancel(lt::peer_request const& block) override {
         if (auto const connection = this->connection()) m_meter.cancelled(*connection, block);
         return false;

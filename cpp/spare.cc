@@ -13,6 +13,10 @@ constexpr std::int64_t least = 64 << 10;
 constexpr std::int64_t most = 1 << 20;
 constexpr std::int64_t part = 16;
 
+// Without other peers: bytes in the kernel for all wasters, and the highest limit.
+constexpr std::int64_t max_queue = 2 << 20;
+constexpr std::int64_t highest = 1 << 30;
+
 class LimitWasters final : public lt::plugin {
 public:
     explicit LimitWasters(std::shared_ptr<Spare> spare) : m_spare(std::move(spare)) {}
@@ -21,7 +25,6 @@ public:
     void added(lt::session_handle const& session) override { m_session = session; }
     void on_tick() override {
         int const limit = m_spare->next_limit();
-        if (std::exchange(m_set, limit) == limit) return;
         lt::peer_class_info info{};
         info.label = "wasters";
         info.connection_limit_factor = 100;
@@ -33,7 +36,6 @@ public:
 private:
     std::shared_ptr<Spare> const m_spare;
     lt::session_handle m_session;
-    int m_set = 0;
 };
 
 }  // namespace
@@ -53,9 +55,24 @@ void Spare::served(std::int64_t bytes, bool waits) {
     m_waits = m_waits || waits;
 }
 
+void Spare::spared(std::int64_t bytes, std::int64_t queue) {
+    m_spared += bytes;
+    m_queue += queue;
+}
+
+void Spare::wanted(lt::peer_connection& peer) {
+    if (std::exchange(m_wanted, true)) return;
+    auto const torrent = peer.associated_torrent().lock();
+    auto* const wasters = torrent ? torrent->session().peer_classes().at(m_wasters) : nullptr;
+    if (wasters) wasters->set_upload_limit(int(most));
+}
+
 int Spare::next_limit() {
-    auto const limit = m_waits ? std::clamp(m_served / part, least, most) : most;
-    m_served = 0;
+    if (m_free == 0) m_free = m_spared;
+    m_free = std::clamp(m_queue > max_queue ? m_free * 2 / 3 : m_free * 3 / 2, most, highest);
+    auto const limit = m_waits ? std::clamp(m_served / part, least, most) : m_free;
+    m_served = m_spared = m_queue = 0;
+    m_wanted = m_waits;
     m_waits = false;
     return int(limit);
 }

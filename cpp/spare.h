@@ -1,10 +1,13 @@
 // The part of the upload that is left to peers that waste it (waste.h).
 //
-// These peers together get at most `most` bytes a second, and while any other peer requests blocks, at most
-// a sixteenth of what the other peers get, but at least `least`. They are never shut out, because a peer can
-// be misjudged, and the other peers hardly notice so little. A limit that does not depend on the other peers
-// would not do: what is in the kernel's buffers for the wasters when a reader connects is sent before its
-// blocks.
+// While any other peer requests blocks, these peers together get a sixteenth of what the other peers get,
+// within bounds. They are never shut out, because a peer can be misjudged, and the other peers hardly notice
+// so little.
+//
+// While no other peer requests blocks, the limit is what the link carries: a reader whose cache is smaller
+// than the model fetches the same blocks again and again. The limit grows until the kernel holds more than 2
+// MiB for these peers, because what is in its buffers when a reader connects is sent before the
+// reader's blocks.
 //
 // Used on the network thread only.
 #pragma once
@@ -24,15 +27,23 @@ public:
     lt::peer_class_t wasters() const { return m_wasters; }
     // From now on the peer has only its part of the spare upload, or no limit.
     void limit(lt::peer_connection& peer, bool limited) const;
+    // Another peer has requested a block: the limit holds from now on.
+    void wanted(lt::peer_connection& peer);
     // Another peer received these bytes in the last second. `waits`: it has requested more.
     void served(std::int64_t bytes, bool waits);
-    // The limit of all wasters for the next second, in bytes.
+    // A waster received these bytes in the last second, and so many are in the kernel's buffer for it.
+    void spared(std::int64_t bytes, std::int64_t queue);
+    // The limit of all wasters for the next second, in bytes. Must be called once a second.
     int next_limit();
 
 private:
     lt::peer_class_t m_wasters{};
     std::int64_t m_served = 0;
     bool m_waits = false;
+    bool m_wanted = false;  // since the last limit, or before it
+    std::int64_t m_spared = 0;
+    std::int64_t m_queue = 0;
+    std::int64_t m_free = 0;  // the limit while no other peer requests blocks
 };
 
 // Sets the limit once a second.

@@ -118,12 +118,13 @@ fn get_is_served_before_peers_that_cancel_requests() {
     assert_get_comes_first(mixed, |block| vec![Message::Request(block), Message::Cancel(block)]);
 }
 
-/// While no other peer wants the upload, a waster is served.
+/// Readers whose cache is smaller than the model fetch the same blocks again and again. At 1 MiB a second this would take
+/// longer than the deadline.
 #[test]
-fn peer_that_repeats_requests_is_not_shut_out() {
+fn reader_with_a_small_cache_is_not_slowed_down() {
     let lab = Lab::with(&[("w.bin", noise(5, 4 << 20))], "256KiB", "");
     let addresses = many_addresses(&lab.evil, 1);
     let blocks = blocks_of(&lab.content, 0..1);
     let wasters = Wasters::on(&lab, &addresses, &blocks, |block| vec![Message::Request(block)]);
-    until("the peer has received its blocks often", READ, || wasters.received() > 16 * MIB);
+    until("the peer has received its blocks often", READ, || wasters.received() > 256 * MIB);
 }
