@@ -5,6 +5,7 @@ use std::process::Command;
 
 const SOURCES: &[&str] = &[
     "blame.cc",
+    "blocks.cc",
     "create.cc",
     "dht.cc",
     "dial.cc",
@@ -16,6 +17,7 @@ const SOURCES: &[&str] = &[
     "guard.cc",
     "hashes.cc",
     "layers.cc",
+    "leaves.cc",
     "local_address.cc",
     "merkle.cc",
     "meter.cc",
@@ -23,6 +25,7 @@ const SOURCES: &[&str] = &[
     "metadata_link.cc",
     "outbox.cc",
     "overlay.cc",
+    "parts.cc",
     "plugin.cc",
     "proof.cc",
     "session.cc",
@@ -38,6 +41,7 @@ const SOURCES: &[&str] = &[
 ];
 const HEADERS: &[&str] = &[
     "blame.h",
+    "blocks.h",
     "compat.h",
     "create.h",
     "dht.h",
@@ -50,12 +54,14 @@ const HEADERS: &[&str] = &[
     "guard.h",
     "hashes.h",
     "layers.h",
+    "leaves.h",
     "local_address.h",
     "merkle.h",
     "meter.h",
     "metadata.h",
     "metadata_link.h",
     "outbox.h",
+    "parts.h",
     "plugin.h",
     "proof.h",
     "room.h",

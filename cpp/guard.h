@@ -32,8 +32,8 @@ constexpr auto first_waste_penalty = std::chrono::seconds(30);
 class Bucket {
 public:
     Bucket(double bound, double per_second) : m_bound(bound), m_per_second(per_second), m_tokens(bound) {}
-    // Spends one token; false if there is none.
-    bool spend(Clock::time_point now);
+    // Spends tokens; false, and spends none, if there are fewer.
+    bool spend(Clock::time_point now, double tokens = 1);
 
 private:
     double const m_bound;
@@ -72,6 +72,7 @@ struct Group {
     std::int64_t unsent = 0;   // bytes in send buffers
     std::int64_t answers = 0;  // of these, answers to hash requests
     Bucket hash_requests{512, 128};
+    Bucket granules{8192, 2048};  // see Gate
     Bucket extension_messages{8192, 1024};
 };
 

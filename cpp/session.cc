@@ -219,6 +219,16 @@ bool Engine::add(RawAdd const& from) const {
     state.proof = std::make_shared<Proof>(layout);
     state.proof->learn(*metainfo.info, params);
     state.proof->set_proved(params.have_pieces);
+    for (auto const& part : from.kept)
+        state.proof->blocks.restore(int(part.piece), int(part.first), int(part.count));
+    state.parts =
+        std::make_shared<Parts>(state.proof, [outbox = m_outbox, torrent = from.torrent](int piece) {
+            Note note{};
+            note.kind = Note::Kind::blocks_refused;
+            note.torrent = torrent;
+            note.piece = piece;
+            outbox->push(std::move(note));
+        });
     for (auto const& [offset, size] : doubted) state.proof->doubt.raise(offset, offset + size);
     m_outbox->register_files(from.torrent, std::move(given), state.proof);
 
@@ -257,10 +267,9 @@ void Engine::add_to_session(std::uint64_t torrent, lt::add_torrent_params params
         params.trackers.clear();
     }
     params.extensions.push_back(
-        [parts = PluginParts{m_outbox, m_talk, m_guard, m_spare, state.proof, state.visibility, torrent,
-                             state.wants_metadata}](lt::torrent_handle const& handle, lt::client_data_t) {
-            return make_plugin(parts, handle);
-        });
+        [parts = PluginParts{m_outbox, m_talk, m_guard, m_spare, state.proof, state.parts, state.visibility,
+                             torrent, state.wants_metadata}](
+            lt::torrent_handle const& handle, lt::client_data_t) { return make_plugin(parts, handle); });
     std::lock_guard const lock(m_mutex);
     if (!m_session) throw std::runtime_error("the session is over");
     m_torrents.emplace(torrent, std::move(state));
@@ -318,13 +327,40 @@ bool Engine::remove(std::uint64_t torrent) const {
     return true;
 }
 
+bool Engine::on_network(std::uint64_t torrent, std::function<void(lt::torrent&)> call) const {
+    return with(torrent, [talk = m_talk.get(), call = std::move(call)](lt::torrent_handle const& handle) {
+        post_call(*talk, handle, call);
+    });
+}
+
 bool Engine::request(std::uint64_t torrent, std::uint32_t piece, std::int32_t milliseconds) const {
     std::lock_guard const lock(m_mutex);
     auto* const state = find(torrent);
     if (!state) return false;
     with_piece(*state, piece).requested.insert(piece);
-    return with(torrent, [piece, milliseconds](lt::torrent_handle const& handle) {
-        handle.set_piece_deadline(lt::piece_index_t(int(piece)), milliseconds);
+    return on_network(torrent, [parts = state->parts, piece, milliseconds](lt::torrent& internal) {
+        bool const restricted =
+            internal.has_picker() && internal.picker().is_restricted(lt::piece_index_t(int(piece)));
+        parts->lift(internal, int(piece), true);
+        internal.set_piece_deadline(lt::piece_index_t(int(piece)), milliseconds, {});
+        parts->expect(internal, int(piece));
+        if (restricted) parts->hurry(internal, int(piece));
+    });
+}
+
+bool Engine::request_blocks(std::uint64_t torrent, std::uint32_t piece, rust::Slice<RawBlocks const> blocks,
+                            std::int32_t milliseconds) const {
+    std::lock_guard const lock(m_mutex);
+    auto* const state = find(torrent);
+    if (!state) return false;
+    with_piece(*state, piece).requested.insert(piece);
+    std::vector<bool> wanted(std::size_t(state->proof->blocks.blocks_in(int(piece))), false);
+    for (auto const& part : blocks)
+        for (auto at = std::size_t(part.first);
+             at < std::min(std::size_t(part.first) + part.count, wanted.size()); ++at)
+            wanted[at] = true;
+    return on_network(torrent, [parts = state->parts, piece, wanted, milliseconds](lt::torrent& internal) {
+        parts->request(internal, int(piece), wanted, milliseconds);
     });
 }
 
@@ -333,21 +369,32 @@ bool Engine::set_priority(std::uint64_t torrent, rust::Slice<RawPriority const> 
     auto* const state = find(torrent);
     if (!state) return false;
     std::vector<lt::piece_index_t> taken_back;
+    std::vector<int> whole;
     std::vector<std::pair<lt::piece_index_t, lt::download_priority_t>> wanted;
     wanted.reserve(pieces.size());
     for (auto const& one : pieces) {
         auto& requested = with_piece(*state, one.piece).requested;
         lt::piece_index_t const piece{int(one.piece)};
+        if (one.priority > 0) whole.push_back(int(one.piece));
         // A piece for which a reader waits keeps the top priority, unless it is no longer wanted.
         if (one.priority > 0 && requested.count(one.piece)) continue;
         if (requested.erase(one.piece)) taken_back.push_back(piece);
         wanted.emplace_back(piece, lt::download_priority_t(std::min(one.priority, top)));
     }
-    return with(torrent, [taken_back = std::move(taken_back),
-                          wanted = std::move(wanted)](lt::torrent_handle const& handle) {
+    return on_network(torrent, [parts = state->parts, taken_back = std::move(taken_back),
+                                whole = std::move(whole), wanted = std::move(wanted)](lt::torrent& internal) {
+        std::vector<int> restricted;
+        for (int const piece : whole) {
+            if (internal.has_picker() && internal.picker().is_restricted(lt::piece_index_t(piece)))
+                restricted.push_back(piece);
+            parts->lift(internal, piece, true);
+        }
         // Deadlines are reset first, because that sets the priority of the piece to 1.
-        for (auto const piece : taken_back) handle.reset_piece_deadline(piece);
-        if (!wanted.empty()) handle.prioritize_pieces(wanted);
+        for (auto const piece : taken_back) internal.reset_piece_deadline(piece);
+        if (!wanted.empty()) internal.prioritize_piece_list(wanted);
+        for (int const piece : restricted) parts->hurry(internal, piece);
+        for (auto const& [piece, priority] : wanted)
+            if (priority == lt::dont_download) parts->lift(internal, static_cast<int>(piece), false);
     });
 }
 
@@ -374,9 +421,15 @@ bool Engine::withdraw(std::uint64_t torrent, rust::Slice<std::uint32_t const> pi
     gone.reserve(pieces.size());
     for (auto const piece : pieces) {
         with_piece(*state, piece).requested.erase(piece);
-        // From now on no byte of the piece is sent.
-        if (state->proof) state->proof->forget(int(piece));
+        // From now on no byte of the piece is sent, written or reported as verified.
+        state->proof->blocks.bar(int(piece));
+        state->proof->forget(int(piece));
         gone.push_back(int(piece));
+        Note note{};
+        note.kind = Note::Kind::withdrawn;
+        note.torrent = torrent;
+        note.piece = int(piece);
+        m_outbox->push(std::move(note));
     }
     return with(torrent, [talk = m_talk.get(), gone = std::move(gone)](lt::torrent_handle const& handle) {
         post_call(*talk, handle, [gone](lt::torrent& torrent) { silmaril::withdraw(torrent, gone); });
@@ -444,6 +497,9 @@ bool Engine::give_piece(std::uint64_t torrent, std::uint32_t piece,
     std::vector<char> data(bytes.begin(), bytes.end());
     // libtorrent counts the pad file that follows as part of the piece.
     data.resize(std::size_t(info.piece_size(index)), '\0');
+    on_network(torrent, [parts = state->parts, piece](lt::torrent& internal) {
+        parts->lift(internal, int(piece), true);
+    });
     return with(torrent, [index, data = std::move(data)](lt::torrent_handle const& handle) {
         // Without the flag `overwrite_existing` blocks from peers are kept and only the missing ones are
         // written. Overwriting would corrupt the state of a piece that another peer has completed.

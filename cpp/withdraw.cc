@@ -31,9 +31,14 @@ Withdrawn clear_have(lt::torrent& torrent, std::vector<int> const& pieces, bool 
     for (int const number : pieces) {
         lt::piece_index_t const piece{number};
         bool const here = picker.have_piece(piece);
-        if (!here && !picker.is_piece_finished(piece) && !picker.is_hashing(piece)) continue;
+        lt::piece_picker::downloading_piece state;
+        picker.piece_info(piece, state);
         // Not in a later round, because the piece may be requested again until then.
-        if (!later) picker.set_piece_priority(piece, lt::dont_download);
+        if (!later) {
+            torrent.reset_piece_deadline(piece);
+            picker.set_piece_priority(piece, lt::dont_download);
+        }
+        if (!here && !state.locked && !picker.is_hashing(piece)) continue;
         if (here) {
             picker.we_dont_have(piece);
             found.gone.push_back(piece);

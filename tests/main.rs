@@ -121,6 +121,7 @@ mod engine {
     mod lazy;
     mod limits;
     mod network;
+    mod parts;
     mod pieces;
     mod quiet;
     mod resume;
@@ -151,6 +152,7 @@ mod fetch {
     mod jobs;
     mod lifecycle;
     mod local_files;
+    mod parts;
     mod random;
     mod reads;
     mod real;
@@ -206,6 +208,7 @@ mod hostile {
     mod metadata_peer;
     mod named;
     mod newcomers;
+    mod parts;
     mod siege;
     mod slots;
     mod strike;
