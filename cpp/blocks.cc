@@ -129,15 +129,24 @@ void Blocks::forget(int piece) {
     m_kept.erase(piece);
 }
 
-void Blocks::bar(int piece) {
+std::uint64_t Blocks::bar(int piece) {
     std::lock_guard const lock(m_mutex);
     m_kept.erase(piece);
-    m_barred.insert(piece);
+    return m_barred[piece] = ++m_bars;
 }
 
-void Blocks::admit(int piece) {
+std::uint64_t Blocks::bar_of(int piece) const {
     std::lock_guard const lock(m_mutex);
-    m_barred.erase(piece);
+    auto const found = m_barred.find(piece);
+    return found == m_barred.end() ? 0 : found->second;
+}
+
+bool Blocks::admit(int piece, std::uint64_t bar) {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_barred.find(piece);
+    if (found != m_barred.end() && found->second != bar) return false;
+    if (found != m_barred.end()) m_barred.erase(found);
+    return true;
 }
 
 bool Blocks::is_barred(int piece) const {

@@ -6,6 +6,7 @@
 // are being deleted. Safe to use from any thread.
 #pragma once
 
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <libtorrent/file_storage.hpp>
@@ -13,7 +14,6 @@
 #include <map>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <vector>
 
 #include "merkle.h"
@@ -54,11 +54,14 @@ public:
     // The piece is complete, or its kept blocks are damaged.
     void forget(int piece);
 
-    // The bytes of a piece are about to be deleted.
-    void bar(int piece);
-    // The bytes of a barred piece are deleted, and it may be written again.
-    void admit(int piece);
+    // The bytes of a piece are about to be deleted. Returns a number that names this call.
+    std::uint64_t bar(int piece);
     bool is_barred(int piece) const;
+    // The name of the last call of `bar`; 0 if the piece is not barred.
+    std::uint64_t bar_of(int piece) const;
+    // No write of before the deletion is left, so the piece may be written again. False, and does nothing, if
+    // the piece was barred again since.
+    bool admit(int piece, std::uint64_t bar);
 
     int blocks_in(int piece) const;
 
@@ -76,10 +79,11 @@ private:
     lt::file_storage const m_layout;
     mutable std::mutex m_mutex;  // guards all below
     std::map<int, std::map<int, Hash>> m_hashes;
-    std::deque<int> m_learned;   // the pieces in m_hashes, the oldest first
-    std::size_t m_count = 0;     // hashes in m_hashes
-    std::map<int, Kept> m_kept;  // by watched piece
-    std::set<int> m_barred;
+    std::deque<int> m_learned;              // the pieces in m_hashes, the oldest first
+    std::size_t m_count = 0;                // hashes in m_hashes
+    std::map<int, Kept> m_kept;             // by watched piece
+    std::map<int, std::uint64_t> m_barred;  // names of bars, by piece
+    std::uint64_t m_bars = 0;               // calls of `bar`
 };
 
 }  // namespace silmaril

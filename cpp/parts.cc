@@ -5,6 +5,7 @@
 #include <libtorrent/piece_picker.hpp>
 #include <libtorrent/request_blocks.hpp>
 #include <libtorrent/torrent_peer.hpp>
+#include <utility>
 
 namespace silmaril {
 
@@ -63,6 +64,7 @@ void Parts::open(lt::torrent_handle handle, Sources sources) {
 void Parts::close() {
     m_sources = nullptr;
     m_wanted.clear();
+    m_held.clear();
     m_proof->blocks.wrong = nullptr;
     m_proof->blocks.whole = nullptr;
 }
@@ -89,7 +91,7 @@ void Parts::request(lt::torrent& torrent, int piece, std::vector<bool> const& bl
     if (torrent.is_aborted() || !torrent.valid_metadata()) return;
     torrent.need_picker();
     if (torrent.picker().have_piece(index)) return;
-    prepare(torrent, piece);
+    give_back(torrent, piece);
     m_proof->blocks.watch(piece);
     auto& wanted = m_wanted[piece];
     wanted.blocks.resize(std::max(wanted.blocks.size(), blocks.size()));
@@ -106,12 +108,14 @@ void Parts::request(lt::torrent& torrent, int piece, std::vector<bool> const& bl
 
 void Parts::lift(lt::torrent& torrent, int piece, bool wanted) {
     m_wanted.erase(piece);
+    auto const held = m_held.find(piece);
+    if (!wanted && held != m_held.end()) held->second.orders.clear();
     lt::piece_index_t const index{piece};
     if (torrent.is_aborted() || !torrent.valid_metadata()) return;
     if (wanted) {
         torrent.need_picker();
         torrent.picker().lift_restriction(index);
-        if (!torrent.picker().have_piece(index)) prepare(torrent, piece);
+        if (!torrent.picker().have_piece(index)) give_back(torrent, piece);
         return;
     }
     if (!torrent.has_picker()) return;
@@ -132,27 +136,52 @@ void Parts::lift(lt::torrent& torrent, int piece, bool wanted) {
     }
 }
 
-void Parts::prepare(lt::torrent& torrent, int piece) {
+void Parts::order(lt::torrent& torrent, int piece, Order order) {
+    if (torrent.is_aborted() || !torrent.valid_metadata()) return;
+    auto const bar = m_proof->blocks.bar_of(piece);
+    if (bar == 0) return order(torrent);
+    auto const found = m_held.find(piece);
+    if (found == m_held.end() || found->second.bar != bar) return;
+    auto& held = found->second;
+    held.orders.push_back(std::move(order));
+    if (std::exchange(held.clears, true)) return;
+    // Without storage nothing was written.
+    torrent.has_storage() ? clear(torrent, piece, bar) : run_held(torrent, piece, bar);
+}
+
+void Parts::withdraw(lt::torrent& torrent, int piece, std::uint64_t bar) {
+    lift(torrent, piece, false);
+    auto const held = m_held.find(piece);
+    if (held == m_held.end() || held->second.bar < bar) m_held[piece] = {bar, false, {}};
+}
+
+void Parts::clear(lt::torrent& torrent, int piece, std::uint64_t bar) {
+    auto cleared = [parts = weak_from_this(), weak = torrent.weak_from_this(), piece,
+                    bar](lt::piece_index_t) {
+        auto const torrent = weak.lock();
+        auto const self = parts.lock();
+        if (self && torrent && !torrent->is_aborted()) self->run_held(*torrent, piece, bar);
+    };
+    torrent.session().disk_thread().async_clear_piece(torrent.storage(), lt::piece_index_t(piece),
+                                                      std::move(cleared));
+}
+
+void Parts::run_held(lt::torrent& torrent, int piece, std::uint64_t bar) {
     lt::piece_index_t const index{piece};
-    if (m_proof->blocks.is_barred(piece) && torrent.has_storage()) {
-        auto cleared = [parts = weak_from_this(), weak = torrent.weak_from_this(), proof = m_proof,
-                        piece](lt::piece_index_t const at) {
-            auto const strong = weak.lock();
-            if (!strong || strong->is_aborted()) return;
-            // While it is barred, no block of it becomes finished.
-            if (proof->blocks.is_barred(piece) && strong->has_picker()) {
-                auto& picker = strong->picker();
-                std::vector<int> gone;
-                for (int block = 0; block < picker.blocks_in_piece(at); ++block)
-                    if (picker.is_finished({at, block})) gone.push_back(block);
-                if (!gone.empty() && !picker.have_piece(at)) picker.restore_piece(at, gone);
-            }
-            proof->blocks.admit(piece);
-            if (auto const self = parts.lock(); self && strong->has_picker()) self->hurry(*strong, piece);
-        };
-        torrent.session().disk_thread().async_clear_piece(torrent.storage(), index, std::move(cleared));
+    // While the piece is barred, no block of it becomes finished.
+    if (m_proof->blocks.bar_of(piece) == bar && torrent.has_picker()) {
+        auto& picker = torrent.picker();
+        std::vector<int> gone;
+        for (int block = 0; block < picker.blocks_in_piece(index); ++block)
+            if (picker.is_finished({index, block})) gone.push_back(block);
+        if (!gone.empty() && !picker.have_piece(index)) picker.restore_piece(index, gone);
     }
-    give_back(torrent, piece);
+    auto const held = m_held.find(piece);
+    if (held == m_held.end() || held->second.bar != bar) return;
+    auto const orders = std::move(held->second.orders);
+    m_held.erase(held);
+    if (!m_proof->blocks.admit(piece, bar)) return;
+    for (auto const& order : orders) order(torrent);
 }
 
 void Parts::give_back(lt::torrent& torrent, int piece) {

@@ -38,13 +38,24 @@ public:
     void open(lt::torrent_handle handle, Sources sources);
     void close();
 
+    // Runs an order for a piece: now, or, if its bytes are being deleted, when the last write of before the
+    // deletion has ended. Blocks that come earlier would be dropped. Must be called for every order that
+    // makes libtorrent request the piece.
+    using Order = std::function<void(lt::torrent&)>;
+    void order(lt::torrent& torrent, int piece, Order order);
+    // Ends all orders for a barred piece. Without this call the piece remains barred: orders that run before
+    // it were given before the piece was barred (Blocks::bar), and are ignored.
+    void withdraw(lt::torrent& torrent, int piece, std::uint64_t bar);
+    bool is_barred(int piece) const { return m_proof->blocks.is_barred(piece); }
+
     // Requests blocks of a piece, in addition to blocks requested before.
     void request(lt::torrent& torrent, int piece, std::vector<bool> const& blocks, int milliseconds);
-    // The whole piece is wanted, or nothing of it any more. Must be called before libtorrent gets the order.
+    // The whole piece is wanted, or nothing of it any more, not even its held orders. Must be called before
+    // libtorrent gets the order.
     void lift(lt::torrent& torrent, int piece, bool wanted);
 
-    // The whole piece is requested with a deadline: blocks that a silent peer does not send are requested from
-    // another one.
+    // The whole piece is requested with a deadline: blocks that a silent peer does not send are requested
+    // from another one.
     void expect(lt::torrent& torrent, int piece);
     // Sends requests for a piece that is wanted as a whole, or more than before: libtorrent itself may wait
     // for a second.
@@ -69,9 +80,11 @@ private:
     std::shared_ptr<lt::torrent> torrent() const;
     // The sources that have a piece, the fastest first.
     std::vector<Source> sources_of(int piece) const;
-    // Prepares the picker for a piece that is wanted again: blocks whose bytes were deleted count as missing,
-    // and kept blocks as finished.
-    void prepare(lt::torrent& torrent, int piece);
+    // Waits for the writes of a barred piece, and lets the picker forget its blocks.
+    void clear(lt::torrent& torrent, int piece, std::uint64_t bar);
+    // The bytes of a barred piece are deleted: runs its orders.
+    void run_held(lt::torrent& torrent, int piece, std::uint64_t bar);
+    // For the picker, kept blocks are finished.
     void give_back(lt::torrent& torrent, int piece);
     // Requests the hashes of the wanted blocks. False if no peer will send them.
     bool ask(int piece, Wanted& wanted);
@@ -90,6 +103,12 @@ private:
     lt::torrent_handle m_handle;  // weak
     Sources m_sources;
     std::map<int, Wanted> m_wanted;
+    struct Held {
+        std::uint64_t bar = 0;  // see Blocks::bar
+        bool clears = false;    // waits for the writes of before the deletion
+        std::vector<Order> orders;
+    };
+    std::map<int, Held> m_held;  // orders for barred pieces
     struct Progress {
         std::int64_t received = 0;  // bytes of blocks
         int silent = 0;             // seconds without one, while blocks are requested

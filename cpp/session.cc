@@ -1,13 +1,16 @@
 #include "session.h"
 
+#include <algorithm>
 #include <libtorrent/add_torrent_params.hpp>
 #include <libtorrent/alert_types.hpp>
 #include <libtorrent/ip_filter.hpp>
 #include <libtorrent/magnet_uri.hpp>
 #include <libtorrent/peer_connection.hpp>
+#include <libtorrent/piece_picker.hpp>
 #include <libtorrent/session_params.hpp>
 #include <libtorrent/settings_pack.hpp>
 #include <libtorrent/torrent.hpp>
+#include <map>
 #include <stdexcept>
 #include <thread>
 
@@ -63,6 +66,10 @@ lt::settings_pack pack_of(rust::Vec<RawSetting> const& settings) {
 
 lt::span<char const> span_of(rust::Vec<std::uint8_t> const& bytes) {
     return {reinterpret_cast<char const*>(bytes.data()), std::ptrdiff_t(bytes.size())};
+}
+
+bool is_restricted(lt::torrent& torrent, int piece) {
+    return torrent.has_picker() && torrent.picker().is_restricted(lt::piece_index_t(piece));
 }
 
 void post_call(Talk& talk, lt::torrent_handle const& handle, std::function<void(lt::torrent&)> call) {
@@ -333,19 +340,26 @@ bool Engine::on_network(std::uint64_t torrent, std::function<void(lt::torrent&)>
     });
 }
 
+bool Engine::on_order(std::uint64_t torrent, Torrent const& state, std::uint32_t piece,
+                      std::function<void(lt::torrent&)> order) const {
+    return on_network(torrent, [parts = state.parts, piece, order = std::move(order)](lt::torrent& internal) {
+        parts->order(internal, int(piece), order);
+    });
+}
+
 bool Engine::request(std::uint64_t torrent, std::uint32_t piece, std::int32_t milliseconds) const {
     std::lock_guard const lock(m_mutex);
     auto* const state = find(torrent);
     if (!state) return false;
     with_piece(*state, piece).requested.insert(piece);
-    return on_network(torrent, [parts = state->parts, piece, milliseconds](lt::torrent& internal) {
-        bool const restricted =
-            internal.has_picker() && internal.picker().is_restricted(lt::piece_index_t(int(piece)));
-        parts->lift(internal, int(piece), true);
-        internal.set_piece_deadline(lt::piece_index_t(int(piece)), milliseconds, {});
-        parts->expect(internal, int(piece));
-        if (restricted) parts->hurry(internal, int(piece));
-    });
+    return on_order(torrent, *state, piece,
+                    [parts = state->parts, piece, milliseconds](lt::torrent& internal) {
+                        bool const restricted = is_restricted(internal, int(piece));
+                        parts->lift(internal, int(piece), true);
+                        internal.set_piece_deadline(lt::piece_index_t(int(piece)), milliseconds, {});
+                        parts->expect(internal, int(piece));
+                        if (restricted) parts->hurry(internal, int(piece));
+                    });
 }
 
 bool Engine::request_blocks(std::uint64_t torrent, std::uint32_t piece, rust::Slice<RawBlocks const> blocks,
@@ -359,9 +373,10 @@ bool Engine::request_blocks(std::uint64_t torrent, std::uint32_t piece, rust::Sl
         for (auto at = std::size_t(part.first);
              at < std::min(std::size_t(part.first) + part.count, wanted.size()); ++at)
             wanted[at] = true;
-    return on_network(torrent, [parts = state->parts, piece, wanted, milliseconds](lt::torrent& internal) {
-        parts->request(internal, int(piece), wanted, milliseconds);
-    });
+    return on_order(torrent, *state, piece,
+                    [parts = state->parts, piece, wanted, milliseconds](lt::torrent& internal) {
+                        parts->request(internal, int(piece), wanted, milliseconds);
+                    });
 }
 
 bool Engine::set_priority(std::uint64_t torrent, rust::Slice<RawPriority const> pieces) const {
@@ -384,14 +399,26 @@ bool Engine::set_priority(std::uint64_t torrent, rust::Slice<RawPriority const> 
     return on_network(torrent, [parts = state->parts, taken_back = std::move(taken_back),
                                 whole = std::move(whole), wanted = std::move(wanted)](lt::torrent& internal) {
         std::vector<int> restricted;
+        std::map<lt::piece_index_t, lt::download_priority_t> const priorities(wanted.begin(), wanted.end());
+        auto now = wanted;
         for (int const piece : whole) {
-            if (internal.has_picker() && internal.picker().is_restricted(lt::piece_index_t(piece)))
-                restricted.push_back(piece);
-            parts->lift(internal, piece, true);
+            lt::piece_index_t const index{piece};
+            if (!parts->is_barred(piece)) {
+                if (is_restricted(internal, piece)) restricted.push_back(piece);
+                parts->lift(internal, piece, true);
+                continue;
+            }
+            auto const found = priorities.find(index);
+            auto const priority = found == priorities.end() ? lt::dont_download : found->second;
+            now.erase(std::remove(now.begin(), now.end(), std::pair(index, priority)), now.end());
+            parts->order(internal, piece, [parts, piece, index, priority](lt::torrent& later) {
+                parts->lift(later, piece, true);
+                if (priority != lt::dont_download) later.set_piece_priority(index, priority);
+            });
         }
         // Deadlines are reset first, because that sets the priority of the piece to 1.
         for (auto const piece : taken_back) internal.reset_piece_deadline(piece);
-        if (!wanted.empty()) internal.prioritize_piece_list(wanted);
+        if (!now.empty()) internal.prioritize_piece_list(now);
         for (int const piece : restricted) parts->hurry(internal, piece);
         for (auto const& [piece, priority] : wanted)
             if (priority == lt::dont_download) parts->lift(internal, static_cast<int>(piece), false);
@@ -417,22 +444,26 @@ bool Engine::withdraw(std::uint64_t torrent, rust::Slice<std::uint32_t const> pi
     std::lock_guard const lock(m_mutex);
     auto* const state = find(torrent);
     if (!state) return false;
-    std::vector<int> gone;
+    std::vector<std::pair<int, std::uint64_t>> gone;
     gone.reserve(pieces.size());
     for (auto const piece : pieces) {
         with_piece(*state, piece).requested.erase(piece);
         // From now on no byte of the piece is sent, written or reported as verified.
-        state->proof->blocks.bar(int(piece));
+        gone.emplace_back(int(piece), state->proof->blocks.bar(int(piece)));
         state->proof->forget(int(piece));
-        gone.push_back(int(piece));
         Note note{};
         note.kind = Note::Kind::withdrawn;
         note.torrent = torrent;
         note.piece = int(piece);
         m_outbox->push(std::move(note));
     }
-    return with(torrent, [talk = m_talk.get(), gone = std::move(gone)](lt::torrent_handle const& handle) {
-        post_call(*talk, handle, [gone](lt::torrent& torrent) { silmaril::withdraw(torrent, gone); });
+    return on_network(torrent, [parts = state->parts, gone = std::move(gone)](lt::torrent& internal) {
+        std::vector<int> numbers;
+        for (auto const& [piece, bar] : gone) {
+            parts->withdraw(internal, piece, bar);
+            numbers.push_back(piece);
+        }
+        silmaril::withdraw(internal, numbers);
     });
 }
 
@@ -497,14 +528,14 @@ bool Engine::give_piece(std::uint64_t torrent, std::uint32_t piece,
     std::vector<char> data(bytes.begin(), bytes.end());
     // libtorrent counts the pad file that follows as part of the piece.
     data.resize(std::size_t(info.piece_size(index)), '\0');
-    on_network(torrent, [parts = state->parts, piece](lt::torrent& internal) {
-        parts->lift(internal, int(piece), true);
-    });
-    return with(torrent, [index, data = std::move(data)](lt::torrent_handle const& handle) {
-        // Without the flag `overwrite_existing` blocks from peers are kept and only the missing ones are
-        // written. Overwriting would corrupt the state of a piece that another peer has completed.
-        handle.add_piece(index, data, {});
-    });
+    return on_order(torrent, *state, piece,
+                    [parts = state->parts, index, data = std::move(data)](lt::torrent& internal) {
+                        parts->lift(internal, static_cast<int>(index), true);
+                        // Without the flag `overwrite_existing` blocks from peers are kept and only the
+                        // missing ones are written. Overwriting would corrupt the state of a piece that
+                        // another peer has completed.
+                        internal.add_piece_async(index, data, {});
+                    });
 }
 
 bool Engine::save_layers(std::uint64_t torrent, bool export_all) const {

@@ -131,6 +131,9 @@ private:
     bool with(std::uint64_t torrent, Request request) const;
     // `with`, for a call of libtorrent's own torrent on the network thread.
     bool on_network(std::uint64_t torrent, std::function<void(lt::torrent&)> call) const;
+    // `on_network`, for an order that makes libtorrent request a piece (see Parts::order).
+    bool on_order(std::uint64_t torrent, Torrent const& state, std::uint32_t piece,
+                  std::function<void(lt::torrent&)> order) const;
     Torrent* find(std::uint64_t torrent) const;
     Torrent& with_piece(Torrent& torrent, std::uint32_t piece) const;
     // Handles the alerts that change the state above. True if the alert needs no further handling.

@@ -182,7 +182,7 @@ fn withdrawn_blocks_are_fetched_again() {
         let sample = sample();
         let served = RawSeed::listen_here(&content(&sample), Conduct::honest());
         let (mut client, id, here) = reader(&sample, vec![served.address()]);
-        for round in 0..3 {
+        for round in 0..10 {
             request(&client, id, 6, 4..12);
             wait_for_blocks(&mut client, &sample, here.path(), 6, 4..12);
             assert_eq!(Seen::count(&served.seen().blocks), 8 * (round + 1));
@@ -196,6 +196,39 @@ fn withdrawn_blocks_are_fetched_again() {
                 std::fs::File::options().write(true).open(&sample.paths_in(here.path())[file]).unwrap();
             file.write_all_at(&vec![0; MIB], range.start).unwrap();
         }
+    });
+}
+
+#[test]
+fn blocks_of_an_order_before_a_deletion_are_not_verified() {
+    in_private_net(|| {
+        let sample = sample();
+        let mut seed = Client::new();
+        seed.add(sample.add_seed());
+        let (mut client, id, here) = reader(&sample, vec![seed.address]);
+        for _ in 0..100 {
+            let mut withdrawals = 0;
+            for _ in 0..2 {
+                request(&client, id, 6, 4..12);
+                client.session.withdraw(id, &[PieceIndex(6)]).unwrap();
+            }
+            client.wait_for("withdrawals", SOON, |event| {
+                withdrawals += usize::from(matches!(event, Event::Withdrawn(..)));
+                (withdrawals == 2).then_some(())
+            });
+            // The engine has handled all orders before it has this.
+            request(&client, id, 5, 0..4);
+            client.wait_for("verified blocks of another piece", SOON, |event| match event {
+                Event::BlocksVerified(_, piece, blocks) => {
+                    assert_eq!(piece.0, 5, "blocks {blocks:?} of the deleted piece are verified");
+                    Some(())
+                }
+                _ => None,
+            });
+            client.session.withdraw(id, &[PieceIndex(5)]).unwrap();
+            client.wait_for("withdrawal", SOON, |event| matches!(event, Event::Withdrawn(..)).then_some(()));
+        }
+        drop(here);
     });
 }
 
