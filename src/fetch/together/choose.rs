@@ -1,0 +1,241 @@
+//! The decision: which piece is requested from a peer whose queue has room.
+
+use super::{MAX_CLAIMS_OF_GROUP, PeerId, Reader, Time, Want, mix};
+
+/// Probes of untested peers at the same time.
+const MAX_PROBES: usize = 4;
+
+/// The longest time for which a read that waits keeps away from a full seed because of other readers.
+pub const LONGEST_WAIT: Time = 1_000_000;
+
+/// The time that a claim needs to arrive, in addition to the round trip.
+const NOTICE: Time = 10_000;
+
+/// Hosts that read the same piece and are told apart by their turn.
+const MAX_TURNS: u64 = 32;
+
+/// The longest turn of a host whose claims do not count.
+const LONGEST_TURN: Time = 5_000_000;
+
+/// The time that a piece takes, before one has come.
+const UNKNOWN: Time = 1_000_000;
+
+/// Pieces in flight at the same time.
+const MAX_FLIGHTS: usize = 16;
+
+/// What to request from a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Blocks of this piece that were not requested from any peer.
+    Piece(u32),
+    /// Blocks of this piece that were requested from other peers and are late.
+    Late(u32),
+    /// Nothing before this time, unless something changes.
+    Wait(Time),
+    Nothing,
+}
+
+impl Reader {
+    /// What to request from the peer next. Called when its queue has room, see [`super::Peer::queue`].
+    pub fn next(&mut self, peer: PeerId, now: Time) -> Next {
+        let Some(known) = self.peers.get(&peer) else { return Next::Nothing };
+        if known.is_paused(now) {
+            return Next::Wait(known.paused_until);
+        }
+        if let Some(at) = known.silent_at()
+            && now >= at
+        {
+            return Next::Nothing;
+        }
+        let untested = known.is_untested();
+        let flying = |piece: &u32| self.flights.get(piece).is_some_and(|f| f.free && f.is_from(peer));
+        if let Some(want) = self.wants.iter().find(|want| flying(&want.piece)) {
+            return Next::Piece(want.piece);
+        }
+        if untested && (known.outstanding > 0 || self.probes() >= MAX_PROBES) {
+            return Next::Nothing;
+        }
+        if known.is_seed { self.next_of_seed(peer, now) } else { self.next_of_reader(peer, now) }
+    }
+
+    fn probes(&self) -> usize {
+        self.peers.values().filter(|peer| peer.is_untested() && peer.outstanding > 0).count()
+    }
+
+    /// Peers that are silent have lost what was requested from them. Returns them. Must be called about ten times a second.
+    pub fn silent(&mut self, now: Time) -> Vec<PeerId> {
+        let silent = self.peers.iter().filter(|(_, peer)| peer.silent_at().is_some_and(|at| now >= at));
+        let silent: Vec<PeerId> = silent.map(|(&peer, _)| peer).collect();
+        for peer in &silent {
+            if let Some(known) = self.peers.get_mut(peer) {
+                known.pause(now);
+            }
+            self.ground(*peer);
+        }
+        silent
+    }
+
+    fn next_of_reader(&mut self, peer: PeerId, now: Time) -> Next {
+        let known = &self.peers[&peer];
+        let full = self.flights.len() >= MAX_FLIGHTS;
+        let untested = known.is_untested();
+        let mut best: Option<((u32, usize), u32)> = None;
+        // A block of a piece that another peer sends is enough to learn whether an untested peer sends.
+        let mut probe = None;
+        for (i, want) in self.wants.iter().enumerate() {
+            if !known.bits.has(want.piece) {
+                continue;
+            }
+            if let Some(flight) = self.flights.get(&want.piece) {
+                if !untested && self.is_late(want, i, flight, peer, now) {
+                    return if flight.free { Next::Piece(want.piece) } else { Next::Late(want.piece) };
+                }
+                if untested && flight.free && want.waits_since.is_none() {
+                    probe = probe.or(Some(want.piece));
+                }
+                continue;
+            }
+            if full && i > 0 {
+                break;
+            }
+            if want.waits_since.is_some() && !untested {
+                return Next::Piece(want.piece);
+            }
+            let score = (self.copies[want.piece as usize], i);
+            if best.is_none_or(|(least, _)| score < least) {
+                best = Some((score, want.piece));
+            }
+        }
+        if untested && probe.is_some() {
+            return probe.map_or(Next::Nothing, Next::Piece);
+        }
+        best.map_or(Next::Nothing, |(_, piece)| Next::Piece(piece))
+    }
+
+    /// Whether the senders of a piece take much longer than this peer would.
+    fn is_late(&self, want: &Want, i: usize, flight: &super::Flight, peer: PeerId, now: Time) -> bool {
+        if flight.is_from(peer) || flight.senders.len() >= 3 || (i > 2 && want.waits_since.is_none()) {
+            return false;
+        }
+        let left = self.piece_length.saturating_sub(flight.got);
+        let known = &self.peers[&peer];
+        let here = known.time_for(left);
+        flight.senders.iter().all(|sender| {
+            let Some(other) = self.peers.get(&sender.peer) else { return true };
+            let expected = left.saturating_mul(1_000_000) / other.rate.max(1);
+            let stalled = now - sender.last > 2 * other.rtt + 2 * here + 50_000;
+            stalled || expected > 3 * here + 200_000
+        })
+    }
+
+    fn next_of_seed(&mut self, peer: PeerId, now: Time) -> Next {
+        if self.flights.len() >= MAX_FLIGHTS {
+            return Next::Nothing;
+        }
+        let mut wake: Option<Time> = None;
+        let mut best: Option<(u32, usize)> = None;
+        for i in 0..self.wants.len() {
+            let want = self.wants[i];
+            if let Some(flight) = self.flights.get(&want.piece) {
+                if self.is_late(&want, i, flight, peer, now) {
+                    return if flight.free { Next::Piece(want.piece) } else { Next::Late(want.piece) };
+                }
+                continue;
+            }
+            let from = self.allowed_from(&want, peer, now);
+            if from <= now {
+                // Claims that do not count only decide between pieces that are allowed.
+                let claims = if want.waits_since.is_some() { 0 } else { self.claims_on(want.piece) };
+                if best.is_none_or(|(_, least)| claims < least) {
+                    best = Some((want.piece, claims));
+                }
+                continue;
+            }
+            wake = Some(wake.map_or(from, |wake| wake.min(from)));
+        }
+        match (best, wake) {
+            (Some((piece, _)), _) => Next::Piece(piece),
+            (None, Some(at)) => Next::Wait(at),
+            (None, None) => Next::Nothing,
+        }
+    }
+
+    fn claims_on(&self, piece: u32) -> usize {
+        self.peers.values().filter(|peer| peer.claims.name(piece)).count()
+    }
+
+    /// When a full seed may be asked for a piece that is not in flight.
+    fn allowed_from(&mut self, want: &Want, seed: PeerId, now: Time) -> Time {
+        let piece = want.piece;
+        let (mut contenders, mut before, mut claimed_until, mut rtt) = (0u64, 0u64, None::<Time>, 0);
+        let mine = mix(self.id ^ u64::from(piece));
+        let (mut first_rank, mut first_proven) = (mine, true);
+        let mut available = false;
+        let mut groups: Vec<(u64, usize)> = Vec::new();
+        for peer in self.peers.values_mut() {
+            if peer.is_seed || peer.is_paused(now) {
+                continue;
+            }
+            if peer.bits.has(piece) {
+                available |= !peer.is_untested();
+                continue;
+            }
+            if !peer.speaks {
+                continue;
+            }
+            let (first, count) = peer.window;
+            if piece >= first && piece - first < count {
+                contenders += 1;
+                rtt = rtt.max(peer.rtt);
+                let rank = mix(peer.id ^ u64::from(piece));
+                before += u64::from(rank < mine);
+                if rank < first_rank {
+                    (first_rank, first_proven) = (rank, peer.is_proven(now));
+                }
+            }
+            if peer.is_proven(now)
+                && let Some(until) = peer.claims.until(piece, now)
+            {
+                let at = groups.iter().position(|(group, _)| *group == peer.group);
+                let at = at.unwrap_or_else(|| {
+                    groups.push((peer.group, 0));
+                    groups.len() - 1
+                });
+                groups[at].1 += 1;
+                if groups[at].1 <= MAX_CLAIMS_OF_GROUP {
+                    claimed_until = Some(claimed_until.map_or(until, |known| known.max(until)));
+                }
+            }
+        }
+        let turn = rtt / 2 + NOTICE;
+        let from = if available || claimed_until.is_some() {
+            self.novel_since.remove(&piece);
+            claimed_until.unwrap_or(Time::MAX).max(if available { Time::MAX } else { 0 })
+        } else {
+            let since = *self.novel_since.entry(piece).or_insert(now);
+            // The claims of a host that is not proven do not count, so its turn is as long as the piece may take.
+            let first = if first_proven { 0 } else { 2 * self.expected(seed).min(LONGEST_TURN) };
+            since + first + before.min(MAX_TURNS) * turn
+        };
+        let Some(since) = want.waits_since else { return from };
+        let _ = contenders;
+        let patience = self.patience(piece, seed, since, turn, contenders);
+        from.min(since + patience)
+    }
+
+    /// How long a piece takes from this peer.
+    fn expected(&self, peer: PeerId) -> Time {
+        let at_rate = self.peers.get(&peer).and_then(|peer| (self.piece_length * 1_000_000).checked_div(peer.rate));
+        at_rate.unwrap_or(UNKNOWN).max(self.piece_time)
+    }
+
+    /// The random delay of a read that waits for a piece.
+    fn patience(&self, piece: u32, seed: PeerId, since: Time, turn: Time, contenders: u64) -> Time {
+        let random = mix(self.random ^ mix(u64::from(piece) ^ since)) % 1024;
+        if contenders == 0 {
+            return 0;
+        }
+        let spread = (contenders.min(MAX_TURNS) * turn).max(self.expected(seed) * 2).min(LONGEST_WAIT * 2 / 3);
+        spread / 2 + spread * random / 1024
+    }
+}
