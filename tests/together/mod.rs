@@ -78,6 +78,12 @@ impl Net {
             if time > limit {
                 return false;
             }
+            if std::env::var_os("TRACE").is_some() && time / 1_000_000 != self.now / 1_000_000 {
+                let used: Vec<u64> = self.hosts.iter_mut().map(|h| std::mem::take(&mut h.busy) / 10_000).collect();
+                let heads: Vec<u32> = self.hosts.iter().filter(|h| h.is_reader()).map(|h| h.head).collect();
+                let flights: Vec<usize> = self.hosts.iter().filter(|h| h.is_reader()).map(|h| h.reader.flights()).collect();
+                println!("{:3} s origin {:3} readers {:3} heads {}..{} avg {} flights {:.1}", time / 1_000_000, used[0], used[1..].iter().sum::<u64>() / (used.len() as u64 - 1), heads.iter().min().unwrap(), heads.iter().max().unwrap(), heads.iter().sum::<u32>() / heads.len() as u32, flights.iter().sum::<usize>() as f64 / flights.len() as f64);
+            }
             self.now = time;
             self.events += 1;
             self.handle(event);
@@ -150,10 +156,11 @@ impl Net {
         }
         let Some(slot) = host.choose_link() else { return };
         let Some((piece, block, since)) = host.links[slot].asked.pop_front() else { return };
-        let request = crate::together::Request { connection: slot as u64, piece, since, piece_since: since };
+        let request = crate::together::Request { connection: slot as u64, piece, waited: false, since, piece_since: since };
         host.sender.sent(&request, bytes);
         host.last_link = slot;
         host.sending = true;
+        host.busy += bytes * 1_000_000 / host.up;
         let done = now + (bytes * 1_000_000 / host.up).max(1);
         let Link { peer, slot, .. } = host.links[slot];
         if from == 0 {
@@ -182,11 +189,12 @@ impl Host {
             for (slot, link) in self.links.iter().enumerate() {
                 if let Some(&(piece, _, since)) = link.asked.front() {
                     let piece_since = link.pieces.iter().find(|&&(p, _)| p == piece).map_or(since, |&(_, at)| at);
-                    requests.push(crate::together::Request { connection: slot as u64, piece, since, piece_since });
+                    requests.push(crate::together::Request { connection: slot as u64, piece, waited: self.reader.peer(slot as u32).is_some_and(|peer| peer.window.0 == piece && peer.window.1 > 0), since, piece_since });
                     slots.push(slot);
                 }
             }
-            return self.sender.next(&requests).map(|i| slots[i]);
+            let next = if self.kind == Kind::Seed { self.sender.next(&requests) } else { self.sender.first(&requests) };
+            return next.map(|i| slots[i]);
         }
         // One connection after another.
         let len = self.links.len();

@@ -94,6 +94,7 @@ impl Scenario {
             turn_at: None,
             told_window: (0, 0),
             received: 0,
+            busy: 0,
             bits_count: 0,
         }
     }

@@ -87,7 +87,7 @@ impl Reader {
                 continue;
             }
             if let Some(flight) = self.flights.get(&want.piece) {
-                if !untested && self.is_late(want, i, flight, peer, now) {
+                if self.is_late(want, i, flight, peer, now) {
                     return if flight.free { Next::Piece(want.piece) } else { Next::Late(want.piece) };
                 }
                 if untested && flight.free && want.waits_since.is_none() {
@@ -114,17 +114,19 @@ impl Reader {
 
     /// Whether the senders of a piece take much longer than this peer would.
     fn is_late(&self, want: &Want, i: usize, flight: &super::Flight, peer: PeerId, now: Time) -> bool {
-        if flight.is_from(peer) || flight.senders.len() >= 3 || (i > 2 && want.waits_since.is_none()) {
+        if flight.is_from(peer) || flight.senders.len() >= 3 {
             return false;
         }
         let left = self.piece_length.saturating_sub(flight.got);
         let known = &self.peers[&peer];
-        let here = known.time_for(left);
+        let soon = i <= 2 || want.waits_since.is_some();
+        // An untested peer is used if nothing comes from the others.
+        let here = if known.is_untested() { self.expected(peer).min(UNKNOWN) } else { known.time_for(left) };
         flight.senders.iter().all(|sender| {
             let Some(other) = self.peers.get(&sender.peer) else { return true };
             let expected = left.saturating_mul(1_000_000) / other.rate.max(1);
-            let stalled = now - sender.last > 2 * other.rtt + 2 * here + 50_000;
-            stalled || expected > 3 * here + 200_000
+            let stalled = now - sender.last > 2 * other.rtt + if soon { here + 50_000 } else { 2 * here + 300_000 };
+            stalled || (soon && !known.is_untested() && expected > 3 * here + 200_000)
         })
     }
 

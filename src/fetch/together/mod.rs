@@ -202,6 +202,11 @@ impl Reader {
         &self.told
     }
 
+    /// Pieces that are being fetched.
+    pub fn flights(&self) -> usize {
+        self.flights.len()
+    }
+
     pub fn peer(&self, peer: PeerId) -> Option<&Peer> {
         self.peers.get(&peer)
     }

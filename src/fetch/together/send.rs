@@ -3,7 +3,7 @@
 use super::Time;
 
 /// Every so many blocks the request that has waited longest comes first, so that no peer starves.
-const FAIR_EVERY: u64 = 8;
+const FAIR_EVERY: u64 = 4;
 
 /// The order of a sender's blocks.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Request {
     /// A number of the connection.
     pub connection: u64,
     pub piece: u32,
+    /// The piece is the first one that the peer wants to read.
+    pub waited: bool,
     /// When the block was requested.
     pub since: Time,
     /// When the connection first requested a block of the piece.
@@ -33,7 +35,12 @@ impl Sender {
         Self { sent: vec![0; pieces as usize], piece_length, blocks: 0, last: (0, u32::MAX) }
     }
 
-    /// The index of the request to send.
+    /// The index of the request that a reader sends next: the one that was begun first.
+    pub fn first(&self, requests: &[Request]) -> Option<usize> {
+        (0..requests.len()).min_by_key(|&i| (!requests[i].waited, requests[i].piece_since, requests[i].connection))
+    }
+
+    /// The index of the request that a seed sends next.
     pub fn next(&self, requests: &[Request]) -> Option<usize> {
         let indexes = 0..requests.len();
         if self.blocks % FAIR_EVERY == FAIR_EVERY - 1 {
