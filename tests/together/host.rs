@@ -250,7 +250,7 @@ impl Net {
                 let have: Vec<usize> = (1..self.hosts.len()).filter(|&h| self.hosts[h].has[piece as usize]).collect();
                 let fetching: Vec<usize> = (1..self.hosts.len()).filter(|&h| self.hosts[h].reader.told().contains(&piece)).collect();
                 let me = &self.hosts[id as usize];
-                let view: Vec<String> = me.links.iter().enumerate().filter(|(_, l)| l.peer != 0).filter(|(_, l)| have.contains(&(l.peer as usize)) || fetching.contains(&(l.peer as usize))).map(|(i, l)| { let Some(p) = me.reader.peer(i as u32) else { return String::new() }; format!("{}{}{}", l.peer, if p.is_untested() {"U"} else {""}, if p.is_proven(now) {"P"} else {""}) }).collect();
+                let view: Vec<String> = me.links.iter().enumerate().filter(|(_, l)| l.peer != 0).filter(|(_, l)| have.contains(&(l.peer as usize)) || fetching.contains(&(l.peer as usize))).map(|(i, l)| { let Some(p) = me.reader.peer(i as u32) else { return String::new() }; format!("{} {} {}{}", l.peer, p.claims.debug(piece, now), if p.is_untested() {"U"} else {""}, if p.is_proven(now) {"P"} else {""}) }).collect();
                 if !have.is_empty() || !fetching.is_empty() {
                     println!("{:7} ms host {id} head {} asks origin for {piece}: have {have:?} fetch {fetching:?} view {view:?}", now / 1000, me.head);
                 }

@@ -135,21 +135,26 @@ impl Reader {
             return Next::Nothing;
         }
         let mut wake: Option<Time> = None;
-        let mut best: Option<(u32, usize)> = None;
+        let mut best: Option<(u32, (usize, u64))> = None;
         for i in 0..self.wants.len() {
             let want = self.wants[i];
             if let Some(flight) = self.flights.get(&want.piece) {
-                if self.is_late(&want, i, flight, peer, now) {
+                let late = want.waits_since.is_some() && self.is_late(&want, i, flight, peer, now);
+                if late && self.allowed_from(&want, peer, now).0 <= now {
+                    let flight = &self.flights[&want.piece];
+                    self.stat[if want.waits_since.is_some() { 0 } else { 1 }] += 1;
                     return if flight.free { Next::Piece(want.piece) } else { Next::Late(want.piece) };
                 }
                 continue;
             }
-            let from = self.allowed_from(&want, peer, now);
+            let (from, before) = self.allowed_from(&want, peer, now);
             if from <= now {
                 // Claims that do not count only decide between pieces that are allowed.
-                let claims = if want.waits_since.is_some() { 0 } else { self.claims_on(want.piece) };
-                if best.is_none_or(|(_, least)| claims < least) {
-                    best = Some((want.piece, claims));
+                // Of these, the one for which the fewest hosts come before this one.
+                let waits = want.waits_since.is_some();
+                let order = if waits { (0, 0) } else { (self.claims_on(want.piece), before) };
+                if best.is_none_or(|(_, least)| order < least) {
+                    best = Some((want.piece, order));
                 }
                 continue;
             }
@@ -167,7 +172,7 @@ impl Reader {
     }
 
     /// When a full seed may be asked for a piece that is not in flight.
-    fn allowed_from(&mut self, want: &Want, seed: PeerId, now: Time) -> Time {
+    fn allowed_from(&mut self, want: &Want, seed: PeerId, now: Time) -> (Time, u64) {
         let piece = want.piece;
         let (mut contenders, mut before, mut claimed_until, mut rtt) = (0u64, 0u64, None::<Time>, 0);
         let mine = mix(self.id ^ u64::from(piece));
@@ -219,10 +224,11 @@ impl Reader {
             let first = if first_proven { 0 } else { 2 * self.expected(seed).min(LONGEST_TURN) };
             since + first + before.min(MAX_TURNS) * turn
         };
-        let Some(since) = want.waits_since else { return from };
+        let Some(since) = want.waits_since else { return (from, before) };
         let _ = contenders;
         let patience = self.patience(piece, seed, since, turn, contenders);
-        from.min(since + patience)
+        if since + patience < from && since + patience <= now { self.stat[2] += 1; }
+        (from.min(since + patience), before)
     }
 
     /// How long a piece takes from this peer.

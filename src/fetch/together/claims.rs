@@ -15,6 +15,8 @@ struct Claim {
     piece: u32,
     since: Time,
     until: Time,
+    /// It was not kept in time.
+    expired: bool,
 }
 
 /// The claims of one peer.
@@ -39,7 +41,7 @@ impl Claims {
         let until = now + (2 * took).clamp(SHORTEST, LONGEST);
         for &piece in pieces {
             if self.claims.len() < MAX_CLAIMS && self.claims.iter().all(|claim| claim.piece != piece) {
-                self.claims.push(Claim { piece, since: now, until });
+                self.claims.push(Claim { piece, since: now, until, expired: false });
             }
         }
     }
@@ -60,7 +62,7 @@ impl Claims {
         if now < self.ignored_until {
             return None;
         }
-        self.claims.iter().find(|claim| claim.piece == piece).map(|claim| claim.until)
+        self.claims.iter().find(|claim| claim.piece == piece && !claim.expired).map(|claim| claim.until)
     }
 
     /// Whether the peer claims the piece, even if its claims do not count.
@@ -68,10 +70,20 @@ impl Claims {
         self.claims.iter().any(|claim| claim.piece == piece)
     }
 
+    pub fn debug(&self, piece: u32, now: Time) -> String {
+        let c = self.claims.iter().find(|c| c.piece == piece).map(|c| (now as i64 - c.since as i64, c.until as i64 - now as i64));
+        format!("{c:?} took {} misses {} ignored {}", self.took, self.misses, self.ignored_until.saturating_sub(now))
+    }
+
     fn expire(&mut self, now: Time) {
-        let before = self.claims.len();
-        self.claims.retain(|claim| now < claim.until);
-        self.missed(before - self.claims.len(), now);
+        // An expired claim stays, so that the same claim does not begin again.
+        for i in 0..self.claims.len() {
+            let claim = &mut self.claims[i];
+            if !claim.expired && now >= claim.until {
+                claim.expired = true;
+                self.missed(1, now);
+            }
+        }
     }
 
     fn missed(&mut self, claims: usize, now: Time) {

@@ -62,6 +62,7 @@ pub struct Reader {
     /// How long a piece took from its first request, averaged.
     piece_time: Time,
     told: Vec<u32>,
+    pub stat: [u32; 4],
 }
 
 impl Reader {
@@ -79,6 +80,7 @@ impl Reader {
             random: seed | 1,
             piece_time: 0,
             told: Vec::new(),
+            stat: [0; 4],
         }
     }
 
