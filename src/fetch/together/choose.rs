@@ -1,6 +1,6 @@
 //! The decision: which piece is requested from a peer whose queue has room.
 
-use super::{MAX_CLAIMS_OF_GROUP, PeerId, Reader, Time, Want, mix};
+use super::{MAX_CLAIMS_OF_GROUP, UNKNOWN, PeerId, Reader, Time, Want, mix};
 
 /// Probes of untested peers at the same time.
 const MAX_PROBES: usize = 4;
@@ -16,9 +16,6 @@ const MAX_TURNS: u64 = 32;
 
 /// The longest turn of a host whose claims do not count.
 const LONGEST_TURN: Time = 5_000_000;
-
-/// The time that a piece takes, before one has come.
-const UNKNOWN: Time = 1_000_000;
 
 /// Pieces in flight at the same time.
 const MAX_FLIGHTS: usize = 16;
@@ -79,7 +76,7 @@ impl Reader {
         let known = &self.peers[&peer];
         let full = self.flights.len() >= MAX_FLIGHTS;
         let untested = known.is_untested();
-        let mut best: Option<((u32, usize), u32)> = None;
+        let mut best: Option<((u32, u64), u32)> = None;
         // A block of a piece that another peer sends is enough to learn whether an untested peer sends.
         let mut probe = None;
         for (i, want) in self.wants.iter().enumerate() {
@@ -101,7 +98,7 @@ impl Reader {
             if want.waits_since.is_some() && !untested {
                 return Next::Piece(want.piece);
             }
-            let score = (self.copies[want.piece as usize], i);
+            let score = (self.copies[want.piece as usize], mix(self.id ^ u64::from(want.piece)));
             if best.is_none_or(|(least, _)| score < least) {
                 best = Some((score, want.piece));
             }
@@ -176,7 +173,7 @@ impl Reader {
         let piece = want.piece;
         let (mut contenders, mut before, mut claimed_until, mut rtt) = (0u64, 0u64, None::<Time>, 0);
         let mine = mix(self.id ^ u64::from(piece));
-        let (mut first_rank, mut first_proven) = (mine, true);
+        let mut hint = false;
         let mut available = false;
         let mut groups: Vec<(u64, usize)> = Vec::new();
         for peer in self.peers.values_mut() {
@@ -185,6 +182,7 @@ impl Reader {
             }
             if peer.bits.has(piece) {
                 available |= !peer.is_untested();
+                hint |= peer.is_untested();
                 continue;
             }
             if !peer.speaks {
@@ -196,12 +194,10 @@ impl Reader {
                 rtt = rtt.max(peer.rtt);
                 let rank = mix(peer.id ^ u64::from(piece));
                 before += u64::from(rank < mine);
-                if rank < first_rank {
-                    (first_rank, first_proven) = (rank, peer.is_proven(now));
-                }
             }
-            if peer.is_proven(now)
-                && let Some(until) = peer.claims.until(piece, now)
+            if !peer.is_proven(now) {
+                hint |= peer.claims.name(piece);
+            } else if let Some(until) = peer.claims.until(piece, now)
             {
                 let at = groups.iter().position(|(group, _)| *group == peer.group);
                 let at = at.unwrap_or_else(|| {
@@ -220,9 +216,13 @@ impl Reader {
             claimed_until.unwrap_or(Time::MAX).max(if available { Time::MAX } else { 0 })
         } else {
             let since = *self.novel_since.entry(piece).or_insert(now);
-            // The claims of a host that is not proven do not count, so its turn is as long as the piece may take.
-            let first = if first_proven { 0 } else { 2 * self.expected(seed).min(LONGEST_TURN) };
-            since + first + before.min(MAX_TURNS) * turn
+            let turn = since + before.min(MAX_TURNS) * turn;
+            if hint && contenders > 0 {
+                let hinted = *self.hinted_since.entry(piece).or_insert(now);
+                turn.max(hinted + 2 * self.expected(seed).min(LONGEST_TURN / 2))
+            } else {
+                turn
+            }
         };
         let Some(since) = want.waits_since else { return (from, before) };
         let _ = contenders;

@@ -32,6 +32,9 @@ pub const MAX_CLAIMS: usize = 4;
 /// Claims that count of the peers of one address group.
 pub const MAX_CLAIMS_OF_GROUP: usize = 8;
 
+/// The time that a piece takes, before one has come.
+const UNKNOWN: Time = 1_000_000;
+
 /// A number of a peer that the caller chose.
 pub type PeerId = u32;
 
@@ -52,6 +55,8 @@ pub struct Reader {
     flights: BTreeMap<u32, Flight>,
     /// Since when a wanted piece has had no source but full seeds.
     novel_since: BTreeMap<u32, Time>,
+    /// Since when a peer that is not trusted has or claims such a piece. Such a hint delays a piece once.
+    hinted_since: BTreeMap<u32, Time>,
     /// How many peers that are no full seeds have each piece, usable or not.
     copies: Vec<u32>,
     pieces: u32,
@@ -73,6 +78,7 @@ impl Reader {
             wants: Vec::new(),
             flights: BTreeMap::new(),
             novel_since: BTreeMap::new(),
+            hinted_since: BTreeMap::new(),
             copies: vec![0; pieces as usize],
             pieces,
             piece_length,
@@ -132,7 +138,7 @@ impl Reader {
         let piece_time = self.piece_time;
         let Some(known) = self.peers.get_mut(&peer) else { return };
         let at_rate = (self.piece_length * 1_000_000).checked_div(known.rate);
-        let expected = at_rate.unwrap_or(piece_time).max(piece_time);
+        let expected = at_rate.unwrap_or(UNKNOWN).max(piece_time);
         let lacks: Vec<u32> = pieces.iter().copied().filter(|&piece| piece < self.pieces && !known.bits.has(piece)).collect();
         known.claims.replace(&lacks, expected, now);
         known.window = window;
@@ -179,6 +185,7 @@ impl Reader {
             }
         }
         self.novel_since.remove(&piece);
+        self.hinted_since.remove(&piece);
         if let Some(flight) = self.flights.remove(&piece) {
             let took = now - flight.since;
             self.piece_time = if self.piece_time == 0 { took } else { (3 * self.piece_time + took) / 4 };

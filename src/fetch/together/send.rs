@@ -37,7 +37,12 @@ impl Sender {
 
     /// The index of the request that a reader sends next: the one that was begun first.
     pub fn first(&self, requests: &[Request]) -> Option<usize> {
-        (0..requests.len()).min_by_key(|&i| (!requests[i].waited, requests[i].piece_since, requests[i].connection))
+        (0..requests.len()).min_by_key(|&i| self.order(&requests[i]))
+    }
+
+    fn order(&self, r: &Request) -> (u64, bool, Time, u64) {
+        let copies = self.sent[r.piece as usize] / self.piece_length;
+        match std::env::var("SEND").as_deref() { Ok("1") => (copies.min(1), !r.waited, r.piece_since, r.connection), Ok("2") => (copies, !r.waited, r.piece_since, r.connection), Ok("3") => (0, false, r.piece_since, r.connection), _ => (0, !r.waited, r.piece_since, r.connection) }
     }
 
     /// The index of the request that a seed sends next.
