@@ -231,10 +231,12 @@ impl Net {
         loop {
             let host = &mut self.hosts[id as usize];
             let Some(peer) = host.reader.peer(slot) else { return };
-            if peer.outstanding >= peer.queue() {
+            // Blocks on paper are larger than real ones: one is sent while the next one waits.
+            let queue = if peer.is_untested() { 1 } else { peer.queue().max(2 * bytes) };
+            if peer.outstanding >= queue {
                 return;
             }
-            let room = (peer.queue() - peer.outstanding).div_ceil(bytes) as usize;
+            let room = (queue - peer.outstanding).div_ceil(bytes) as usize;
             let (piece, late) = match host.reader.next(slot, now) {
                 Next::Piece(piece) => (piece, false),
                 Next::Late(piece) => (piece, true),

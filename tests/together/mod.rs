@@ -168,8 +168,9 @@ impl Net {
         }
         self.at(done, Event::Sent(from));
         let to = &mut self.hosts[peer as usize];
-        let free = to.down_free.max(done + half);
-        to.down_free = free + bytes * 1_000_000 / to.down;
+        // The first bytes arrive while the last ones are sent.
+        let free = to.down_free.max(now + half);
+        to.down_free = (free + bytes * 1_000_000 / to.down).max(done + half);
         let at = to.down_free;
         self.at(at, Event::Block { to: peer, slot, piece, block });
     }
@@ -183,7 +184,7 @@ pub fn random(seed: u64, below: u64) -> u64 {
 impl Host {
     /// The connection whose first request is sent next.
     fn choose_link(&self) -> Option<usize> {
-        if self.kind != Kind::Foreign {
+        if self.kind != Kind::Foreign && (self.kind == Kind::Seed || std::env::var_os("RR").is_none()) {
             let mut requests = Vec::new();
             let mut slots = Vec::new();
             for (slot, link) in self.links.iter().enumerate() {

@@ -14,6 +14,8 @@ fn main() {
     for foreign in [false, true] {
         let f = if foreign { "foreign " } else { "" };
         let d = Scenario { foreign, ..d.clone() };
+        go(&format!("{f}1 mount"), Scenario { hosts: 1, ..d.clone() });
+        go(&format!("{f}1 get rtt 150"), Scenario { hosts: 1, get: true, rtt: 150_000, ..d.clone() });
         for window in [8, 16, 32] {
             go(&format!("{f}8 mounts w{window}"), Scenario { window, ..d.clone() });
         }

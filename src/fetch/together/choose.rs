@@ -17,6 +17,9 @@ const MAX_TURNS: u64 = 32;
 /// The longest turn of a host whose claims do not count.
 const LONGEST_TURN: Time = 5_000_000;
 
+/// The time for which a sender may be silent before an untested peer is tried as well.
+const UNTRIED: Time = 100_000;
+
 /// Pieces in flight at the same time.
 const MAX_FLIGHTS: usize = 16;
 
@@ -118,7 +121,7 @@ impl Reader {
         let known = &self.peers[&peer];
         let soon = i <= 2 || want.waits_since.is_some();
         // An untested peer is used if nothing comes from the others.
-        let here = if known.is_untested() { self.expected(peer).min(UNKNOWN) } else { known.time_for(left) };
+        let here = if known.is_untested() { UNTRIED } else { known.time_for(left) };
         flight.senders.iter().all(|sender| {
             let Some(other) = self.peers.get(&sender.peer) else { return true };
             let expected = left.saturating_mul(1_000_000) / other.rate.max(1);
