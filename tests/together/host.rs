@@ -309,7 +309,7 @@ impl Net {
             }
         }
         for other in cancels {
-            self.hosts[id as usize].reader.cancelled(other, bytes);
+            self.hosts[id as usize].reader.cancelled(piece, other, bytes);
             let Link { peer, slot: back, .. } = self.hosts[id as usize].links[other as usize];
             self.at(now + half, Event::Cancels { to: peer, slot: back, piece, block });
         }

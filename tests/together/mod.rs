@@ -84,6 +84,16 @@ impl Net {
                 let flights: Vec<usize> = self.hosts.iter().filter(|h| h.is_reader()).map(|h| h.reader.flights()).collect();
                 println!("{:3} s origin {:3} readers {:3} heads {}..{} avg {} flights {:.1}", time / 1_000_000, used[0], used[1..].iter().sum::<u64>() / (used.len() as u64 - 1), heads.iter().min().unwrap(), heads.iter().max().unwrap(), heads.iter().sum::<u32>() / heads.len() as u32, flights.iter().sum::<usize>() as f64 / flights.len() as f64);
             }
+            if std::env::var_os("HEADS").is_some() && time / 500_000 != self.now / 500_000 && time < 9_000_000 {
+                let mut by: std::collections::BTreeMap<u32, Vec<usize>> = Default::default();
+                for (i, h) in self.hosts.iter().enumerate().filter(|(_, h)| h.is_reader()) { by.entry(h.head).or_default().push(i); }
+                for (head, hosts) in by {
+                    if head >= self.scenario.pieces { continue; }
+                    let have: Vec<usize> = (1..self.hosts.len()).filter(|&h| self.hosts[h].has[head as usize]).collect();
+                    let flights: Vec<String> = hosts.iter().take(12).map(|&h| match self.hosts[h].reader.flight(head) { None => format!("{h}:-"), Some(f) => format!("{h}:{}", f.senders.iter().map(|s| format!("{}@{}", self.hosts[h].links[s.peer as usize].peer, (time - s.since) / 1000)).collect::<Vec<_>>().join("+")) + &format!("={}", f.got >> 18) }).collect();
+                    println!("{:.1} head {head}: {} hosts, have {have:?} flights {flights:?}", time as f64 / 1e6, hosts.len());
+                }
+            }
             self.now = time;
             self.events += 1;
             self.handle(event);
@@ -156,7 +166,7 @@ impl Net {
         }
         let Some(slot) = host.choose_link() else { return };
         let Some((piece, block, since)) = host.links[slot].asked.pop_front() else { return };
-        let request = crate::together::Request { connection: slot as u64, piece, waited: false, since, piece_since: since };
+        let request = crate::together::Request { copies: 0, connection: slot as u64, piece, waited: false, since, piece_since: since };
         host.sender.sent(&request, bytes);
         host.last_link = slot;
         host.sending = true;
@@ -190,7 +200,7 @@ impl Host {
             for (slot, link) in self.links.iter().enumerate() {
                 if let Some(&(piece, _, since)) = link.asked.front() {
                     let piece_since = link.pieces.iter().find(|&&(p, _)| p == piece).map_or(since, |&(_, at)| at);
-                    requests.push(crate::together::Request { connection: slot as u64, piece, waited: self.reader.peer(slot as u32).is_some_and(|peer| peer.window.0 == piece && peer.window.1 > 0), since, piece_since });
+                    requests.push(crate::together::Request { copies: self.reader.copies(piece), connection: slot as u64, piece, waited: self.reader.peer(slot as u32).is_some_and(|peer| peer.window.0 == piece && peer.window.1 > 0), since, piece_since });
                     slots.push(slot);
                 }
             }

@@ -17,6 +17,9 @@ const MAX_TURNS: u64 = 32;
 /// The longest turn of a host whose claims do not count.
 const LONGEST_TURN: Time = 5_000_000;
 
+/// How late the last blocks of a piece may be before they are requested from another sender too.
+const LATE: Time = 50_000;
+
 /// The time for which a sender may be silent before an untested peer is tried as well.
 const UNTRIED: Time = 100_000;
 
@@ -52,10 +55,24 @@ impl Reader {
         if let Some(want) = self.wants.iter().find(|want| flying(&want.piece)) {
             return Next::Piece(want.piece);
         }
+        if let Some(piece) = self.finishing(peer, now) {
+            return Next::Late(piece);
+        }
         if untested && (known.outstanding > 0 || self.probes() >= MAX_PROBES) {
             return Next::Nothing;
         }
         if known.is_seed { self.next_of_seed(peer, now) } else { self.next_of_reader(peer, now) }
+    }
+
+    /// A piece of which this peer has sent all that it was asked for, while another sender is late with the rest.
+    fn finishing(&self, peer: PeerId, now: Time) -> Option<u32> {
+        let rtt = self.peers.get(&peer)?.rtt;
+        let late = |flight: &super::Flight| {
+            !flight.free
+                && flight.senders.iter().any(|sender| sender.peer == peer && sender.outstanding == 0)
+                && flight.senders.iter().any(|sender| sender.outstanding > 0 && now - sender.last > 2 * rtt + LATE)
+        };
+        self.wants.iter().map(|want| want.piece).find(|piece| self.flights.get(piece).is_some_and(&late))
     }
 
     fn probes(&self) -> usize {
@@ -134,6 +151,7 @@ impl Reader {
         if self.flights.len() >= MAX_FLIGHTS {
             return Next::Nothing;
         }
+        let crowd = self.crowd(now);
         let mut wake: Option<Time> = None;
         let mut best: Option<(u32, (usize, u64))> = None;
         for i in 0..self.wants.len() {
@@ -147,12 +165,15 @@ impl Reader {
                 }
                 continue;
             }
-            let (from, before) = self.allowed_from(&want, peer, now);
+            let (mut from, before) = self.allowed_from(&want, peer, now);
+            if want.waits_since.is_none() || from > now {
+                from = from.max(self.room_from(crowd, before, peer));
+            }
             if from <= now {
                 // Claims that do not count only decide between pieces that are allowed.
                 // Of these, the one for which the fewest hosts come before this one.
                 let waits = want.waits_since.is_some();
-                let order = if waits { (0, 0) } else { (self.claims_on(want.piece), before) };
+                let order = if waits { (0, 0) } else { (self.claims_on(want.piece), if self.near { i as u64 } else { before }) };
                 if best.is_none_or(|(_, least)| order < least) {
                     best = Some((want.piece, order));
                 }
@@ -164,6 +185,31 @@ impl Reader {
             (Some((piece, _)), _) => Next::Piece(piece),
             (None, Some(at)) => Next::Wait(at),
             (None, None) => Next::Nothing,
+        }
+    }
+
+    /// How many readers fetch from full seeds now, as far as they are known.
+    fn crowd(&mut self, now: Time) -> usize {
+        let fetching = |peer: &mut super::Peer| !peer.is_seed && !peer.is_paused(now) && peer.claims.any(now);
+        let crowd = self.peers.values_mut().filter_map(|peer| fetching(peer).then_some(())).count();
+        if crowd >= self.most {
+            self.crowded_at = now;
+            self.crowded_since.get_or_insert(now);
+        } else {
+            self.crowded_since = None;
+        }
+        crowd
+    }
+
+    /// When one more reader may fetch from a full seed. A few are enough to use its link, and with fewer each piece is there sooner.
+    fn room_from(&self, crowd: usize, before: u64, _seed: PeerId) -> Time {
+        let turn = 2 * NOTICE;
+        if self.flights.values().any(|f| f.senders.iter().any(|s| self.peers.get(&s.peer).is_some_and(|p| p.is_seed))) {
+            return 0;
+        }
+        match self.crowded_since {
+            Some(since) if crowd >= self.most => since + LONGEST_WAIT + mix(self.random ^ since) % (2 * LONGEST_WAIT),
+            _ => self.crowded_at + before.min(MAX_TURNS) * turn,
         }
     }
 

@@ -65,6 +65,12 @@ impl Claims {
         self.claims.iter().find(|claim| claim.piece == piece && !claim.expired).map(|claim| claim.until)
     }
 
+    /// Whether the peer has a claim that it may still keep.
+    pub fn any(&mut self, now: Time) -> bool {
+        self.expire(now);
+        now >= self.ignored_until && self.claims.iter().any(|claim| !claim.expired)
+    }
+
     /// Whether the peer claims the piece, even if its claims do not count.
     pub fn name(&self, piece: u32) -> bool {
         self.claims.iter().any(|claim| claim.piece == piece)

@@ -7,6 +7,8 @@ pub struct FlightSender {
     pub peer: PeerId,
     pub since: Time,
     pub last: Time,
+    /// Bytes that were requested and have not come.
+    pub outstanding: u64,
 }
 
 /// A piece of which blocks are requested.
@@ -24,9 +26,21 @@ impl Flight {
         Self { since: now, senders: Vec::new(), free: true, got: 0 }
     }
 
-    pub fn add(&mut self, peer: PeerId, now: Time) {
-        if !self.senders.iter().any(|sender| sender.peer == peer) {
-            self.senders.push(FlightSender { peer, since: now, last: now });
+    pub fn add(&mut self, peer: PeerId, bytes: u64, now: Time) {
+        match self.senders.iter_mut().find(|sender| sender.peer == peer) {
+            Some(sender) => {
+                if sender.outstanding == 0 {
+                    sender.last = now;
+                }
+                sender.outstanding += bytes;
+            }
+            None => self.senders.push(FlightSender { peer, since: now, last: now, outstanding: bytes }),
+        }
+    }
+
+    pub fn cancelled(&mut self, peer: PeerId, bytes: u64) {
+        if let Some(sender) = self.senders.iter_mut().find(|sender| sender.peer == peer) {
+            sender.outstanding = sender.outstanding.saturating_sub(bytes);
         }
     }
 
@@ -34,6 +48,7 @@ impl Flight {
         self.got += bytes;
         if let Some(sender) = self.senders.iter_mut().find(|sender| sender.peer == peer) {
             sender.last = now;
+            sender.outstanding = sender.outstanding.saturating_sub(bytes);
         }
     }
 

@@ -68,6 +68,10 @@ pub struct Reader {
     piece_time: Time,
     told: Vec<u32>,
     pub stat: [u32; 4],
+    pub most: usize,
+    pub near: bool,
+    crowded_at: Time,
+    crowded_since: Option<Time>,
 }
 
 impl Reader {
@@ -87,6 +91,10 @@ impl Reader {
             piece_time: 0,
             told: Vec::new(),
             stat: [0; 4],
+            most: std::env::var("MOST").map_or(4, |m| m.parse().unwrap()),
+            near: std::env::var_os("NEAR").is_some(),
+            crowded_at: 0,
+            crowded_since: None,
         }
     }
 
@@ -155,7 +163,7 @@ impl Reader {
             known.requested(bytes, now);
         }
         let flight = self.flights.entry(piece).or_insert_with(|| Flight::new(now));
-        flight.add(peer, now);
+        flight.add(peer, bytes, now);
         flight.free = free;
         self.novel_since.remove(&piece);
     }
@@ -171,7 +179,10 @@ impl Reader {
     }
 
     /// A request was cancelled.
-    pub fn cancelled(&mut self, peer: PeerId, bytes: u64) {
+    pub fn cancelled(&mut self, piece: u32, peer: PeerId, bytes: u64) {
+        if let Some(flight) = self.flights.get_mut(&piece) {
+            flight.cancelled(peer, bytes);
+        }
         if let Some(known) = self.peers.get_mut(&peer) {
             known.cancelled(bytes);
         }
@@ -214,6 +225,15 @@ impl Reader {
     /// Pieces that are being fetched.
     pub fn flights(&self) -> usize {
         self.flights.len()
+    }
+
+    /// Other peers that have a piece.
+    pub fn copies(&self, piece: u32) -> u32 {
+        self.copies[piece as usize]
+    }
+
+    pub fn flight(&self, piece: u32) -> Option<&Flight> {
+        self.flights.get(&piece)
     }
 
     pub fn peer(&self, peer: PeerId) -> Option<&Peer> {
