@@ -200,7 +200,7 @@ impl Net {
         let now = self.now;
         if self.hosts[id as usize].is_reader() {
             self.hosts[id as usize].reader.peer_claims(slot, pieces, window, now);
-            self.turn_soon(id, now);
+            self.turn_soon(id, now + 10_000);
         }
     }
 

@@ -27,6 +27,9 @@ fn main() {
         go(&format!("{f}100 mounts"), Scenario { hosts: 100, window: 32, blocks: 8, pieces: 128, ..d.clone() });
         go(&format!("{f}100 gets"), Scenario { hosts: 100, get: true, blocks: 8, pieces: 128, ..d.clone() });
         go(&format!("{f}1000 mounts"), Scenario { hosts: 1000, window: 32, blocks: 4, pieces: 128, degree: 24, ..d.clone() });
+        go(&format!("{f}long 32 mounts"), Scenario { hosts: 32, window: 32, pieces: 512, blocks: 8, ..d.clone() });
+        go(&format!("{f}long 32 mounts w64"), Scenario { hosts: 32, window: 64, pieces: 512, blocks: 8, ..d.clone() });
+        go(&format!("{f}long 32 gets"), Scenario { hosts: 32, get: true, pieces: 512, blocks: 8, ..d.clone() });
         for rtt in [30_000, 150_000] {
             go(&format!("{f}8 mounts rtt {}", rtt / 1000), Scenario { rtt, ..d.clone() });
             go(&format!("{f}8 gets rtt {}", rtt / 1000), Scenario { rtt, get: true, ..d.clone() });

@@ -131,7 +131,7 @@ impl Reader {
 
     /// Whether the senders of a piece take much longer than this peer would.
     fn is_late(&self, want: &Want, i: usize, flight: &super::Flight, peer: PeerId, now: Time) -> bool {
-        if flight.is_from(peer) || flight.senders.len() >= 3 {
+        if flight.is_from(peer) || flight.senders.len() >= self.cap {
             return false;
         }
         let left = self.piece_length.saturating_sub(flight.got);

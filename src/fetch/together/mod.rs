@@ -70,6 +70,7 @@ pub struct Reader {
     pub stat: [u32; 4],
     pub most: usize,
     pub near: bool,
+    pub cap: usize,
     crowded_at: Time,
     crowded_since: Option<Time>,
 }
@@ -92,6 +93,7 @@ impl Reader {
             told: Vec::new(),
             stat: [0; 4],
             most: std::env::var("MOST").map_or(4, |m| m.parse().unwrap()),
+            cap: std::env::var("CAP").map_or(8, |m| m.parse().unwrap()),
             near: std::env::var_os("NEAR").is_some(),
             crowded_at: 0,
             crowded_since: None,
