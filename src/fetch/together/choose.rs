@@ -152,10 +152,18 @@ impl Reader {
             return Next::Nothing;
         }
         let crowd = self.crowd(now);
+        // Without a read that waits, the other readers' turn decides for all pieces.
+        let only_waited = self.room_from(crowd, 0, peer) > now;
+        if only_waited && self.wants.first().is_none_or(|want| want.waits_since.is_none()) {
+            return Next::Wait(self.room_from(crowd, 0, peer));
+        }
         let mut wake: Option<Time> = None;
         let mut best: Option<(u32, (usize, u64))> = None;
         for i in 0..self.wants.len() {
             let want = self.wants[i];
+            if only_waited && want.waits_since.is_none() {
+                break;
+            }
             if let Some(flight) = self.flights.get(&want.piece) {
                 let late = want.waits_since.is_some() && self.is_late(&want, i, flight, peer, now);
                 if late && self.allowed_from(&want, peer, now).0 <= now {

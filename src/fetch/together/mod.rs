@@ -117,6 +117,8 @@ impl Reader {
     /// Nothing is requested from the peer any more.
     fn ground(&mut self, peer: PeerId) {
         for flight in self.flights.values_mut() {
+            // The blocks that were requested from it are free again.
+            flight.free |= flight.senders.iter().any(|sender| sender.peer == peer && sender.outstanding > 0);
             flight.senders.retain(|sender| sender.peer != peer);
         }
         self.flights.retain(|_, flight| !flight.senders.is_empty());

@@ -44,7 +44,7 @@ impl Sender {
 
     fn order(&self, r: &Request) -> (u64, bool, Time, u64) {
         let copies = self.sent[r.piece as usize] / self.piece_length;
-        match std::env::var("SEND").as_deref() { Ok("1") => (copies.min(1), !r.waited, r.piece_since, r.connection), Ok("2") => (copies, !r.waited, r.piece_since, r.connection), Ok("4") => (u64::from(r.copies), false, r.piece_since, r.connection), Ok("5") => (u64::from(r.copies.min(4)), !r.waited, r.piece_since, r.connection), Ok("3") => (0, false, r.piece_since, r.connection), _ => (0, !r.waited, r.piece_since, r.connection) }
+        match std::env::var("SEND").as_deref() { Ok("1") => (copies.min(1), !r.waited, r.piece_since, r.connection), Ok("2") => (copies, !r.waited, r.piece_since, r.connection), Ok("4") => (u64::from(r.copies), false, r.piece_since, r.connection), Ok("5") => (u64::from(r.copies.min(4)), !r.waited, r.piece_since, r.connection), Ok("6") => (u64::from(r.copies.min(2)), !r.waited, r.piece_since, r.connection), Ok("7") => (u64::from(r.copies.min(8)), !r.waited, r.piece_since, r.connection), Ok("3") => (0, false, r.piece_since, r.connection), _ => (0, !r.waited, r.piece_since, r.connection) }
     }
 
     /// The index of the request that a seed sends next.
