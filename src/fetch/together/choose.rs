@@ -17,8 +17,9 @@ const MAX_TURNS: u64 = 32;
 /// The longest turn of a host whose claims do not count.
 const LONGEST_TURN: Time = 5_000_000;
 
-/// How late the last blocks of a piece may be before they are requested from another sender too.
-const LATE: Time = 50_000;
+/// How late the blocks of a piece may be before they are requested from another sender too, and so much more for each peer.
+const LATE: Time = 30_000;
+const LATE_FOR_EACH: Time = 8_000;
 
 /// The time for which a sender may be silent before an untested peer is tried as well.
 const UNTRIED: Time = 100_000;
@@ -51,9 +52,8 @@ impl Reader {
             return Next::Nothing;
         }
         let untested = known.is_untested();
-        let flying = |piece: &u32| self.flights.get(piece).is_some_and(|f| f.free && f.is_from(peer));
-        if let Some(want) = self.wants.iter().find(|want| flying(&want.piece)) {
-            return Next::Piece(want.piece);
+        if let Some((&piece, _)) = self.flights.iter().find(|(_, flight)| flight.free && flight.is_from(peer)) {
+            return Next::Piece(piece);
         }
         if let Some(piece) = self.finishing(peer, now) {
             return Next::Late(piece);
@@ -70,9 +70,14 @@ impl Reader {
         let late = |flight: &super::Flight| {
             !flight.free
                 && flight.senders.iter().any(|sender| sender.peer == peer && sender.outstanding == 0)
-                && flight.senders.iter().any(|sender| sender.outstanding > 0 && now - sender.last > 2 * rtt + LATE)
+                && flight.senders.iter().any(|sender| sender.outstanding > 0 && now - sender.last > 2 * rtt + self.late())
         };
-        self.wants.iter().map(|want| want.piece).find(|piece| self.flights.get(piece).is_some_and(&late))
+self.flights.iter().find(|(_, flight)| late(flight)).map(|(&piece, _)| piece)
+    }
+
+    /// How long a sender may be silent because it serves other readers first.
+    fn late(&self) -> Time {
+        LATE + LATE_FOR_EACH * (self.peers.len() as u64).min(MAX_TURNS * 2)
     }
 
     fn probes(&self) -> usize {
@@ -142,7 +147,7 @@ impl Reader {
         flight.senders.iter().all(|sender| {
             let Some(other) = self.peers.get(&sender.peer) else { return true };
             let expected = left.saturating_mul(1_000_000) / other.rate.max(1);
-            let stalled = now - sender.last > 2 * other.rtt + if soon { here + 50_000 } else { 2 * here + 300_000 };
+            let stalled = now - sender.last > 2 * other.rtt + if soon { here + self.late() } else { 2 * here + 4 * self.late() };
             stalled || (soon && !known.is_untested() && expected > 3 * here + 200_000)
         })
     }
