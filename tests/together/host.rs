@@ -91,7 +91,7 @@ impl Net {
                 };
                 let window = other.told_window;
                 let reader = &mut self.hosts[me as usize].reader;
-                reader.peer_came(at, crate::together::mix(u64::from(you) + 1), u64::from(you), speaks, rtt);
+                reader.peer_came(at, crate::together::mix(u64::from(you) + 1), u64::from(you), speaks, rtt, now);
                 if pieces_had.len() == pieces as usize {
                     reader.peer_has_all(at);
                 } else {

@@ -221,8 +221,16 @@ self.flights.iter().find(|(_, flight)| late(flight)).map(|(&piece, _)| piece)
             return 0;
         }
         match self.crowded_since {
-            Some(since) if crowd >= self.most => since + LONGEST_WAIT + mix(self.random ^ since) % (2 * LONGEST_WAIT),
-            _ => self.crowded_at + before.min(MAX_TURNS) * turn,
+            Some(since) if crowd >= self.most => {
+                let hosts = self.peers.len() as u64;
+                since + LONGEST_WAIT + mix(self.random ^ since) % (LONGEST_WAIT * (1 + hosts / self.most as u64))
+            }
+            _ => {
+                // At the start there are no claims: the hosts begin in an order that all of them know.
+                let first = self.peers.values().filter(|peer| peer.speaks && peer.id < self.id).count() as u64;
+                let start = self.peers_since + (first / self.most as u64) * turn;
+                start.max(self.crowded_at + before.min(MAX_TURNS) * turn)
+            }
         }
     }
 
@@ -288,7 +296,7 @@ self.flights.iter().find(|(_, flight)| late(flight)).map(|(&piece, _)| piece)
         };
         let Some(since) = want.waits_since else { return (from, before) };
         let _ = contenders;
-        let patience = self.patience(piece, seed, since, turn, contenders);
+        let patience = self.patience(piece, seed, since, turn, contenders, available);
         if since + patience < from && since + patience <= now { self.stat[2] += 1; }
         (from.min(since + patience), before)
     }
@@ -300,12 +308,13 @@ self.flights.iter().find(|(_, flight)| late(flight)).map(|(&piece, _)| piece)
     }
 
     /// The random delay of a read that waits for a piece.
-    fn patience(&self, piece: u32, seed: PeerId, since: Time, turn: Time, contenders: u64) -> Time {
+    fn patience(&self, piece: u32, seed: PeerId, since: Time, turn: Time, contenders: u64, available: bool) -> Time {
         let random = mix(self.random ^ mix(u64::from(piece) ^ since)) % 1024;
         if contenders == 0 {
             return 0;
         }
         let spread = (contenders.min(MAX_TURNS) * turn).max(self.expected(seed) * 2).min(LONGEST_WAIT * 2 / 3);
+        let spread = if available { spread * (1 + contenders / 8) } else { spread };
         spread / 2 + spread * random / 1024
     }
 }

@@ -71,6 +71,8 @@ pub struct Reader {
     pub most: usize,
     pub near: bool,
     pub cap: usize,
+    /// When the first peer came.
+    peers_since: Time,
     crowded_at: Time,
     crowded_since: Option<Time>,
 }
@@ -95,12 +97,16 @@ impl Reader {
             most: std::env::var("MOST").map_or(4, |m| m.parse().unwrap()),
             cap: std::env::var("CAP").map_or(8, |m| m.parse().unwrap()),
             near: std::env::var_os("NEAR").is_some(),
+            peers_since: 0,
             crowded_at: 0,
             crowded_since: None,
         }
     }
 
-    pub fn peer_came(&mut self, peer: PeerId, id: u64, group: u64, speaks: bool, rtt: Time) {
+    pub fn peer_came(&mut self, peer: PeerId, id: u64, group: u64, speaks: bool, rtt: Time, now: Time) {
+        if self.peers.is_empty() {
+            self.peers_since = now;
+        }
         self.peers.insert(peer, Peer::new(self.pieces, id, group, speaks, rtt));
     }
 
