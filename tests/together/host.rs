@@ -248,15 +248,6 @@ impl Net {
                 }
                 Next::Nothing => return,
             };
-            if to == 0 && std::env::var_os("DIAG").is_some() && self.hosts[id as usize].progress[piece as usize].is_none() {
-                let have: Vec<usize> = (1..self.hosts.len()).filter(|&h| self.hosts[h].has[piece as usize]).collect();
-                let fetching: Vec<usize> = (1..self.hosts.len()).filter(|&h| self.hosts[h].reader.told().contains(&piece)).collect();
-                let me = &self.hosts[id as usize];
-                let view: Vec<String> = me.links.iter().enumerate().filter(|(_, l)| l.peer != 0).filter(|(_, l)| have.contains(&(l.peer as usize)) || fetching.contains(&(l.peer as usize))).map(|(i, l)| { let Some(p) = me.reader.peer(i as u32) else { return String::new() }; format!("{} {} {}{}", l.peer, p.claims.debug(piece, now), if p.is_untested() {"U"} else {""}, if p.is_proven(now) {"P"} else {""}) }).collect();
-                if !have.is_empty() || !fetching.is_empty() {
-                    println!("{:7} ms host {id} head {} asks origin for {piece}: have {have:?} fetch {fetching:?} view {view:?}", now / 1000, me.head);
-                }
-            }
             let host = &mut self.hosts[id as usize];
             let blocks = usize::from(self.scenario.blocks);
             let state = host.progress[piece as usize].get_or_insert_with(|| PieceState {

@@ -78,22 +78,6 @@ impl Net {
             if time > limit {
                 return false;
             }
-            if std::env::var_os("TRACE").is_some() && time / 1_000_000 != self.now / 1_000_000 {
-                let used: Vec<u64> = self.hosts.iter_mut().map(|h| std::mem::take(&mut h.busy) / 10_000).collect();
-                let heads: Vec<u32> = self.hosts.iter().filter(|h| h.is_reader()).map(|h| h.head).collect();
-                let flights: Vec<usize> = self.hosts.iter().filter(|h| h.is_reader()).map(|h| h.reader.flights()).collect();
-                println!("{:3} s origin {:3} readers {:3} heads {}..{} avg {} flights {:.1}", time / 1_000_000, used[0], used[1..].iter().sum::<u64>() / (used.len() as u64 - 1), heads.iter().min().unwrap(), heads.iter().max().unwrap(), heads.iter().sum::<u32>() / heads.len() as u32, flights.iter().sum::<usize>() as f64 / flights.len() as f64);
-            }
-            if std::env::var_os("HEADS").is_some() && time / 500_000 != self.now / 500_000 && time < 9_000_000 {
-                let mut by: std::collections::BTreeMap<u32, Vec<usize>> = Default::default();
-                for (i, h) in self.hosts.iter().enumerate().filter(|(_, h)| h.is_reader()) { by.entry(h.head).or_default().push(i); }
-                for (head, hosts) in by {
-                    if head >= self.scenario.pieces { continue; }
-                    let have: Vec<usize> = (1..self.hosts.len()).filter(|&h| self.hosts[h].has[head as usize]).collect();
-                    let flights: Vec<String> = hosts.iter().take(12).map(|&h| match self.hosts[h].reader.flight(head) { None => format!("{h}:-"), Some(f) => format!("{h}:{}", f.senders.iter().map(|s| format!("{}@{}", self.hosts[h].links[s.peer as usize].peer, (time - s.since) / 1000)).collect::<Vec<_>>().join("+")) + &format!("={}", f.got >> 18) }).collect();
-                    println!("{:.1} head {head}: {} hosts, have {have:?} flights {flights:?}", time as f64 / 1e6, hosts.len());
-                }
-            }
             self.now = time;
             self.events += 1;
             self.handle(event);
@@ -194,7 +178,7 @@ pub fn random(seed: u64, below: u64) -> u64 {
 impl Host {
     /// The connection whose first request is sent next.
     fn choose_link(&self) -> Option<usize> {
-        if self.kind != Kind::Foreign && (self.kind == Kind::Seed || std::env::var_os("RR").is_none()) {
+        if self.kind != Kind::Foreign {
             let mut requests = Vec::new();
             let mut slots = Vec::new();
             for (slot, link) in self.links.iter().enumerate() {
@@ -204,7 +188,7 @@ impl Host {
                     slots.push(slot);
                 }
             }
-            let next = if self.kind == Kind::Seed { self.sender.next(&requests) } else { self.sender.first(&requests) };
+            let next = if self.kind == Kind::Seed { self.sender.next(&requests) } else { Sender::first(&requests) };
             return next.map(|i| slots[i]);
         }
         // One connection after another.

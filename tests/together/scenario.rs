@@ -170,11 +170,6 @@ impl Scenario {
             })
             .collect();
         times.sort_by(f64::total_cmp);
-        if std::env::var_os("STAT").is_some() {
-            let mut sum = [0; 4];
-            for h in &net.hosts { for i in 0..4 { sum[i] += h.reader.stat[i]; } }
-            println!("late waited {} late ahead {} patience {}", sum[0], sum[1], sum[2]);
-        }
         let model = (u64::from(self.pieces) * self.piece_length) as f64;
         let received = net.hosts.iter().filter(|h| h.is_reader()).map(|h| h.received).max().unwrap_or(0);
         Outcome {

@@ -24,8 +24,8 @@ fn main() {
         go(&format!("{f}8 gets"), Scenario { get: true, ..d.clone() });
         go(&format!("{f}8 gets 100 MiB"), Scenario { get: true, pieces: 25, ..d.clone() });
         go(&format!("{f}32 mounts"), Scenario { hosts: 32, window: 64, ..d.clone() });
-        go(&format!("{f}100 mounts"), Scenario { hosts: 100, window: 64, blocks: 8, pieces: 128, ..d.clone() });
-        go(&format!("{f}100 gets"), Scenario { hosts: 100, get: true, blocks: 8, pieces: 128, ..d.clone() });
+        go(&format!("{f}100 mounts"), Scenario { hosts: 100, degree: 250, window: 64, blocks: 4, pieces: 128, ..d.clone() });
+        go(&format!("{f}100 gets"), Scenario { hosts: 100, degree: 250, get: true, blocks: 4, pieces: 128, ..d.clone() });
         go(&format!("{f}1000 mounts"), Scenario { hosts: 1000, window: 64, blocks: 4, pieces: 128, degree: 24, ..d.clone() });
         go(&format!("{f}long 32 mounts"), Scenario { hosts: 32, window: 64, pieces: 256, blocks: 8, ..d.clone() });
         if false { go(&format!("{f}x"), Scenario { hosts: 32, window: 64, pieces: 256, blocks: 8, ..d.clone() }); }
@@ -33,7 +33,7 @@ fn main() {
         for rtt in [30_000, 150_000] {
             go(&format!("{f}8 mounts rtt {}", rtt / 1000), Scenario { rtt, ..d.clone() });
             go(&format!("{f}8 gets rtt {}", rtt / 1000), Scenario { rtt, get: true, ..d.clone() });
-            go(&format!("{f}100 mounts rtt {}", rtt / 1000), Scenario { rtt, hosts: 100, window: 64, blocks: 8, pieces: 128, ..d.clone() });
+            go(&format!("{f}100 mounts rtt {}", rtt / 1000), Scenario { rtt, hosts: 100, degree: 250, window: 64, blocks: 4, pieces: 128, ..d.clone() });
         }
         go(&format!("{f}8 mounts one slow"), Scenario { slower: (1, 10), ..d.clone() });
         go(&format!("{f}32 mounts unequal"), Scenario { hosts: 32, window: 64, unequal: true, ..d.clone() });
@@ -42,7 +42,7 @@ fn main() {
         for (kind, name) in [(Kind::Claimer, "claimers"), (Kind::Liar, "liars")] {
             for (n, share) in [(1, "1%"), (100, "50%")] {
                 for rate in [0, 1024] {
-                    go(&format!("{f}100 mounts {share} {name} {rate}"), Scenario { hosts: 100, window: 64, blocks: 8, pieces: 128, attackers: (n, kind, rate), ..d.clone() });
+                    go(&format!("{f}100 mounts {share} {name} {rate}"), Scenario { hosts: 100, degree: 250, window: 64, blocks: 4, pieces: 128, attackers: (n, kind, rate), ..d.clone() });
                 }
             }
         }

@@ -27,6 +27,12 @@ const UNTRIED: Time = 100_000;
 /// Pieces in flight at the same time.
 const MAX_FLIGHTS: usize = 16;
 
+/// Readers that fetch from full seeds at the same time. A few use its link.
+const FETCHERS: usize = 4;
+
+/// Senders of one piece, as long as all earlier ones are late.
+const SENDERS: usize = 8;
+
 /// What to request from a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -136,7 +142,7 @@ self.flights.iter().find(|(_, flight)| late(flight)).map(|(&piece, _)| piece)
 
     /// Whether the senders of a piece take much longer than this peer would.
     fn is_late(&self, want: &Want, i: usize, flight: &super::Flight, peer: PeerId, now: Time) -> bool {
-        if flight.is_from(peer) || flight.senders.len() >= self.cap {
+        if flight.is_from(peer) || flight.senders.len() >= SENDERS {
             return false;
         }
         let left = self.piece_length.saturating_sub(flight.got);
@@ -173,7 +179,6 @@ self.flights.iter().find(|(_, flight)| late(flight)).map(|(&piece, _)| piece)
                 let late = want.waits_since.is_some() && self.is_late(&want, i, flight, peer, now);
                 if late && self.allowed_from(&want, peer, now).0 <= now {
                     let flight = &self.flights[&want.piece];
-                    self.stat[if want.waits_since.is_some() { 0 } else { 1 }] += 1;
                     return if flight.free { Next::Piece(want.piece) } else { Next::Late(want.piece) };
                 }
                 continue;
@@ -186,7 +191,7 @@ self.flights.iter().find(|(_, flight)| late(flight)).map(|(&piece, _)| piece)
                 // Claims that do not count only decide between pieces that are allowed.
                 // Of these, the one for which the fewest hosts come before this one.
                 let waits = want.waits_since.is_some();
-                let order = if waits { (0, 0) } else { (self.claims_on(want.piece), if self.near { i as u64 } else { before }) };
+                let order = if waits { (0, 0) } else { (self.claims_on(want.piece), before) };
                 if best.is_none_or(|(_, least)| order < least) {
                     best = Some((want.piece, order));
                 }
@@ -205,7 +210,7 @@ self.flights.iter().find(|(_, flight)| late(flight)).map(|(&piece, _)| piece)
     fn crowd(&mut self, now: Time) -> usize {
         let fetching = |peer: &mut super::Peer| !peer.is_seed && !peer.is_paused(now) && peer.claims.any(now);
         let crowd = self.peers.values_mut().filter_map(|peer| fetching(peer).then_some(())).count();
-        if crowd >= self.most {
+        if crowd >= FETCHERS {
             self.crowded_at = now;
             self.crowded_since.get_or_insert(now);
         } else {
@@ -221,14 +226,14 @@ self.flights.iter().find(|(_, flight)| late(flight)).map(|(&piece, _)| piece)
             return 0;
         }
         match self.crowded_since {
-            Some(since) if crowd >= self.most => {
+            Some(since) if crowd >= FETCHERS => {
                 let hosts = self.peers.len() as u64;
-                since + LONGEST_WAIT + mix(self.random ^ since) % (LONGEST_WAIT * (1 + hosts / self.most as u64))
+                since + LONGEST_WAIT + mix(self.random ^ since) % (LONGEST_WAIT * (1 + hosts / FETCHERS as u64))
             }
             _ => {
                 // At the start there are no claims: the hosts begin in an order that all of them know.
                 let first = self.peers.values().filter(|peer| peer.speaks && peer.id < self.id).count() as u64;
-                let start = self.peers_since + (first / self.most as u64) * turn;
+                let start = self.peers_since + (first / FETCHERS as u64) * turn;
                 start.max(self.crowded_at + before.min(MAX_TURNS) * turn)
             }
         }
@@ -296,8 +301,7 @@ self.flights.iter().find(|(_, flight)| late(flight)).map(|(&piece, _)| piece)
         };
         let Some(since) = want.waits_since else { return (from, before) };
         let _ = contenders;
-        let patience = self.patience(piece, seed, since, turn, contenders, available);
-        if since + patience < from && since + patience <= now { self.stat[2] += 1; }
+        let patience = self.patience(piece, seed, since, turn, contenders, available || hint || claimed_until.is_some());
         (from.min(since + patience), before)
     }
 
@@ -308,13 +312,14 @@ self.flights.iter().find(|(_, flight)| late(flight)).map(|(&piece, _)| piece)
     }
 
     /// The random delay of a read that waits for a piece.
-    fn patience(&self, piece: u32, seed: PeerId, since: Time, turn: Time, contenders: u64, available: bool) -> Time {
+    fn patience(&self, piece: u32, seed: PeerId, since: Time, turn: Time, contenders: u64, known: bool) -> Time {
         let random = mix(self.random ^ mix(u64::from(piece) ^ since)) % 1024;
         if contenders == 0 {
             return 0;
         }
-        let spread = (contenders.min(MAX_TURNS) * turn).max(self.expected(seed) * 2).min(LONGEST_WAIT * 2 / 3);
-        let spread = if available { spread * (1 + contenders / 8) } else { spread };
+        let turns = contenders.min(MAX_TURNS) * turn;
+        // A piece that another reader has or fetches needs time to be passed on.
+        let spread = if known { turns.max(2 * self.expected(seed)).min(LONGEST_WAIT * (1 + contenders / 16)) } else { turns.max(100_000) };
         spread / 2 + spread * random / 1024
     }
 }

@@ -76,11 +76,6 @@ impl Claims {
         self.claims.iter().any(|claim| claim.piece == piece)
     }
 
-    pub fn debug(&self, piece: u32, now: Time) -> String {
-        let c = self.claims.iter().find(|c| c.piece == piece).map(|c| (now as i64 - c.since as i64, c.until as i64 - now as i64));
-        format!("{c:?} took {} misses {} ignored {}", self.took, self.misses, self.ignored_until.saturating_sub(now))
-    }
-
     fn expire(&mut self, now: Time) {
         // An expired claim stays, so that the same claim does not begin again.
         for i in 0..self.claims.len() {

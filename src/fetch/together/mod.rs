@@ -67,10 +67,6 @@ pub struct Reader {
     /// How long a piece took from its first request, averaged.
     piece_time: Time,
     told: Vec<u32>,
-    pub stat: [u32; 4],
-    pub most: usize,
-    pub near: bool,
-    pub cap: usize,
     /// When the first peer came.
     peers_since: Time,
     crowded_at: Time,
@@ -93,10 +89,6 @@ impl Reader {
             random: seed | 1,
             piece_time: 0,
             told: Vec::new(),
-            stat: [0; 4],
-            most: std::env::var("MOST").map_or(4, |m| m.parse().unwrap()),
-            cap: std::env::var("CAP").map_or(8, |m| m.parse().unwrap()),
-            near: std::env::var_os("NEAR").is_some(),
             peers_since: 0,
             crowded_at: 0,
             crowded_since: None,

@@ -5,6 +5,9 @@ use super::Time;
 /// Every so many blocks the request that has waited longest comes first, so that no peer starves.
 const FAIR_EVERY: u64 = 4;
 
+/// A piece that so many other peers have is not rare.
+const ENOUGH: u32 = 2;
+
 /// The order of a sender's blocks.
 #[derive(Debug)]
 pub struct Sender {
@@ -37,14 +40,13 @@ impl Sender {
         Self { sent: vec![0; pieces as usize], piece_length, blocks: 0, last: (0, u32::MAX) }
     }
 
-    /// The index of the request that a reader sends next: the one that was begun first.
-    pub fn first(&self, requests: &[Request]) -> Option<usize> {
-        (0..requests.len()).min_by_key(|&i| self.order(&requests[i]))
-    }
-
-    fn order(&self, r: &Request) -> (u64, bool, Time, u64) {
-        let copies = self.sent[r.piece as usize] / self.piece_length;
-        match std::env::var("SEND").as_deref() { Ok("1") => (copies.min(1), !r.waited, r.piece_since, r.connection), Ok("2") => (copies, !r.waited, r.piece_since, r.connection), Ok("4") => (u64::from(r.copies), false, r.piece_since, r.connection), Ok("5") => (u64::from(r.copies.min(4)), !r.waited, r.piece_since, r.connection), Ok("6") => (u64::from(r.copies.min(2)), !r.waited, r.piece_since, r.connection), Ok("7") => (u64::from(r.copies.min(8)), !r.waited, r.piece_since, r.connection), Ok("3") => (0, false, r.piece_since, r.connection), _ => (0, !r.waited, r.piece_since, r.connection) }
+    /// The index of the request that a reader sends next: of a piece that few peers have, then of one that is waited for, then the
+    /// one that was begun first, so that a piece is complete soon.
+    pub fn first(requests: &[Request]) -> Option<usize> {
+        (0..requests.len()).min_by_key(|&i| {
+            let request = &requests[i];
+            (request.copies.min(ENOUGH), !request.waited, request.piece_since, request.connection)
+        })
     }
 
     /// The index of the request that a seed sends next.
