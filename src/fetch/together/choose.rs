@@ -73,12 +73,14 @@ impl Reader {
     /// A piece of which this peer has sent all that it was asked for, while another sender is late with the rest.
     fn finishing(&self, peer: PeerId, now: Time) -> Option<u32> {
         let rtt = self.peers.get(&peer)?.rtt;
-        let late = |flight: &super::Flight| {
+        let waits = self.wants.first().filter(|want| want.waits_since.is_some()).map(|want| want.piece);
+        let late = |(piece, flight): (&u32, &super::Flight)| {
+            let time = if waits == Some(*piece) { self.late() } else { self.late().max(self.piece_time) };
             !flight.free
                 && flight.senders.iter().any(|sender| sender.peer == peer && sender.outstanding == 0)
-                && flight.senders.iter().any(|sender| sender.outstanding > 0 && now - sender.last > 2 * rtt + self.late())
+                && flight.senders.iter().any(|sender| sender.outstanding > 0 && now - sender.last > 2 * rtt + time)
         };
-self.flights.iter().find(|(_, flight)| late(flight)).map(|(&piece, _)| piece)
+self.flights.iter().find(|&(piece, flight)| late((piece, flight))).map(|(&piece, _)| piece)
     }
 
     /// How long a sender may be silent because it serves other readers first.
@@ -153,7 +155,7 @@ self.flights.iter().find(|(_, flight)| late(flight)).map(|(&piece, _)| piece)
         flight.senders.iter().all(|sender| {
             let Some(other) = self.peers.get(&sender.peer) else { return true };
             let expected = left.saturating_mul(1_000_000) / other.rate.max(1);
-            let stalled = now - sender.last > 2 * other.rtt + if soon { here + self.late() } else { 2 * here + 4 * self.late() };
+            let stalled = now - sender.last > 2 * other.rtt + if soon { here + self.late() } else { 2 * here + (4 * self.late()).max(self.piece_time) };
             stalled || (soon && !known.is_untested() && expected > 3 * here + 200_000)
         })
     }
