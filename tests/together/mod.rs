@@ -26,6 +26,8 @@ pub enum Event {
     Cancels { to: u32, slot: u32, piece: u32, block: u16 },
     /// An uplink has sent its block.
     Sent(u32),
+    /// A block begins to arrive at a downlink.
+    Arrives { to: u32, slot: u32, piece: u32, block: u16 },
     /// A block was received.
     Block { to: u32, slot: u32, piece: u32, block: u16 },
     Passed { host: u32, piece: u32 },
@@ -116,6 +118,13 @@ impl Net {
                 self.hosts[host as usize].sending = false;
                 self.send_next(host);
             }
+            Event::Arrives { to, slot, piece, block } => {
+                let bytes = self.block_bytes();
+                let host = &mut self.hosts[to as usize];
+                host.down_free = host.down_free.max(self.now) + bytes * 1_000_000 / host.down;
+                let at = host.down_free;
+                self.at(at, Event::Block { to, slot, piece, block });
+            }
             Event::Block { to, slot, piece, block } => self.block(to, slot, piece, block),
             Event::Passed { host, piece } => self.passed(host, piece),
             Event::Have { from, piece } => {
@@ -161,12 +170,10 @@ impl Net {
             self.sent_by_origin += bytes;
         }
         self.at(done, Event::Sent(from));
-        let to = &mut self.hosts[peer as usize];
         // The first bytes arrive while the last ones are sent.
-        let free = to.down_free.max(now + half);
-        to.down_free = (free + bytes * 1_000_000 / to.down).max(done + half);
-        let at = to.down_free;
-        self.at(at, Event::Block { to: peer, slot, piece, block });
+        let takes = bytes * 1_000_000 / self.hosts[peer as usize].down;
+        let begins = (done + half).saturating_sub(takes).max(now);
+        self.at(begins, Event::Arrives { to: peer, slot, piece, block });
     }
 }
 

@@ -1,4 +1,6 @@
 #![allow(dead_code)]
+#[cfg(test)]
+mod goals;
 mod sim;
 mod together;
 use sim::*;
@@ -10,7 +12,7 @@ fn show(name: &str, s: Scenario) {
 fn main() {
     let d = Scenario::default();
     let which: Vec<String> = std::env::args().skip(1).collect();
-    let mut go = |name: &str, s: Scenario| if which.is_empty() || which.iter().any(|w| name.contains(w.as_str())) { show(name, s) };
+    let go = |name: &str, s: Scenario| if which.is_empty() || which.iter().any(|w| name.contains(w.as_str())) { show(name, s) };
     for foreign in [false, true] {
         let f = if foreign { "foreign " } else { "" };
         let d = Scenario { foreign, ..d.clone() };
@@ -39,6 +41,14 @@ fn main() {
         go(&format!("{f}32 mounts unequal"), Scenario { hosts: 32, window: 64, unequal: true, ..d.clone() });
         go(&format!("{f}32 mounts vanishing"), Scenario { hosts: 32, window: 64, vanishing: 10, ..d.clone() });
         go(&format!("{f}16 mounts later"), Scenario { hosts: 16, spread: 5_000_000, ..d.clone() });
+        for (kind, name) in [(Kind::Claimer, "claimers"), (Kind::Liar, "liars")] {
+            for rate in [0, 1024] {
+                go(&format!("{f}small 16 mounts 50% {name} {rate}"), Scenario { hosts: 16, attackers: (16, kind, rate), ..d.clone() });
+                go(&format!("{f}small 16 gets 50% {name} {rate}"), Scenario { hosts: 16, get: true, attackers: (16, kind, rate), ..d.clone() });
+            }
+        }
+        go(&format!("{f}small 16 mounts honest"), Scenario { hosts: 16, ..d.clone() });
+        go(&format!("{f}small 16 gets honest"), Scenario { hosts: 16, get: true, ..d.clone() });
         for (kind, name) in [(Kind::Claimer, "claimers"), (Kind::Liar, "liars")] {
             for (n, share) in [(1, "1%"), (100, "50%")] {
                 for rate in [0, 1024] {
