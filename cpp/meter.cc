@@ -16,9 +16,11 @@ Meter::Meter(std::shared_ptr<Guard> guard, std::shared_ptr<Spare> spare, Proof c
       m_blocks_per_piece(proof ? proof->blocks_per_piece() : 1),
       m_waste(proof ? proof->pieces() * m_blocks_per_piece : 0, m_blocks_per_piece, std::random_device{}()) {}
 
-void Meter::greeted(Clock::time_point now) {
+void Meter::greeted(lt::peer_connection& peer, Clock::time_point now) {
     m_ends = m_guard->waste_ends(m_remote);
     m_limited = now < m_ends;
+    // Before the first block, which would fill the buffers of the kernel.
+    if (m_limited) m_spare->limit(peer, true);
 }
 
 void Meter::sent(lt::peer_connection& peer, lt::peer_request const& block) {
@@ -47,7 +49,8 @@ void Meter::tick(lt::peer_connection& peer, Clock::time_point now) {
     if (m_limited)
         m_spare->spared(uploaded - before, unacknowledged(peer));
     else
-        m_spare->served(uploaded - before, !peer.upload_queue().empty());
+        // The queue is empty while all requested blocks are in the send buffer.
+        m_spare->served(uploaded - before, uploaded > before || !peer.upload_queue().empty());
 }
 
 }  // namespace silmaril

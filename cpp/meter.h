@@ -22,7 +22,7 @@ public:
           lt::address const& remote);
 
     // The handshake is complete.
-    void greeted(Clock::time_point now);
+    void greeted(lt::peer_connection& peer, Clock::time_point now);
     // A block was requested.
     void requested(lt::peer_connection& peer) {
         if (!m_limited) m_spare->wanted(peer);

@@ -155,7 +155,7 @@ public:
             return true;
         }
         m_greeted = true;
-        m_meter.greeted(now);
+        if (auto const connection = this->connection()) m_meter.greeted(*connection, now);
         if (m_outgoing) make_room();
         report(Note::Kind::peer_connected);
         return true;

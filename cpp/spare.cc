@@ -68,8 +68,11 @@ void Spare::wanted(lt::peer_connection& peer) {
 }
 
 int Spare::next_limit() {
-    if (m_free == 0) m_free = m_spared;
-    m_free = std::clamp(m_queue > max_queue ? m_free * 2 / 3 : m_free * 3 / 2, most, highest);
+    if (m_queue > max_queue)
+        m_free = std::min(m_free, m_spared) * 2 / 3;
+    else if (m_spared * 2 > m_free)
+        m_free = std::min(m_free * 3 / 2, highest);
+    m_free = std::max(m_free, most);
     auto const limit = m_waits ? std::clamp(m_served / part, least, most) : m_free;
     m_served = m_spared = m_queue = 0;
     m_wanted = m_waits;

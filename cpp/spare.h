@@ -29,7 +29,7 @@ public:
     void limit(lt::peer_connection& peer, bool limited) const;
     // Another peer has requested a block: the limit holds from now on.
     void wanted(lt::peer_connection& peer);
-    // Another peer received these bytes in the last second. `waits`: it has requested more.
+    // Another peer received these bytes in the last second. `waits`: it wanted any.
     void served(std::int64_t bytes, bool waits);
     // A waster received these bytes in the last second, and so many are in the kernel's buffer for it.
     void spared(std::int64_t bytes, std::int64_t queue);
@@ -43,7 +43,7 @@ private:
     bool m_wanted = false;  // since the last limit, or before it
     std::int64_t m_spared = 0;
     std::int64_t m_queue = 0;
-    std::int64_t m_free = 0;  // the limit while no other peer requests blocks
+    std::int64_t m_free = 1 << 20;  // the limit while no other peer requests blocks
 };
 
 // Sets the limit once a second.
