@@ -248,6 +248,12 @@ fn files_without_a_name_are_recognised_by_their_hash() {
     let adopted = adopt(&host, &[], None);
     assert_eq!(states(&adopted), [state("acme/m", "shared")], "{adopted:#?}");
     assert_eq!((&adopted[0]["files"], &adopted[0]["size"]), (&1.into(), &3_000_000.into()), "{adopted:#?}");
+    // The path of a directory need not be the name of its model.
+    let renamed = host.home().join("my/copy");
+    fs::create_dir_all(&renamed).unwrap();
+    fs::write(renamed.join("other.bin"), noise(1, 1_000_000)).unwrap();
+    let adopted = adopt(&host, &[renamed.to_str().unwrap()], None);
+    assert_eq!(states(&adopted), [state("acme/m", "shared")], "{adopted:#?}");
     let mount = host.mount(&[]);
     assert_eq!(fs::read(mount.path("acme/m/large.bin")).unwrap(), noise(1000, 3_000_000));
     mount.unmount();

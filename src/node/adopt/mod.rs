@@ -154,7 +154,8 @@ impl Adoption<'_> {
         let adopted = match &place.name {
             Some(name) => {
                 let model = ModelRef { name: name.clone(), revision: Revision::default() };
-                self.adopt_as(&model, &place).await.map(|adopted| vec![adopted])
+                let as_named = self.adopt_as(&model, &place).await.map(|adopted| vec![adopted]);
+                self.or_for_manifests(as_named, &place).await
             }
             None => self.adopt_for_manifests(&place).await,
         };
@@ -184,6 +185,28 @@ impl Adoption<'_> {
             Ok(known) if known.hub.is_none() => self.adopt_revision(&known, place).await,
             _ => Ok(adopted),
         }
+    }
+
+    /// The result for the name of a directory. If that is not the name of the model, the files are compared with the known
+    /// models.
+    async fn or_for_manifests(
+        &self,
+        as_named: Result<Vec<AdoptedDir>, NodeError>,
+        place: &Arc<Place>,
+    ) -> Result<Vec<AdoptedDir>, NodeError> {
+        let is_final = match &as_named {
+            Ok(adopted) => adopted.iter().any(|found| found.state != AdoptState::Unknown),
+            // A manifest of a stranger must not make a seed of a gated or private model.
+            Err(error) => {
+                matches!(error, NodeError::Cancelled)
+                    || matches!(error.kind(), ErrorKind::Gated | ErrorKind::Unauthorised)
+            }
+        };
+        if is_final {
+            return as_named;
+        }
+        let by_hash = self.adopt_for_manifests(place).await?;
+        if by_hash.iter().any(|found| found.model.is_some()) { Ok(by_hash) } else { as_named }
     }
 
     /// Adopts files that belong to models with a known manifest, from a directory without the name of a model.
