@@ -6,6 +6,7 @@
 #![allow(missing_docs)]
 
 mod files;
+mod git_memory;
 pub(crate) mod libgit2;
 pub(crate) mod process;
 

@@ -1,12 +1,16 @@
-//! The transport of libgit2 for `http` and `https`: it is global in libgit2, so setting it is unsafe.
+//! The transport of libgit2 for `http` and `https`, and the limit of its memory: both are global in libgit2, so setting them
+//! is unsafe.
 //!
-//! After [`use_our_http`] libgit2 makes no connection to an HTTP server itself. Each fetch sets the transport of its thread.
+//! After [`prepare`] libgit2 makes no connection to an HTTP server itself. Each fetch sets the transport of its thread.
 
 use std::cell::RefCell;
 use std::sync::OnceLock;
 
 use git2::transport::{Service, SmartSubtransport, SmartSubtransportStream, Transport, register};
 use git2::{Error, ErrorClass, ErrorCode};
+
+use super::git_memory;
+pub(crate) use super::git_memory::MAX_ALLOCATION;
 
 /// Makes the transport of one connection.
 type Make = Box<dyn Fn() -> Box<dyn SmartSubtransport>>;
@@ -16,11 +20,12 @@ thread_local! {
     static CURRENT: RefCell<Option<Make>> = const { RefCell::new(None) };
 }
 
-/// Replaces the HTTP of libgit2. Must be called before each use of a remote, also of a local directory; only the first call has
-/// an effect.
-pub(crate) fn use_our_http() -> Result<(), Error> {
+/// Replaces the HTTP of libgit2 and limits its memory ([`git_memory`]). Must be called before each use of a remote, also of a
+/// local directory; only the first call has an effect.
+pub(crate) fn prepare() -> Result<(), Error> {
     static DONE: OnceLock<Result<(), String>> = OnceLock::new();
     let done = DONE.get_or_init(|| {
+        git_memory::limit().map_err(|e| e.message().to_owned())?;
         for scheme in ["http", "https"] {
             // SAFETY: no transport may be made meanwhile. All code that makes one calls this function first and waits for it.
             let registered =

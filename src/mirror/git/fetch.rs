@@ -18,14 +18,14 @@ use git2::{
 use super::GitWork;
 use super::credentials::{Credentials, Login};
 use super::http::{GitHttp, Transport};
-use crate::ffi::libgit2;
+use crate::ffi::libgit2::{self, MAX_ALLOCATION};
 use crate::http::HttpError;
 use crate::mirror::MirrorError;
 use crate::mirror::download::free_space;
 use crate::mirror::error::GitFault;
 use crate::mirror::progress::{GitProgress, ProgressBoard};
 use crate::mirror::repo::{Reference, Remote};
-use crate::model::text::clean;
+use crate::model::text::{clean, format_size};
 
 /// Prefix of the references of this program.
 const PREFIX: &str = "refs/silmaril/";
@@ -84,7 +84,7 @@ pub(super) fn fetch_commit(
     board: &ProgressBoard,
     cancel: &Arc<AtomicBool>,
 ) -> Result<(Vec<String>, FetchedCommit), MirrorError> {
-    libgit2::use_our_http().map_err(|e| work.failed(&e, "git cannot be used"))?;
+    libgit2::prepare().map_err(|e| work.failed(&e, "git cannot be used"))?;
     let repo = open_copy(work, git_dir)?;
     let fetch = GitFetch::new(work, &repo, board, cancel);
     let reference = work.options.reference.as_ref().map(Reference::as_str);
@@ -359,6 +359,9 @@ impl<'a> GitFetch<'a> {
         if let Some(error) = self.http.as_ref().and_then(|http| http.take_error()) {
             return self.explain_http(error);
         }
+        if let Some(refused) = too_large(error, &repository) {
+            return refused;
+        }
         let fault = match (is_network(error), is_passing(error)) {
             (true, true) => GitFault::Passing,
             (true, false) => GitFault::Remote,
@@ -389,6 +392,14 @@ fn is_network(error: &Error) -> bool {
 
 fn is_passing(error: &Error) -> bool {
     is_network(error) && error.code() != ErrorCode::NotFound
+}
+
+/// The refusal of a repository for which libgit2 needs more memory than it gets.
+pub(super) fn too_large(error: &Error, repository: &str) -> Option<MirrorError> {
+    let reason =
+        || format!("git needs more than {} for one of its objects", format_size(MAX_ALLOCATION as u64));
+    (error.class() == ErrorClass::NoMemory)
+        .then(|| MirrorError::Refused { repository: repository.to_owned(), reason: reason() })
 }
 
 /// The message of libgit2 without control characters, at most 300 characters.

@@ -243,11 +243,12 @@ impl GitWork {
 
     /// The error for a failure of the local copy. `context` is the failed operation or the path of a file.
     fn failed(&self, error: &git2::Error, context: &str) -> MirrorError {
-        MirrorError::Git {
-            repository: self.repository.remote.to_string(),
+        let repository = self.repository.remote.to_string();
+        fetch::too_large(error, &repository).unwrap_or_else(|| MirrorError::Git {
+            repository,
             reason: format!("{context}: {}", fetch::error_text(error)),
             fault: GitFault::Copy,
-        }
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use git2::{ObjectType, Oid, Repository};
 
-use super::fetch::error_text;
+use super::fetch::{error_text, too_large};
 use crate::mirror::error::GitFault;
 use crate::mirror::source::{Listing, RemoteFile};
 use crate::mirror::{GitOid, Identity, MirrorError};
@@ -96,6 +96,9 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn failed(&self, error: &git2::Error) -> MirrorError {
+        if let Some(refused) = too_large(error, self.name) {
+            return refused;
+        }
         let reason = if self.repo.is_shallow() && error.code() == git2::ErrorCode::NotFound {
             format!("an object is missing: {}", error_text(error))
         } else {

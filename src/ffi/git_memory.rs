@@ -1,0 +1,84 @@
+//! A bound on the memory of libgit2. A git server decides how large its objects are after they are decompressed or made from
+//! deltas, and libgit2 allocates as much as the server declares, so each allocation of libgit2 is made here.
+//!
+//! A refused allocation ends the operation with an error of the class [`git2::ErrorClass::NoMemory`].
+
+use std::ffi::{c_char, c_int, c_void};
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use git2::Error;
+
+/// Most bytes of one allocation: a file of the largest size that `mirror` accepts, and what git adds.
+pub(crate) const MAX_ALLOCATION: usize = (256 << 20) + (64 << 10);
+/// Most bytes of all allocations together: the objects of a transfer, and the base, the delta and the result of one object.
+pub(crate) const MAX_MEMORY: i64 = 832 << 20;
+
+/// The bytes that libgit2 has allocated. Below 0 for a moment if it frees memory from before [`limit`].
+static IN_USE: AtomicI64 = AtomicI64::new(0);
+
+unsafe extern "C" {
+    fn malloc(size: usize) -> *mut c_void;
+    fn realloc(memory: *mut c_void, size: usize) -> *mut c_void;
+    fn free(memory: *mut c_void);
+    /// The size of an allocation, at least as large as requested; 0 for null.
+    fn malloc_usable_size(memory: *mut c_void) -> usize;
+}
+
+/// `git_allocator` of `git2/sys/alloc.h`.
+#[repr(C)]
+struct Allocator {
+    malloc: unsafe extern "C" fn(usize, *const c_char, c_int) -> *mut c_void,
+    realloc: unsafe extern "C" fn(*mut c_void, usize, *const c_char, c_int) -> *mut c_void,
+    free: unsafe extern "C" fn(*mut c_void),
+}
+
+/// Limits the memory of libgit2. No other thread may use libgit2 meanwhile for the first time.
+pub(super) fn limit() -> Result<(), Error> {
+    let ours = Allocator { malloc: allocate, realloc: resize, free: release };
+    let option = libgit2_sys::GIT_OPT_SET_ALLOCATOR as c_int;
+    // SAFETY: libgit2 copies the structure. The functions fulfil its contract, and accept memory of its former allocator, which
+    // uses malloc and free of the C library as well.
+    let done = unsafe { libgit2_sys::git_libgit2_opts(option, &raw const ours) };
+    if done < 0 { Err(Error::last_error(done)) } else { Ok(()) }
+}
+
+/// Whether `size` bytes may be allocated in addition to those in use, apart from `freed`.
+fn fits(size: usize, freed: usize) -> bool {
+    size <= MAX_ALLOCATION && IN_USE.load(Ordering::Relaxed) + size as i64 - freed as i64 <= MAX_MEMORY
+}
+
+unsafe extern "C" fn allocate(size: usize, _: *const c_char, _: c_int) -> *mut c_void {
+    if !fits(size, 0) {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: malloc may be called with any size. Its result, also null, is what malloc_usable_size expects.
+    unsafe {
+        let memory = malloc(size.max(1));
+        IN_USE.fetch_add(malloc_usable_size(memory) as i64, Ordering::Relaxed);
+        memory
+    }
+}
+
+unsafe extern "C" fn resize(old: *mut c_void, size: usize, _: *const c_char, _: c_int) -> *mut c_void {
+    // SAFETY: `old` is null or an allocation of malloc that libgit2 owns. It stays valid if realloc returns null, because the
+    // size is not 0.
+    unsafe {
+        let before = malloc_usable_size(old);
+        if !fits(size, before) {
+            return std::ptr::null_mut();
+        }
+        let memory = realloc(old, size.max(1));
+        if !memory.is_null() {
+            IN_USE.fetch_add(malloc_usable_size(memory) as i64 - before as i64, Ordering::Relaxed);
+        }
+        memory
+    }
+}
+
+unsafe extern "C" fn release(memory: *mut c_void) {
+    // SAFETY: `memory` is null or an allocation of malloc that libgit2 gives back.
+    unsafe {
+        IN_USE.fetch_sub(malloc_usable_size(memory) as i64, Ordering::Relaxed);
+        free(memory);
+    }
+}
