@@ -28,6 +28,7 @@ const SOURCES: &[&str] = &[
     "session.cc",
     "shared_paths.cc",
     "room.cc",
+    "rumours.cc",
     "slots.cc",
     "spare.cc",
     "storage.cc",
@@ -38,6 +39,7 @@ const SOURCES: &[&str] = &[
 ];
 const HEADERS: &[&str] = &[
     "blame.h",
+    "bucket.h",
     "compat.h",
     "create.h",
     "dht.h",
@@ -59,6 +61,7 @@ const HEADERS: &[&str] = &[
     "plugin.h",
     "proof.h",
     "room.h",
+    "rumours.h",
     "session.h",
     "shared_paths.h",
     "slots.h",

@@ -26,9 +26,8 @@ bool is_callable(lt::torrent_peer const& peer) {
     return !peer.connection && !peer.banned && !peer.web_seed && peer.connectable;
 }
 
-// Whether the wait after the last call that failed is over: one second, and one more for each failure. A
-// stranger can name any host by peer exchange, so a host that never answered is called as seldom as
-// libtorrent itself calls it.
+// Whether the wait after the last call that failed is over: one second, and one more for each failure, as in
+// libtorrent itself.
 bool is_due(lt::torrent& torrent, lt::torrent_peer const& peer) {
     if (peer.failcount == 0 || peer.last_connected == 0) return true;
     auto const now = std::uint16_t(torrent.session().session_time());
@@ -61,7 +60,11 @@ std::vector<lt::torrent_peer*> in_turn(lt::torrent& torrent, lt::peer_list const
 // updated when a piece becomes wanted: libtorrent never connects again to a seed that was lost in that time.
 void call(lt::torrent& torrent, lt::torrent_peer& peer) {
     if (!is_callable(peer)) return;
-    torrent.connect_to_peer(&peer, true);
+    if (torrent.may_call(peer))
+        torrent.connect_to_peer(&peer, true);
+    else
+        // Another one is called first the next time.
+        peer.last_connected = std::uint16_t(torrent.session().session_time());
 }
 
 }  // namespace

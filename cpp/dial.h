@@ -9,7 +9,8 @@
 namespace silmaril {
 
 // Connects to a peer now, unless a connection exists or is being made. Ignores earlier failures, but respects
-// the address filter. Both functions must be called on the network thread.
+// the address filter and the limits for hosts that the user has not named (rumours.h). Both functions must be
+// called on the network thread.
 void dial(lt::torrent& torrent, lt::tcp::endpoint const& peer);
 
 // Connects to known peers of the torrent without a connection, from any source: at most `most` of them, with

@@ -42,17 +42,6 @@ lt::address group_address(lt::address const& address) {
     return boost::asio::ip::address_v6(bytes);
 }
 
-bool Bucket::spend(Clock::time_point now) {
-    if (m_last != Clock::time_point{}) {
-        std::chrono::duration<double> const passed = now - m_last;
-        m_tokens = std::min(m_bound, m_tokens + passed.count() * m_per_second);
-    }
-    m_last = now;
-    if (m_tokens < 1) return false;
-    m_tokens -= 1;
-    return true;
-}
-
 void Guard::trust(lt::address const& host) {
     std::lock_guard const lock(m_mutex);
     m_trusted.insert(canonical(host));

@@ -22,25 +22,12 @@
 #include <utility>
 #include <vector>
 
+#include "bucket.h"
+#include "rumours.h"
+
 namespace silmaril {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr auto first_waste_penalty = std::chrono::seconds(30);
-
-// A number of tokens that grows with time, up to a bound.
-class Bucket {
-public:
-    Bucket(double bound, double per_second) : m_bound(bound), m_per_second(per_second), m_tokens(bound) {}
-    // Spends one token; false if there is none.
-    bool spend(Clock::time_point now);
-
-private:
-    double const m_bound;
-    double const m_per_second;
-    double m_tokens;
-    Clock::time_point m_last{};
-};
 
 // Penalties of address groups: each lasts twice as long as the one before. After ten minutes without a new
 // one a group is forgotten.
@@ -114,6 +101,9 @@ public:
     // Offences of an address's group in the last 10 minutes, at most 16. 0 if no group limit applies.
     int offences(lt::address const& address, Clock::time_point now);
 
+    // Calls to hosts that only strangers have named.
+    Rumours& rumours() { return m_rumours; }
+
     // The connections and the bytes that their peers do not take (room.h).
     void count_connection(int change) { m_connections += change; }
     void count_stuck(std::int64_t change) { m_stuck += change; }
@@ -131,6 +121,7 @@ private:
     std::set<lt::address> m_trusted;
     std::map<lt::address, std::weak_ptr<Group>> m_groups;
     std::map<Key, Clock::time_point> m_remembered;  // expiry
+    Rumours m_rumours;
     Penalties m_lies{std::chrono::seconds(1), 6};
     Penalties m_wastes{first_waste_penalty, 4};
     std::map<lt::address, std::vector<Clock::time_point>> m_offences;  // the latest, oldest first, by group

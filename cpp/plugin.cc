@@ -103,6 +103,11 @@ Room room_of(lt::torrent const& torrent, Guard& guard, lt::address const& newcom
     return {torrent.max_connections(), !torrent.is_seed(), guard.offences(newcomer, Clock::now())};
 }
 
+// Whether a call failed because this host has no network.
+bool was_not_sent(lt::error_code const& reason) {
+    return reason == boost::asio::error::network_unreachable || reason == boost::asio::error::network_down;
+}
+
 // The plugin of one connection. Runs on libtorrent's network thread, pushes notes and never waits.
 class Peer final : public lt::peer_plugin, public Slot {
 public:
@@ -155,6 +160,7 @@ public:
             return true;
         }
         m_greeted = true;
+        m_parts.guard->rumours().answered(called(), now);
         if (auto const connection = this->connection()) m_meter.greeted(*connection, now);
         if (m_outgoing) make_room();
         report(Note::Kind::peer_connected);
@@ -248,6 +254,7 @@ public:
             m_parts.guard->remember(remote(), Clock::now());
             m_parts.guard->lied(m_endpoint.address(), Clock::now());
         }
+        if (m_outgoing && was_not_sent(reason)) m_parts.guard->rumours().forget(called());
         if (!std::exchange(m_greeted, false)) return;
         m_hashes->forget_requests();
         m_blame->peer_gone();
@@ -371,6 +378,7 @@ private:
         m_connection.disconnect(lt::errors::make_error_code(lt::errors::invalid_message),
                                 lt::operation_t::bittorrent, lt::peer_connection_interface::peer_error);
     }
+    Rumours::Called called() const { return {m_parts.torrent, m_endpoint}; }
     Remote remote() const { return {m_endpoint, m_connection.pid(), m_outgoing}; }
     // The handshake with a peer that this node called is complete.
     void make_room() {
@@ -462,6 +470,21 @@ public:
         auto const room = room_of(*torrent, *m_parts.guard, newcomer.remote().address());
         auto const* const replaced = m_slots->replaced_by(slot, room, Clock::now());
         return replaced ? static_cast<Peer const*>(replaced)->connection().get() : nullptr;
+    }
+
+    // A host that only strangers have named is called seldom, and calls to such hosts get at most half of the
+    // slots. Hosts of the local network announce themselves.
+    bool may_call(lt::torrent_peer const& peer) override {
+        if (peer.has_answered || (peer.peer_source() & lt::peer_info::lsd)) return true;
+        auto& guard = *m_parts.guard;
+        if (guard.is_exempt(peer.address())) return true;
+        auto const torrent = m_handle.native_handle();
+        int pending = 0;
+        m_slots->each([&pending](Slot const* slot) {
+            pending += slot->is_pending() && !slot->is_exempt() && !slot->is_over();
+        });
+        if (torrent && pending >= std::max(1, torrent->max_connections() / 2)) return false;
+        return guard.rumours().call({m_parts.torrent, peer.ip()}, Clock::now());
     }
 
 private:

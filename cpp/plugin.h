@@ -8,6 +8,7 @@
 // - Requests piece hashes that libtorrent would forget (hashes.h).
 // - Runs the gate (gate.h) before libtorrent's handlers.
 // - Chooses which peer is disconnected when the torrent has no slot for a new one (slots.h).
+// - Limits calls to hosts that only strangers have named (rumours.h).
 // - Fetches the metadata of a magnet link (metadata.h).
 // - Limits the upload to a peer that wastes it (meter.h).
 // - Serves nothing of a withheld torrent (visibility.h).

@@ -166,4 +166,17 @@ rust::Vec<std::uint32_t> try_lies(rust::Str address, rust::Vec<std::uint32_t> co
     return waits;
 }
 
+rust::Vec<bool> try_rumours(rust::Vec<RawRumour> const& rumours) {
+    Rumours calls;
+    rust::Vec<bool> made;
+    auto const begin = Clock::now();
+    for (auto const& rumour : rumours) {
+        lt::tcp::endpoint const to(lt::make_address(std::string(rumour.address)), rumour.port);
+        auto const now = begin + std::chrono::seconds(rumour.seconds);
+        made.push_back(calls.call({rumour.torrent, to}, now));
+        if (rumour.answers) calls.answered({rumour.torrent, to}, now);
+    }
+    return made;
+}
+
 }  // namespace silmaril

@@ -15,6 +15,7 @@ std::uint32_t try_gate(rust::Slice<std::uint8_t const> metainfo, rust::Slice<std
 struct RawRoom;
 struct RawTrial;
 struct RawVisitor;
+struct RawRumour;
 
 // Passes to the gates of several connections, one after another, the same message repeatedly, all at the same
 // time. Returns for each connection how many messages passed. A connection ends at the first message that
@@ -34,5 +35,8 @@ rust::Vec<std::size_t> try_waste(std::int64_t blocks_of_torrent, std::int64_t bl
 // A peer at the address sends wrong data at these moments, in seconds. Returns for each moment for how many
 // seconds its group may not connect afterwards.
 rust::Vec<std::uint32_t> try_lies(rust::Str address, rust::Vec<std::uint32_t> const& moments);
+
+// Whether torrents may call these hosts, which strangers have named, at these moments.
+rust::Vec<bool> try_rumours(rust::Vec<RawRumour> const& rumours);
 
 }  // namespace silmaril

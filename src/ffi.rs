@@ -67,6 +67,17 @@ mod raw {
         seconds: u32,
     }
 
+    /// One call of `try_rumours`.
+    struct RawRumour {
+        torrent: u64,
+        address: String,
+        port: u16,
+        /// When it is due.
+        seconds: u32,
+        /// Whether the host answers.
+        answers: bool,
+    }
+
     /// The slots of `try_slots`.
     struct RawRoom {
         limit: i32,
@@ -331,6 +342,8 @@ mod raw {
         fn try_waste(blocks_of_torrent: i64, blocks_per_piece: i64, blocks: &Vec<i64>) -> Vec<usize>;
         /// See `torrent::try_lies`.
         fn try_lies(address: &str, moments: &Vec<u32>) -> Result<Vec<u32>>;
+        /// See `torrent::try_rumours`.
+        fn try_rumours(rumours: &Vec<RawRumour>) -> Result<Vec<bool>>;
 
         /// The bencoded metainfo with piece layers.
         fn create_v2(name: &str, files: &Vec<RawFile>, piece_length: u32) -> Result<Vec<u8>>;

@@ -16,7 +16,9 @@ mod cli {
 }
 
 mod support {
+    pub mod capture;
     pub mod clock;
+    pub mod dht_node;
     pub mod fake_web;
     pub mod file_server;
     pub mod file_site;
@@ -38,6 +40,7 @@ mod support {
     pub mod raw_peer_content;
     pub mod raw_peer_leech;
     pub mod raw_peer_message;
+    pub mod raw_peer_pex;
     pub mod raw_peer_seed;
     pub mod repos;
     pub mod rig;
@@ -118,6 +121,7 @@ mod engine {
     mod gate;
     mod given;
     mod hostile;
+    mod impossible;
     mod lazy;
     mod limits;
     mod network;
@@ -126,6 +130,7 @@ mod engine {
     mod resume;
     mod returning;
     pub mod rig;
+    mod rumours;
     mod socks;
     mod talk;
     mod utp;

@@ -31,7 +31,8 @@ configuration! {
         dht_enabled: Flag = "true";
         /// UDP port of the DHT; 0 is the listen port.
         dht_port: Port = "0";
-        /// TCP and UDP port for peers; 0 is a random port.
+        /// TCP and UDP port for peers; 0 is a random port. Nodes do not call a port below 1024 that they know from the DHT or from
+        /// peer exchange.
         listen_port: Port = "0";
         /// Address to listen on; empty is every interface.
         listen_address: Optional<Address> = "\"\"";

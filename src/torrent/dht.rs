@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 
+use super::overlay::FIRST_PORT;
 use super::overlay::MAX_ITEM;
 use super::session::{Session, SessionShared, internal};
 use super::{DhtItem, EngineError, Event, OverlayEvent, Topic};
@@ -93,8 +94,10 @@ impl SessionShared {
 
     pub(super) fn dht_peers(&self, raw: RawEvent) -> Option<Event> {
         let topic = Topic(raw.data.try_into().ok()?);
-        let address =
-            |text: &str, port| Some(SocketAddr::new(text.parse().ok()?, port)).filter(|_| port != 0);
+        let address = |text: &str, port| {
+            let of_system = port < FIRST_PORT;
+            Some(SocketAddr::new(text.parse().ok()?, port)).filter(|_| !of_system)
+        };
         let peers = raw.endpoints.iter().filter_map(|peer| address(&peer.address, peer.port)).collect();
         let event = OverlayEvent::DhtPeers(topic, peers);
         self.connect_found(&event);

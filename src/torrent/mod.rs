@@ -27,7 +27,10 @@ pub use group::AddressGroup;
 pub use overlay::{DhtItem, Meeting, MessageBytes, Overlay, OverlayEvent, PeerId, Topic};
 pub use session::Session;
 pub use settings::SessionSettings;
-pub use trial::{Room, Trial, Upload, Visitor, Worth, try_gate, try_group, try_lies, try_slots, try_waste};
+pub use trial::{
+    Room, Rumour, Trial, Upload, Visitor, Worth, try_gate, try_group, try_lies, try_rumours, try_slots,
+    try_waste,
+};
 
 /// A torrent of the running engine. Never reused within one engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -27,6 +27,10 @@ pub const MAX_UNREAD_OF_ALL: usize = 16 * 1024 * 1024;
 /// The longest value of a DHT item, in bencoded bytes (BEP 44).
 pub const MAX_ITEM: usize = 1000;
 
+/// The first port that is not one of a system service. Any node of the DHT and any peer can name any port of any host, so a
+/// host that is named with a lower one is not called. The engine has the same rule.
+pub const FIRST_PORT: u16 = 1024;
+
 /// A key of the DHT (BEP 5), and the v1 info hash of a swarm that has no metadata.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Topic(pub [u8; 20]);

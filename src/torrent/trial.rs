@@ -1,9 +1,9 @@
 //! For tests: the rules for hostile peers (`cpp/`), without connections.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use super::EngineError;
-use crate::ffi::{self, RawRoom, RawTrial, RawVisitor};
+use super::{EngineError, TorrentId};
+use crate::ffi::{self, RawRoom, RawRumour, RawTrial, RawVisitor};
 
 fn bad(error: cxx::Exception) -> EngineError {
     EngineError::BadTorrent(error.what().to_owned())
@@ -134,4 +134,29 @@ pub fn try_waste(blocks_of_torrent: u32, blocks_per_piece: u32, uploads: &[Uploa
 /// seconds the hosts of its address group may not connect.
 pub fn try_lies(address: IpAddr, moments: &[u32]) -> Result<Vec<u32>, EngineError> {
     ffi::try_lies(&address.to_string(), &moments.to_vec()).map_err(bad)
+}
+
+/// A call that [`try_rumours`] makes if it may.
+#[derive(Debug, Clone, Copy)]
+pub struct Rumour {
+    /// The torrent that makes the call.
+    pub torrent: TorrentId,
+    /// The host that a stranger has named.
+    pub to: SocketAddr,
+    /// When the call is due, in seconds. Not earlier than that of the call before.
+    pub at: u32,
+    /// Whether the host answers.
+    pub answers: bool,
+}
+
+/// Calls hosts that only strangers have named (cpp/rumours.h). Returns which of the calls are made.
+pub fn try_rumours(rumours: &[Rumour]) -> Result<Vec<bool>, EngineError> {
+    let raw = rumours.iter().map(|rumour| RawRumour {
+        torrent: rumour.torrent.0,
+        address: rumour.to.ip().to_string(),
+        port: rumour.to.port(),
+        seconds: rumour.at,
+        answers: rumour.answers,
+    });
+    ffi::try_rumours(&raw.collect()).map_err(bad)
 }

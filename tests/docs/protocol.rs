@@ -9,7 +9,7 @@ use silmaril::catalog::gossip::budget;
 use silmaril::catalog::message::{self, Message};
 use silmaril::catalog::{Body, EXPIRY, MAX_AHEAD, SignedRecord, query};
 use silmaril::model::{Manifest, codec, files, piece_hashes};
-use silmaril::torrent::overlay::{MAX_ITEM, MAX_MESSAGE};
+use silmaril::torrent::overlay::{FIRST_PORT, MAX_ITEM, MAX_MESSAGE};
 
 const DOCUMENT: &str = include_str!("../../docs/PROTOCOL.md");
 
@@ -157,6 +157,7 @@ fn limits_are_those_of_the_code() {
     ] {
         assert_written(&format!("| {limit} | {value} |"));
     }
+    assert_written(&format!("listens on a port below {FIRST_PORT}"));
     for (limit, rate) in [
         ("bytes of messages that are no answers", budget::UNASKED_BYTES),
         ("messages that are no answers", budget::UNASKED_MESSAGES),

@@ -27,6 +27,7 @@ fn behind(proxy: &TcpListener, login: &str, peer: SocketAddr) -> Client {
     let here = tempfile::tempdir().unwrap();
     let proxy = Some(format!("socks5://{login}{}", proxy.local_addr().unwrap()).parse().unwrap());
     let mut client = Client::unheard(NetworkConfig { proxy, ..network() });
+    client.session.trust_hosts(&[peer]);
     let mut add = sample.add(here.path());
     add.peers = vec![peer];
     client.add(add);
