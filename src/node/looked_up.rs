@@ -101,20 +101,50 @@ fn memory_of(manifest: &Manifest) -> usize {
 
 /// Leaves the swarms of the models that were read the longest time ago. The next read joins again.
 fn leave_idle(node: &Node) {
-    let mut joined = node.fetch.joined();
-    let mut memory: u64 = joined.iter().map(|revision| engine_memory(revision)).sum();
-    if memory <= MAX_ENGINE_MEMORY {
-        return;
-    }
-    joined.retain(|revision| node.library.is_only_read(&revision.manifest).is_some());
-    joined.sort_by_key(|revision| revision.contents.iter().map(|content| content.last_used()).max());
-    for revision in joined {
-        if memory <= MAX_ENGINE_MEMORY {
+    let joined = node.fetch.joined().into_iter().map(|revision| Joined {
+        memory: engine_memory(&revision),
+        last_used: revision.contents.iter().map(|content| content.last_used()).max(),
+        of: revision,
+    });
+    let is_only_read = |revision: &Arc<StoredRevision>| {
+        let manifest = &revision.manifest;
+        node.library.is_only_read(manifest).is_some()
+    };
+    leave_oldest(MAX_ENGINE_MEMORY, joined.collect(), is_only_read, |revision| {
+        let left = node.fetch.leave_if_idle(&revision.manifest.torrent.info_hash);
+        if left {
+            tracing::info!(model = %revision.manifest.model_ref(), "left the swarm of an idle model, to save memory");
+        }
+        left
+    });
+}
+
+/// A model whose swarm this node has joined.
+struct Joined<T> {
+    of: T,
+    /// What the engine uses for it, in bytes.
+    memory: u64,
+    /// Seconds since 1970 of its last read.
+    last_used: Option<u64>,
+}
+
+/// Leaves models that were only read, the one of the oldest read first, until all use at most `max` bytes. `leave` returns false if
+/// a program reads the model.
+fn leave_oldest<T>(
+    max: u64,
+    mut joined: Vec<Joined<T>>,
+    is_only_read: impl Fn(&T) -> bool,
+    mut leave: impl FnMut(&T) -> bool,
+) {
+    let mut memory: u64 = joined.iter().map(|one| one.memory).sum();
+    joined.sort_by_key(|one| one.last_used);
+    for one in joined {
+        if memory <= max {
             return;
         }
-        if node.fetch.leave_if_idle(&revision.manifest.torrent.info_hash) {
-            memory -= engine_memory(&revision);
-            tracing::info!(model = %revision.manifest.model_ref(), "left the swarm of an idle model, to save memory");
+        // Reads the disk.
+        if is_only_read(&one.of) && leave(&one.of) {
+            memory -= one.memory;
         }
     }
 }
@@ -262,6 +292,45 @@ mod tests {
         rig.accept("a/old", 2, TAKE);
         rig.library.forget_looked_up(&unread[0]).unwrap();
         assert_eq!(rig.library.manifests().len(), 1);
+    }
+
+    #[test]
+    fn idle_models_are_left_from_the_oldest_read_on() {
+        const TAKEN: &str = "taken";
+        const BUSY: &str = "busy";
+        let left = |max: u64| {
+            let joined = |of, memory, last_used| Joined { of, memory, last_used: Some(last_used) };
+            let all = vec![
+                joined("new", 10, 5),
+                joined(TAKEN, 10, 1),
+                joined("old", 10, 3),
+                joined(BUSY, 10, 2),
+                joined("never", 10, 0),
+            ];
+            let mut left = vec![];
+            let leave = |of: &&'static str| {
+                if *of != BUSY {
+                    left.push(*of);
+                }
+                *of != BUSY
+            };
+            leave_oldest(max, all, |of| *of != TAKEN, leave);
+            left
+        };
+        assert_eq!(left(50), [""; 0]);
+        assert_eq!(left(49), ["never"]);
+        assert_eq!(left(40), ["never"]);
+        assert_eq!(left(39), ["never", "old"]);
+        assert_eq!(left(0), ["never", "old", "new"]);
+    }
+
+    #[test]
+    fn a_model_that_a_command_has_named_is_not_only_read() {
+        let rig = Rig::new();
+        let [read, taken] =
+            [("a/read", Intent::Read), ("a/taken", TAKE)].map(|(name, intent)| rig.accept(name, 1, intent));
+        assert_eq!(rig.library.is_only_read(&read), Some(rig.key.public()));
+        assert_eq!(rig.library.is_only_read(&taken), None);
     }
 
     #[test]
