@@ -12,19 +12,19 @@ using Clock = std::chrono::steady_clock;
 class Bucket {
 public:
     Bucket(double bound, double per_second) : m_bound(bound), m_per_second(per_second), m_tokens(bound) {}
-    // Whether there is a token.
-    bool has(Clock::time_point now) {
+    // Whether there are so many tokens.
+    bool has(Clock::time_point now, double tokens = 1) {
         if (m_last != Clock::time_point{}) {
             std::chrono::duration<double> const passed = now - m_last;
             m_tokens = std::min(m_bound, m_tokens + passed.count() * m_per_second);
         }
         m_last = now;
-        return m_tokens >= 1;
+        return m_tokens >= tokens;
     }
-    // Spends one token; false if there is none.
-    bool spend(Clock::time_point now) {
-        if (!has(now)) return false;
-        m_tokens -= 1;
+    // Spends tokens; false, and spends none, if there are fewer.
+    bool spend(Clock::time_point now, double tokens = 1) {
+        if (!has(now, tokens)) return false;
+        m_tokens -= tokens;
         return true;
     }
 

@@ -19,6 +19,7 @@
 #include <thread>
 
 #include "compat.h"
+#include "leaves.h"
 #include "storage.h"
 
 namespace silmaril {
@@ -123,6 +124,14 @@ lt::storage_error given_up() {
     return error;
 }
 
+// After this error libtorrent requests the block again, and does nothing else.
+lt::storage_error dropped() {
+    lt::storage_error error;
+    error.ec = boost::asio::error::operation_aborted;
+    error.operation = lt::operation_t::file_write;
+    return error;
+}
+
 class Disk final : public lt::disk_interface, private lt::buffer_allocator_interface {
 public:
     Disk(lt::io_context& context, lt::settings_interface const& settings, std::shared_ptr<Outbox> outbox,
@@ -145,6 +154,7 @@ public:
             m_shared_paths, m_next_key++, [this, torrent](std::string const& path) {
                 report(torrent, path, ENOENT, "the file was removed or replaced while in use");
             });
+        if (storage->proof) serve(*storage->proof, storage);
         std::size_t slot = 0;
         while (slot < m_storages.size() && m_storages[slot]) ++slot;
         if (slot == m_storages.size()) m_storages.emplace_back();
@@ -156,6 +166,7 @@ public:
     void remove_torrent(lt::storage_index_t index) override {
         auto storage = std::exchange(m_storages[std::size_t(static_cast<std::uint32_t>(index))], nullptr);
         auto const torrent = storage->torrent;
+        if (storage->proof) storage->proof->blocks.came = nullptr, storage->proof->hashes_of = nullptr;
         run_now(storage->when_idle([storage, outbox = m_outbox, torrent] {
             storage->files.close();
             outbox->storage_closed(torrent);
@@ -195,13 +206,18 @@ public:
                      std::shared_ptr<lt::disk_observer> observer,
                      std::function<void(lt::storage_error const&)> handler, lt::disk_job_flags_t) override {
         auto const storage = at(index);
-        // A late block must not replace proved bytes.
-        if (storage->proof && storage->proof->proved(static_cast<int>(r.piece))) {
-            post([handler = std::move(handler)] { handler({}); });
-            return false;
+        int const piece = static_cast<int>(r.piece);
+        if (auto const& proof = storage->proof) {
+            bool const barred = proof->blocks.is_barred(piece) && observer;
+            // A late block must not replace proved bytes.
+            if (barred || proof->proved(piece) || proof->blocks.keeps(piece, r.start / block_size)) {
+                post([handler = std::move(handler), error = barred ? dropped() : lt::storage_error()] {
+                    handler(error);
+                });
+                return false;
+            }
         }
         auto bytes = std::make_shared<std::vector<char> const>(from, from + r.length);
-        int const piece = static_cast<int>(r.piece);
         // Writes of pieces from add_piece have no observer. If such a write fails, libtorrent does not reset
         // the piece. Therefore success is reported; then the hash does not match, and that resets the piece.
         bool const given = !observer;
@@ -213,12 +229,16 @@ public:
         }
         job(index, false,
             [this, piece, start = r.start, bytes, given, handler = std::move(handler)](Storage& s) mutable {
-                auto const failure = s.flush(piece, start, bytes);
-                if (failure) report(s, failure);
+                auto const flushed = s.flush(piece, start, bytes, given);
+                if (flushed.error) report(s, flushed.error);
+                lt::storage_error error;
+                if (!given && flushed.error) error = write_refused();
+                if (!given && (flushed.refused || flushed.wrong)) error = dropped();
+                if (flushed.wrong) report_wrong(s.proof, piece, start / block_size);
                 // Posted before the next task of the piece starts: libtorrent must receive the result of the
                 // write before that of the hash.
-                post([handler = std::move(handler),
-                      error = failure && !given ? write_refused() : lt::storage_error()] { handler(error); });
+                post([handler = std::move(handler), error] { handler(error); });
+                if (flushed.kept) confirm(s, piece, start / block_size);
                 after(s.finish(piece));
                 release(int(bytes->size()));
             });
@@ -236,7 +256,11 @@ public:
                      lt::storage_error error;
                      int const number = static_cast<int>(piece);
                      if (s.proof) s.proof->forget(number);
-                     if (s.failed(number)) {
+                     if (s.proof && s.proof->blocks.is_barred(number)) {
+                         // Its blocks were dropped. With this error libtorrent neither counts the piece nor
+                         // blames a peer.
+                         error = given_up();
+                     } else if (s.failed(number)) {
                          // libtorrent already handles the failed write; for a given piece, the zeros make the
                          // hash fail.
                          for (auto& hash : v2) hash.clear();
@@ -249,7 +273,15 @@ public:
                          // libtorrent fetch it again.
                          if (s.torrent == 0) error = read_failed(failure);
                      } else {
-                         for (int const one : s.judge(number, v2)) report_proved(s.torrent, one);
+                         for (int const one : s.judge(number, v2)) report_proved(s, one);
+                         // Kept blocks were read again, and a program has changed them. No peer is to blame.
+                         if (s.proof && !v2.empty() && s.proof->blocks.keeps_any(number) &&
+                             s.proof->compare(number, v2) == Proof::Verdict::wrong &&
+                             !s.proves_kept(number, v2)) {
+                             s.proof->blocks.forget(number);
+                             report(Note::Kind::piece_damaged, s.torrent, number);
+                             error = given_up();
+                         }
                      }
                      s.forget(number);
                      post([handler = std::move(handler), piece, v1, error] { handler(piece, v1, error); });
@@ -410,7 +442,61 @@ private:
         m_outbox->push(std::move(note));
     }
 
-    void report_proved(std::uint64_t torrent, int piece) { report(Note::Kind::piece_proved, torrent, piece); }
+    // Gives the torrent's proof access to the blocks in the files.
+    void serve(Proof& proof, std::shared_ptr<Storage> const& storage) {
+        std::weak_ptr<Storage> const weak = storage;
+        proof.blocks.came = [this, weak](int piece) {
+            auto const now = weak.lock();
+            if (!now) return;
+            m_pool.run_soon(counted(now, [this, piece](Storage& s) { judge(s, piece); }), true);
+        };
+        proof.hashes_of = [this, weak](HashRange const& range, Proof::Answered answered) {
+            auto const now = weak.lock();
+            if (!now) return;
+            m_pool.run_soon(counted(now,
+                                    [this, range, answered = std::move(answered)](Storage& s) mutable {
+                                        post([hashes = block_hashes(s, range),
+                                              answered = std::move(answered)] { answered(hashes); });
+                                    }),
+                            true);
+        };
+    }
+
+    void judge(Storage& storage, int piece) {
+        auto const judged = storage.judge_blocks(piece);
+        for (int const block : judged.wrong) report_wrong(storage.proof, piece, block);
+        for (int const block : judged.kept) confirm(storage, piece, block);
+    }
+
+    // Reports the blocks that are readable now.
+    void confirm(Storage& storage, int piece, int block) {
+        bool reported = false;
+        storage.confirm(piece, block, [&](int first, int count) {
+            Note note{};
+            note.kind = Note::Kind::blocks_proved;
+            note.torrent = storage.torrent;
+            note.piece = piece;
+            note.first = first;
+            note.count = count;
+            m_outbox->push(std::move(note));
+            reported = true;
+        });
+        if (!reported || !storage.proof->blocks.keeps_all(piece)) return;
+        post([proof = storage.proof, piece] {
+            if (proof->blocks.whole) proof->blocks.whole(piece);
+        });
+    }
+
+    void report_wrong(std::shared_ptr<Proof> const& proof, int piece, int block) {
+        post([proof, piece, block] {
+            if (proof->blocks.wrong) proof->blocks.wrong(piece, block);
+        });
+    }
+
+    void report_proved(Storage const& storage, int piece) {
+        storage.proof->blocks.unless_barred(
+            piece, [&] { report(Note::Kind::piece_proved, storage.torrent, piece); });
+    }
     // Proved bytes are wrong on the disk. Each damage is reported once.
     void report_damaged(Storage const& storage, int piece) {
         if (!storage.proof->proved(piece)) return;

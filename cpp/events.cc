@@ -63,6 +63,23 @@ RawEvent event_of(Note note) {
             event.piece = std::uint32_t(note.piece);
             return event;
         }
+        case Note::Kind::blocks_proved: {
+            auto event = event_of(RawKind::BlocksVerified, note.torrent);
+            event.piece = std::uint32_t(note.piece);
+            event.first = std::uint32_t(note.first);
+            event.count = std::uint32_t(note.count);
+            return event;
+        }
+        case Note::Kind::blocks_refused: {
+            auto event = event_of(RawKind::BlocksRefused, note.torrent);
+            event.piece = std::uint32_t(note.piece);
+            return event;
+        }
+        case Note::Kind::withdrawn: {
+            auto event = event_of(RawKind::Withdrawn, note.torrent);
+            event.piece = std::uint32_t(note.piece);
+            return event;
+        }
         case Note::Kind::peer_speaks: {
             auto event = with_endpoint(event_of(RawKind::PeerSpeaks, note.torrent), note.endpoint.address(),
                                        note.endpoint.port());

@@ -36,7 +36,8 @@ constexpr std::size_t max_blocks = 32 * 1024;
 // How often one peer may reject hash requests before it gets no more of them.
 constexpr int max_rejects = 8;
 
-// Most pending hash requests to one peer. libtorrent keeps at most two in flight.
+// Most pending hash requests to one peer, of libtorrent and of this node each. libtorrent keeps at most two
+// in flight.
 constexpr std::size_t max_requested = 64;
 
 // Most HAVE messages of one peer, besides one for each piece: a peer whose cache is full may announce a piece
@@ -82,6 +83,19 @@ constexpr std::ptrdiff_t fixed_length(MessageType type) {
             break;
     }
     return -1;
+}
+
+// Removes a request; false if there is no such request.
+bool remove_from(std::vector<HashRange>& requests, HashRange const& range) {
+    auto const found = std::find(requests.begin(), requests.end(), range);
+    if (found == requests.end()) return false;
+    requests.erase(found);
+    return true;
+}
+
+void add_to(std::vector<HashRange>& requests, HashRange const& range) {
+    requests.push_back(range);
+    if (requests.size() > max_requested) requests.erase(requests.begin());
 }
 
 // A peer that floods is disconnected: each message costs time of the thread that serves all peers.
@@ -140,10 +154,9 @@ void Gate::requested_block(std::int64_t piece, std::int64_t start) {
     m_blocks.emplace(piece, start);
 }
 
-void Gate::requested(HashRange const& range) {
-    m_requested.push_back(range);
-    if (m_requested.size() > max_requested) m_requested.erase(m_requested.begin());
-}
+void Gate::requested(HashRange const& range) { add_to(m_requested, range); }
+
+void Gate::requested_blocks(HashRange const& range) { add_to(m_own, range); }
 
 void Gate::update(Load load) {
     if (m_group) m_group->unsent += load.unsent - m_unsent;
@@ -179,6 +192,7 @@ bool Gate::keep(Load load, Clock::time_point now) {
 
 Gate::Verdict Gate::check(int type, lt::span<char const> body, Load load, Clock::time_point now,
                           std::vector<int>& finished) {
+    m_answer.reset();
     auto const known = static_cast<MessageType>(type);
     auto const length = fixed_length(known);
     if (length >= 0 && body.size() != length) return Verdict::disconnect;
@@ -239,7 +253,12 @@ Gate::Verdict Gate::on_request(Load load, Clock::time_point now) {
 
 Gate::Verdict Gate::on_hash_request(lt::span<char const> body, Load load, Clock::time_point now) {
     auto const range = *range_in(body);
-    bool const allowed = m_hash_requests.spend(now) && (!m_group || m_group->hash_requests.spend(now));
+    // A small read needs few hashes at a time. Their number is bounded by the bytes that they cost to read.
+    bool const of_blocks = m_proof && m_proof->subtree(range);
+    auto const granules = double(range.count) / 4;
+    bool const allowed =
+        of_blocks ? m_granules.spend(now, granules) && (!m_group || m_group->granules.spend(now, granules))
+                  : m_hash_requests.spend(now) && (!m_group || m_group->hash_requests.spend(now));
     bool const fits = allowed && m_proof && m_proof->fits(range);
     auto answer = message_header + range_length;
     if (fits) answer += (range.count + range.uncles()) * Hash::size();
@@ -260,28 +279,30 @@ Gate::Verdict Gate::on_piece(lt::span<char const> body) {
     return Verdict::pass;
 }
 
-bool Gate::remove_requested(HashRange const& range) {
-    auto const found = std::find(m_requested.begin(), m_requested.end(), range);
-    if (found == m_requested.end()) return false;
-    m_requested.erase(found);
-    return true;
-}
-
 Gate::Verdict Gate::on_hashes(lt::span<char const> body, std::vector<int>& finished) {
     if (body.size() < range_length || (body.size() - range_length) % Hash::size() != 0)
         return Verdict::disconnect;
     auto const range = *range_in(body);
-    if (!remove_requested(range)) return Verdict::disconnect;
+    bool const own = !remove_from(m_requested, range);
+    if (own && !remove_from(m_own, range)) return Verdict::disconnect;
     // A torrent that was added without metadata fetches no data and needs no hashes.
     if (!m_proof) return Verdict::drop;
     std::vector<Hash> hashes;
     hashes.reserve(std::size_t((body.size() - range_length) / Hash::size()));
     for (auto at = range_length; at < body.size(); at += Hash::size()) hashes.emplace_back(body.data() + at);
-    return m_proof->learn(range, hashes, finished) ? Verdict::pass : Verdict::disconnect;
+    if (!m_proof->learn(range, hashes, finished)) return Verdict::disconnect;
+    if (!own) return Verdict::pass;
+    m_answer = {range, true};
+    return Verdict::drop;
 }
 
 Gate::Verdict Gate::on_hash_reject(lt::span<char const> body) {
-    if (!remove_requested(*range_in(body))) return Verdict::disconnect;
+    auto const range = *range_in(body);
+    if (!remove_from(m_requested, range)) {
+        if (!remove_from(m_own, range)) return Verdict::disconnect;
+        m_answer = {range, false};
+        return Verdict::drop;
+    }
     // After a reject libtorrent sends the request to the same peer again, immediately. When the gate drops
     // rejects, libtorrent has two pending requests to this peer and uses other peers.
     return ++m_rejects > max_rejects ? Verdict::drop : Verdict::pass;

@@ -78,8 +78,19 @@ public:
 
     // A REQUEST was sent for the block.
     void requested_block(std::int64_t piece, std::int64_t start);
-    // A HASH_REQUEST was sent.
+    // libtorrent sent a HASH_REQUEST.
     void requested(HashRange const& range);
+    // Whether a further such request can be sent: the peer has answered most of the earlier ones.
+    bool may_ask() const { return m_own.size() < max_own; }
+    static constexpr std::size_t max_own = 32;
+    // This node sent a HASH_REQUEST for hashes of blocks. libtorrent does not see its answer.
+    void requested_blocks(HashRange const& range);
+    struct Answer {
+        HashRange range;
+        bool proved;  // otherwise the peer rejects the request
+    };
+    // The answer to such a request in the message that was checked last.
+    std::optional<Answer> const& answer() const { return m_answer; }
     // The peer contributed to a verified piece. No group limit applies to it any more.
     void proven();
     bool is_proven() const { return m_proven; }
@@ -92,8 +103,6 @@ private:
     Verdict on_hash_request(lt::span<char const> body, Load load, Clock::time_point now);
     Verdict on_hashes(lt::span<char const> body, std::vector<int>& finished);
     Verdict on_hash_reject(lt::span<char const> body);
-    // Removes one of our requests; false if there is no such request.
-    bool remove_requested(HashRange const& range);
     void update(Load load);
     void leave_group();
     void note_progress(Load load, Clock::time_point now);
@@ -102,7 +111,9 @@ private:
     std::shared_ptr<Proof> const m_proof;
     std::shared_ptr<Group> m_group;  // null if no group limit applies
     bool m_proven = false;
-    std::vector<HashRange> m_requested;  // our pending hash requests
+    std::vector<HashRange> m_requested;  // pending hash requests of libtorrent
+    std::vector<HashRange> m_own;        // pending requests for hashes of blocks
+    std::optional<Answer> m_answer;
     std::multiset<std::pair<std::int64_t, std::int64_t>>
         m_blocks;  // our pending block requests, by piece and start
     bool m_forgot_blocks = false;
@@ -117,6 +128,8 @@ private:
     Clock::time_point m_progress{};    // when enough bytes were last sent, or the buffer was last empty
     std::int64_t m_progress_sent = 0;  // the bytes sent until then
     Bucket m_hash_requests{256, 64};
+    // Granules for whose hashes this node reads them: 64 MiB a second.
+    Bucket m_granules{4096, 1024};
     Bucket m_extension_messages{4096, 512};
     // Messages that announce a state: an honest peer sends few of them.
     Bucket m_state_messages{4096, 64};

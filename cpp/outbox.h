@@ -25,6 +25,9 @@ struct Note {
         disk_error,
         piece_proved,
         piece_damaged,
+        blocks_proved,
+        blocks_refused,
+        withdrawn,
         peer_connected,
         peer_disconnected,
         peer_speaks,
@@ -45,7 +48,9 @@ struct Note {
     std::uint64_t peer = 0;
     std::vector<char> data;
     int seeds = 0;  // silent_seeds: their number
-    int piece = 0;  // piece_proved, piece_damaged
+    int piece = 0;  // piece_proved, piece_damaged, blocks_proved, blocks_refused, withdrawn
+    int first = 0;  // blocks_proved: the first block in the piece, and how many
+    int count = 0;
     // peer_message: a counter that includes the message until the event loop receives it, and the message's
     // share.
     std::shared_ptr<std::atomic<std::size_t>> unread;

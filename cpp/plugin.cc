@@ -61,6 +61,21 @@ Load load_of(lt::peer_connection_handle const& peer) {
     return {bytes_sent(*connection), connection->send_buffer_size()};
 }
 
+// Sends a HASH_REQUEST, HASHES or HASH_REJECT (BEP 52).
+void send_range(lt::peer_connection_handle peer, MessageType type, HashRange const& range,
+                std::vector<Hash> const& hashes) {
+    std::vector<char> message;
+    auto const put = [&message](std::int64_t number) {
+        for (int shift = 24; shift >= 0; shift -= 8) message.push_back(char(number >> shift & 0xff));
+    };
+    put(1 + std::int64_t(range.root.size()) + 4 * 4 + std::int64_t(hashes.size() * Hash::size()));
+    message.push_back(char(type));
+    message.insert(message.end(), range.root.begin(), range.root.end());
+    for (auto const field : {range.base, range.index, range.count, range.proofs}) put(field);
+    for (auto const& hash : hashes) message.insert(message.end(), hash.begin(), hash.end());
+    peer.send_buffer(message.data(), int(message.size()));
+}
+
 // What a connection transferred lately: in the last half minute to minute.
 class Traffic {
 public:
@@ -177,10 +192,14 @@ public:
             note.kind = Note::Kind::piece_proved;
             note.torrent = m_parts.torrent;
             note.piece = piece;
-            m_parts.outbox->push(std::move(note));
+            m_parts.proof->blocks.unless_barred(piece, [&] { m_parts.outbox->push(std::move(note)); });
         }
+        if (auto const& answer = m_gate.answer(); answer && m_parts.parts)
+            m_parts.parts->answered(connection().get(), answer->range, answer->proved);
         switch (judged) {
             case Gate::Verdict::pass:
+                if (static_cast<MessageType>(type) == MessageType::hash_request && send_hashes(body))
+                    return verdict::drop;
                 return verdict::pass;
             case Gate::Verdict::drop:
                 return verdict::drop;
@@ -223,7 +242,21 @@ public:
         if (auto const connection = this->connection()) m_meter.cancelled(*connection, block);
         return false;
     }
-    void sent_interested() override { RequestQueue::open(m_connection, first_requests); }
+    void sent_interested() override {
+        RequestQueue::open(m_connection, first_requests);
+        if (m_parts.parts) m_parts.parts->peer_ready();
+    }
+    bool on_unchoke() override {
+        if (m_parts.parts) m_parts.parts->peer_ready();
+        return false;
+    }
+    // Requests hashes of blocks. False if the peer has left too many such requests unanswered.
+    bool ask(HashRange const& range) {
+        if (!m_greeted || !m_gate.may_ask()) return false;
+        m_gate.requested_blocks(range);
+        send_range(m_connection, MessageType::hash_request, range, {});
+        return true;
+    }
     void tick() override {
         if (!m_greeted) return;
         if (auto const connection = this->connection()) {
@@ -394,6 +427,19 @@ private:
         m_parts.guard->remember(remote(), Clock::now());
         end();
     }
+    // Answers a request for hashes of blocks if only their bytes are stored. Returns whether it does.
+    bool send_hashes(lt::span<char const> body) {
+        auto const& proof = m_parts.proof;
+        auto const range = range_in(body);
+        if (!proof || !proof->hashes_of || !range || !proof->subtree(*range)) return false;
+        proof->hashes_of(*range, [peer = m_connection, range = *range](auto const& hashes) {
+            auto const connection = peer.native_handle();
+            if (!connection || connection->is_disconnecting()) return;
+            send_range(peer, hashes ? MessageType::hashes : MessageType::hash_reject, range,
+                       hashes ? *hashes : std::vector<Hash>{});
+        });
+        return true;
+    }
     // BEP 52: a HASH_REJECT has the fields of the request.
     void reject_hashes(lt::span<char const> fields) {
         std::vector<char> message{0, 0, 0, char(fields.size() + 1), char(MessageType::hash_reject)};
@@ -435,15 +481,20 @@ public:
             m_parts.proof->cleared = [blame = std::weak_ptr<Blame>(m_blame)] {
                 if (auto const left = blame.lock()) left->piece_cleared();
             };
+        if (m_parts.parts) m_parts.parts->open(m_handle, [slots = m_slots] { return sources(*slots); });
     }
     void tick() override {
         m_hashes->tick();
         if (m_metadata) m_metadata->tick(Clock::now());
         m_blame->tick();
+        if (m_parts.parts) m_parts.parts->tick();
         report_silent_seeds();
     }
     void on_piece_failed(lt::piece_index_t piece) override { m_blame->piece_failed(piece); }
-    ~Plugin() override { m_parts.talk->torrent_gone(m_parts.torrent); }
+    ~Plugin() override {
+        if (m_parts.parts) m_parts.parts->close();
+        m_parts.talk->torrent_gone(m_parts.torrent);
+    }
 
     std::shared_ptr<lt::peer_plugin> new_connection(lt::peer_connection_handle const& connection) override {
         if (connection.type() != lt::connection_type::bittorrent) return nullptr;
@@ -498,6 +549,19 @@ private:
         note.torrent = m_parts.torrent;
         note.seeds = silent;
         m_parts.outbox->push(std::move(note));
+    }
+
+    static std::vector<Parts::Source> sources(Slots const& slots) {
+        std::vector<Parts::Source> found;
+        slots.each([&](Slot const* slot) {
+            auto* const peer = const_cast<Peer*>(static_cast<Peer const*>(slot));
+            auto connection = peer->connection();
+            if (!connection) return;
+            // Called before the next peer can leave.
+            found.push_back(
+                {std::move(connection), [peer](HashRange const& range) { return peer->ask(range); }});
+        });
+        return found;
     }
 
     // Proven peers come first, because liars rarely send a correct piece.

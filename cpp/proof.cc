@@ -9,6 +9,9 @@ namespace {
 // Most hashes of a layer in one answer: those of a piece of 128 MiB, the longest that libtorrent accepts.
 constexpr std::int64_t max_count = 8192;
 
+// Blocks of a granule.
+constexpr int per_granule = 4;
+
 // The node `index` of the layer with `width` nodes.
 constexpr std::int64_t flat(std::int64_t width, std::int64_t index) { return width - 1 + index; }
 
@@ -24,7 +27,9 @@ std::int64_t HashRange::uncles() const {
 constexpr int longest_unit = 64 * 1024;
 
 Proof::Proof(lt::file_storage layout)
-    : doubt(layout.total_size(), std::min(layout.piece_length(), longest_unit)), m_layout(std::move(layout)) {
+    : doubt(layout.total_size(), std::min(layout.piece_length(), longest_unit)),
+      blocks(layout),
+      m_layout(std::move(layout)) {
     m_proved.resize(std::size_t(m_layout.num_pieces()), false);
     for (auto const file : m_layout.file_range()) {
         auto const shape = shape_of(m_layout, file);
@@ -144,10 +149,65 @@ bool Proof::learn(HashRange const& range, lt::span<Hash const> hashes, std::vect
         auto const& anchor = file.nodes[std::size_t(flat(width, index))];
         if (file.shape.leaves != shape.leaves || !anchor || *anchor != layer[0]) continue;
         for (auto const& [node, hash] : nodes) file.nodes[std::size_t(node)] = hash;
+        if (range.base == 0) learn_blocks(file, range, hashes.first(std::ptrdiff_t(range.count)));
         judge_waiting(file, finished);
         proved = true;
     }
     return proved;
+}
+
+void Proof::learn_blocks(File const& file, HashRange const& range, lt::span<Hash const> hashes) {
+    int const per_piece = file.shape.per_piece;
+    int const end = std::min(int(range.index + range.count), file.shape.blocks);
+    for (int block = int(range.index); block < end;) {
+        int const first = block % per_piece;
+        int const count = std::min(per_piece - first, end - block);
+        blocks.learn(file.first_piece + block / per_piece, first,
+                     hashes.subspan(block - std::ptrdiff_t(range.index), count));
+        block += count;
+    }
+}
+
+std::optional<HashRange> Proof::range_of(int piece, int first, int count) const {
+    auto const number = m_layout.file_index_at_piece(lt::piece_index_t(piece));
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_files.find(static_cast<int>(number));
+    if (found == m_files.end()) return std::nullopt;
+    auto const& [shape, first_piece, nodes] = found->second;
+    int width = per_granule;
+    while (width <= max_blocks && first / width != (first + count - 1) / width) width *= 2;
+    if (shape.per_piece <= per_granule || width > std::min(max_blocks, shape.per_piece)) return std::nullopt;
+    int node = shape.first_piece() + piece - first_piece;
+    int height = *exponent_of(shape.per_piece);
+    for (; node > 0 && !nodes[std::size_t(node)]; node = (node - 1) / 2) ++height;
+    auto const index = std::int64_t(piece - first_piece) * shape.per_piece + first / width * width;
+    return HashRange{m_layout.root(number), 0, index, width, height - 1};
+}
+
+std::optional<Proof::Subtree> Proof::subtree(HashRange const& range) const {
+    if (range.base != 0 || range.count < per_granule || range.count > max_blocks || !fits(range))
+        return std::nullopt;
+    std::lock_guard const lock(m_mutex);
+    auto const& [shape, first_piece, nodes] = *find(range.root);
+    if (range.count > shape.per_piece) return std::nullopt;
+    int const index = int(range.index / shape.per_piece);
+    if (index >= shape.pieces || !m_proved[std::size_t(first_piece + index)]) return std::nullopt;
+    int node = shape.first_piece() + index;
+    if (!nodes[std::size_t(node)]) return std::nullopt;
+    auto const inside = *exponent_of(shape.per_piece) - *exponent_of(int(range.count));
+    Subtree subtree{first_piece + index,
+                    int(range.index % shape.per_piece),
+                    int(range.count),
+                    shape.per_piece,
+                    *nodes[std::size_t(node)],
+                    int(std::min(range.uncles(), std::int64_t(inside))),
+                    {}};
+    for (auto left = range.uncles() - inside; left > 0; --left, node = (node - 1) / 2) {
+        auto const& sibling = nodes[std::size_t(node % 2 == 0 ? node - 1 : node + 1)];
+        if (!sibling) return std::nullopt;
+        subtree.above.push_back(*sibling);
+    }
+    return subtree;
 }
 
 void Proof::judge_waiting(File const& file, std::vector<int>& finished) {
@@ -247,6 +307,7 @@ void Proof::asked(lt::address const& peer, std::int64_t piece, std::int64_t star
 }
 
 bool Proof::pass(int piece) {
+    if (blocks.is_barred(piece)) return false;
     std::lock_guard const lock(m_mutex);
     if (piece < 0 || std::size_t(piece) >= m_proved.size()) return false;
     if (m_proved[std::size_t(piece)]) return true;

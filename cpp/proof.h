@@ -16,6 +16,7 @@
 #include <set>
 #include <vector>
 
+#include "blocks.h"
 #include "doubt.h"
 #include "merkle.h"
 
@@ -61,7 +62,8 @@ public:
     // Checks a piece by the hashes of its blocks. `unknown` while the hash of the piece is not proved; the
     // piece is checked again when it is.
     Verdict judge(int piece, lt::span<Hash const> blocks, std::vector<int>& finished);
-    // libtorrent has accepted the piece. True if it is proved; otherwise `learn` reports it later.
+    // libtorrent has accepted the piece. True if it is proved; otherwise `learn` reports it later. False if
+    // the piece is barred (blocks.h).
     bool pass(int piece);
     bool proved(int piece) const;
     // Whether the bytes of the piece must not be replaced: it is proved, or its verdict is `unknown`.
@@ -76,8 +78,35 @@ public:
     // A peer requests bytes of a piece. Bytes that it has requested before are in doubt.
     void asked(lt::address const& peer, std::int64_t piece, std::int64_t start, std::int64_t length);
 
+    // The hashes of blocks that a peer must send so that these blocks of a piece can be proved one by one:
+    // the smallest subtree that has them, with a proof that ends at a proved node. None if the piece has no
+    // more blocks than a granule, or if the subtree is longer than `max_blocks`.
+    std::optional<HashRange> range_of(int piece, int first, int count) const;
+    // Most blocks of a subtree whose hashes are requested, and computed for a peer: 1 MiB.
+    static constexpr int max_blocks = 64;
+
+    // A subtree of blocks inside a piece that is proved.
+    struct Subtree {
+        int piece;
+        int first;  // block in the piece
+        int count;
+        int width;                // leaves below the node of the piece
+        Hash root;                // the proved hash of the piece
+        int inside;               // proof hashes up to the node of the piece
+        std::vector<Hash> above;  // the further proof hashes
+    };
+    // The subtree of a request; none if this node cannot answer it by reading a part of one piece.
+    std::optional<Subtree> subtree(HashRange const& range) const;
+
     // Pieces that are proved and may have changed on the disk since.
     Doubt doubt;
+
+    Blocks blocks;
+
+    // Computes the answer to a request for hashes of blocks (leaves.h), and calls `answered` with it on the
+    // network thread, unless the torrent ends before. Set by the disk back end; null without it.
+    using Answered = std::function<void(std::optional<std::vector<Hash>> const& hashes)>;
+    std::function<void(HashRange const& range, Answered answered)> hashes_of;
 
     // Called when a failed piece may be requested again. Set and called on the network thread only.
     std::function<void()> cleared;
@@ -94,6 +123,7 @@ private:
     File const* find(Hash const& root) const;
     void learn_tree(File& file, Nodes const& given);
     bool climb(File& file, int piece);
+    void learn_blocks(File const& file, HashRange const& range, lt::span<Hash const> hashes);
     void judge_waiting(File const& file, std::vector<int>& finished);
 
     lt::file_storage const m_layout;

@@ -1,13 +1,16 @@
 #include "session.h"
 
+#include <algorithm>
 #include <libtorrent/add_torrent_params.hpp>
 #include <libtorrent/alert_types.hpp>
 #include <libtorrent/ip_filter.hpp>
 #include <libtorrent/magnet_uri.hpp>
 #include <libtorrent/peer_connection.hpp>
+#include <libtorrent/piece_picker.hpp>
 #include <libtorrent/session_params.hpp>
 #include <libtorrent/settings_pack.hpp>
 #include <libtorrent/torrent.hpp>
+#include <map>
 #include <stdexcept>
 #include <thread>
 
@@ -63,6 +66,10 @@ lt::settings_pack pack_of(rust::Vec<RawSetting> const& settings) {
 
 lt::span<char const> span_of(rust::Vec<std::uint8_t> const& bytes) {
     return {reinterpret_cast<char const*>(bytes.data()), std::ptrdiff_t(bytes.size())};
+}
+
+bool is_restricted(lt::torrent& torrent, int piece) {
+    return torrent.has_picker() && torrent.picker().is_restricted(lt::piece_index_t(piece));
 }
 
 void post_call(Talk& talk, lt::torrent_handle const& handle, std::function<void(lt::torrent&)> call) {
@@ -219,6 +226,16 @@ bool Engine::add(RawAdd const& from) const {
     state.proof = std::make_shared<Proof>(layout);
     state.proof->learn(*metainfo.info, params);
     state.proof->set_proved(params.have_pieces);
+    for (auto const& part : from.kept)
+        state.proof->blocks.restore(int(part.piece), int(part.first), int(part.count));
+    state.parts =
+        std::make_shared<Parts>(state.proof, [outbox = m_outbox, torrent = from.torrent](int piece) {
+            Note note{};
+            note.kind = Note::Kind::blocks_refused;
+            note.torrent = torrent;
+            note.piece = piece;
+            outbox->push(std::move(note));
+        });
     for (auto const& [offset, size] : doubted) state.proof->doubt.raise(offset, offset + size);
     m_outbox->register_files(from.torrent, std::move(given), state.proof);
 
@@ -257,10 +274,9 @@ void Engine::add_to_session(std::uint64_t torrent, lt::add_torrent_params params
         params.trackers.clear();
     }
     params.extensions.push_back(
-        [parts = PluginParts{m_outbox, m_talk, m_guard, m_spare, state.proof, state.visibility, torrent,
-                             state.wants_metadata}](lt::torrent_handle const& handle, lt::client_data_t) {
-            return make_plugin(parts, handle);
-        });
+        [parts = PluginParts{m_outbox, m_talk, m_guard, m_spare, state.proof, state.parts, state.visibility,
+                             torrent, state.wants_metadata}](
+            lt::torrent_handle const& handle, lt::client_data_t) { return make_plugin(parts, handle); });
     std::lock_guard const lock(m_mutex);
     if (!m_session) throw std::runtime_error("the session is over");
     m_torrents.emplace(torrent, std::move(state));
@@ -318,14 +334,49 @@ bool Engine::remove(std::uint64_t torrent) const {
     return true;
 }
 
+bool Engine::on_network(std::uint64_t torrent, std::function<void(lt::torrent&)> call) const {
+    return with(torrent, [talk = m_talk.get(), call = std::move(call)](lt::torrent_handle const& handle) {
+        post_call(*talk, handle, call);
+    });
+}
+
+bool Engine::on_order(std::uint64_t torrent, Torrent const& state, std::uint32_t piece,
+                      std::function<void(lt::torrent&)> order) const {
+    return on_network(torrent, [parts = state.parts, piece, order = std::move(order)](lt::torrent& internal) {
+        parts->order(internal, int(piece), order);
+    });
+}
+
 bool Engine::request(std::uint64_t torrent, std::uint32_t piece, std::int32_t milliseconds) const {
     std::lock_guard const lock(m_mutex);
     auto* const state = find(torrent);
     if (!state) return false;
     with_piece(*state, piece).requested.insert(piece);
-    return with(torrent, [piece, milliseconds](lt::torrent_handle const& handle) {
-        handle.set_piece_deadline(lt::piece_index_t(int(piece)), milliseconds);
-    });
+    return on_order(torrent, *state, piece,
+                    [parts = state->parts, piece, milliseconds](lt::torrent& internal) {
+                        bool const restricted = is_restricted(internal, int(piece));
+                        parts->lift(internal, int(piece), true);
+                        internal.set_piece_deadline(lt::piece_index_t(int(piece)), milliseconds, {});
+                        parts->expect(internal, int(piece));
+                        if (restricted) parts->hurry(internal, int(piece));
+                    });
+}
+
+bool Engine::request_blocks(std::uint64_t torrent, std::uint32_t piece, rust::Slice<RawBlocks const> blocks,
+                            std::int32_t milliseconds) const {
+    std::lock_guard const lock(m_mutex);
+    auto* const state = find(torrent);
+    if (!state) return false;
+    with_piece(*state, piece).requested.insert(piece);
+    std::vector<bool> wanted(std::size_t(state->proof->blocks.blocks_in(int(piece))), false);
+    for (auto const& part : blocks)
+        for (auto at = std::size_t(part.first);
+             at < std::min(std::size_t(part.first) + part.count, wanted.size()); ++at)
+            wanted[at] = true;
+    return on_order(torrent, *state, piece,
+                    [parts = state->parts, piece, wanted, milliseconds](lt::torrent& internal) {
+                        parts->request(internal, int(piece), wanted, milliseconds);
+                    });
 }
 
 bool Engine::set_priority(std::uint64_t torrent, rust::Slice<RawPriority const> pieces) const {
@@ -333,21 +384,44 @@ bool Engine::set_priority(std::uint64_t torrent, rust::Slice<RawPriority const> 
     auto* const state = find(torrent);
     if (!state) return false;
     std::vector<lt::piece_index_t> taken_back;
+    std::vector<int> whole;
     std::vector<std::pair<lt::piece_index_t, lt::download_priority_t>> wanted;
     wanted.reserve(pieces.size());
     for (auto const& one : pieces) {
         auto& requested = with_piece(*state, one.piece).requested;
         lt::piece_index_t const piece{int(one.piece)};
+        if (one.priority > 0) whole.push_back(int(one.piece));
         // A piece for which a reader waits keeps the top priority, unless it is no longer wanted.
         if (one.priority > 0 && requested.count(one.piece)) continue;
         if (requested.erase(one.piece)) taken_back.push_back(piece);
         wanted.emplace_back(piece, lt::download_priority_t(std::min(one.priority, top)));
     }
-    return with(torrent, [taken_back = std::move(taken_back),
-                          wanted = std::move(wanted)](lt::torrent_handle const& handle) {
+    return on_network(torrent, [parts = state->parts, taken_back = std::move(taken_back),
+                                whole = std::move(whole), wanted = std::move(wanted)](lt::torrent& internal) {
+        std::vector<int> restricted;
+        std::map<lt::piece_index_t, lt::download_priority_t> const priorities(wanted.begin(), wanted.end());
+        auto now = wanted;
+        for (int const piece : whole) {
+            lt::piece_index_t const index{piece};
+            if (!parts->is_barred(piece)) {
+                if (is_restricted(internal, piece)) restricted.push_back(piece);
+                parts->lift(internal, piece, true);
+                continue;
+            }
+            auto const found = priorities.find(index);
+            auto const priority = found == priorities.end() ? lt::dont_download : found->second;
+            now.erase(std::remove(now.begin(), now.end(), std::pair(index, priority)), now.end());
+            parts->order(internal, piece, [parts, piece, index, priority](lt::torrent& later) {
+                parts->lift(later, piece, true);
+                if (priority != lt::dont_download) later.set_piece_priority(index, priority);
+            });
+        }
         // Deadlines are reset first, because that sets the priority of the piece to 1.
-        for (auto const piece : taken_back) handle.reset_piece_deadline(piece);
-        if (!wanted.empty()) handle.prioritize_pieces(wanted);
+        for (auto const piece : taken_back) internal.reset_piece_deadline(piece);
+        if (!now.empty()) internal.prioritize_piece_list(now);
+        for (int const piece : restricted) parts->hurry(internal, piece);
+        for (auto const& [piece, priority] : wanted)
+            if (priority == lt::dont_download) parts->lift(internal, static_cast<int>(piece), false);
     });
 }
 
@@ -370,16 +444,21 @@ bool Engine::withdraw(std::uint64_t torrent, rust::Slice<std::uint32_t const> pi
     std::lock_guard const lock(m_mutex);
     auto* const state = find(torrent);
     if (!state) return false;
-    std::vector<int> gone;
+    std::vector<std::pair<int, std::uint64_t>> gone;
     gone.reserve(pieces.size());
     for (auto const piece : pieces) {
         with_piece(*state, piece).requested.erase(piece);
-        // From now on no byte of the piece is sent.
-        if (state->proof) state->proof->forget(int(piece));
-        gone.push_back(int(piece));
+        // From now on no byte of the piece is sent, written or reported as verified.
+        gone.emplace_back(int(piece), state->proof->blocks.bar(int(piece)));
+        state->proof->forget(int(piece));
+        Note note{};
+        note.kind = Note::Kind::withdrawn;
+        note.torrent = torrent;
+        note.piece = int(piece);
+        m_outbox->push(std::move(note));
     }
-    return with(torrent, [talk = m_talk.get(), gone = std::move(gone)](lt::torrent_handle const& handle) {
-        post_call(*talk, handle, [gone](lt::torrent& torrent) { silmaril::withdraw(torrent, gone); });
+    return on_network(torrent, [parts = state->parts, gone = std::move(gone)](lt::torrent& internal) {
+        parts->withdraw(internal, gone);
     });
 }
 
@@ -444,11 +523,14 @@ bool Engine::give_piece(std::uint64_t torrent, std::uint32_t piece,
     std::vector<char> data(bytes.begin(), bytes.end());
     // libtorrent counts the pad file that follows as part of the piece.
     data.resize(std::size_t(info.piece_size(index)), '\0');
-    return with(torrent, [index, data = std::move(data)](lt::torrent_handle const& handle) {
-        // Without the flag `overwrite_existing` blocks from peers are kept and only the missing ones are
-        // written. Overwriting would corrupt the state of a piece that another peer has completed.
-        handle.add_piece(index, data, {});
-    });
+    return on_order(torrent, *state, piece,
+                    [parts = state->parts, index, data = std::move(data)](lt::torrent& internal) {
+                        parts->lift(internal, static_cast<int>(index), true);
+                        // Without the flag `overwrite_existing` blocks from peers are kept and only the
+                        // missing ones are written. Overwriting would corrupt the state of a piece that
+                        // another peer has completed.
+                        internal.add_piece_async(index, data, {});
+                    });
 }
 
 bool Engine::save_layers(std::uint64_t torrent, bool export_all) const {

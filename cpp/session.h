@@ -25,6 +25,7 @@
 #include "disk.h"
 #include "guard.h"
 #include "outbox.h"
+#include "parts.h"
 #include "proof.h"
 #include "rust/cxx.h"
 #include "spare.h"
@@ -34,6 +35,7 @@
 namespace silmaril {
 
 struct RawAdd;
+struct RawBlocks;
 struct RawEndpoint;
 struct RawEvent;
 struct RawItem;
@@ -73,6 +75,8 @@ public:
     void meet(RawMeeting const& meeting) const;
     bool remove(std::uint64_t torrent) const;
     bool request(std::uint64_t torrent, std::uint32_t piece, std::int32_t milliseconds) const;
+    bool request_blocks(std::uint64_t torrent, std::uint32_t piece, rust::Slice<RawBlocks const> blocks,
+                        std::int32_t milliseconds) const;
     bool set_priority(std::uint64_t torrent, rust::Slice<RawPriority const> pieces) const;
     bool connect_peer(std::uint64_t torrent, RawEndpoint const& peer) const;
     bool redial(std::uint64_t torrent) const;
@@ -110,6 +114,7 @@ private:
         std::vector<Request> waiting;                  // requests until it is ready
         std::shared_ptr<lt::torrent_info const> info;  // null for a magnet
         std::shared_ptr<Proof> proof;                  // null for a magnet
+        std::shared_ptr<Parts> parts;                  // null for a magnet
         std::unordered_set<std::uint32_t> requested;   // pieces with a deadline
         std::deque<bool> saves;  // pending calls of `save_layers`, in order: whether to export all
         std::shared_ptr<Visibility> visibility = std::make_shared<Visibility>();
@@ -124,6 +129,11 @@ private:
     void add_to_session(std::uint64_t torrent, lt::add_torrent_params params, Torrent state) const;
     // Runs the request, now or when the torrent is ready. False if the torrent does not exist.
     bool with(std::uint64_t torrent, Request request) const;
+    // `with`, for a call of libtorrent's own torrent on the network thread.
+    bool on_network(std::uint64_t torrent, std::function<void(lt::torrent&)> call) const;
+    // `on_network`, for an order that makes libtorrent request a piece (see Parts::order).
+    bool on_order(std::uint64_t torrent, Torrent const& state, std::uint32_t piece,
+                  std::function<void(lt::torrent&)> order) const;
     Torrent* find(std::uint64_t torrent) const;
     Torrent& with_piece(Torrent& torrent, std::uint32_t piece) const;
     // Handles the alerts that change the state above. True if the alert needs no further handling.

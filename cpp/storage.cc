@@ -1,6 +1,7 @@
 #include "storage.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <libtorrent/hasher.hpp>
 
@@ -19,13 +20,25 @@ void Storage::accept(int piece, int start, Bytes bytes) {
     m_accepted[{piece, start}] = std::move(bytes);
 }
 
-FileError Storage::flush(int piece, int start, Bytes const& bytes) {
-    if (proof && proof->proved(piece)) {
-        // The piece was proved after this block was accepted.
+void Storage::end_accepted(int piece, int start, Bytes const& bytes) {
+    auto const accepted = m_accepted.find({piece, start});
+    // If the block was accepted again during the write, its entry belongs to the newer write.
+    if (accepted != m_accepted.end() && accepted->second == bytes) m_accepted.erase(accepted);
+}
+
+Storage::Flushed Storage::flush(int piece, int start, Bytes const& bytes, bool given) {
+    int const block = start / block_size;
+    Flushed result;
+    {
         std::lock_guard const lock(m_mutex);
-        auto const late = m_accepted.find({piece, start});
-        if (late != m_accepted.end() && late->second == bytes) m_accepted.erase(late);
-        return {};
+        result.refused = proof && proof->blocks.is_barred(piece);
+        // Proved after this block was accepted.
+        if (result.refused || (proof && (proof->proved(piece) || proof->blocks.keeps(piece, block)))) {
+            end_accepted(piece, start, bytes);
+            return result;
+        }
+        auto& writing = m_pieces[piece].writing[block];
+        writing.overlapped = ++writing.running > 1;
     }
     // An earlier verdict does not apply to the new bytes.
     if (proof && proof->keeps(piece)) proof->forget(piece);
@@ -35,18 +48,77 @@ FileError Storage::flush(int piece, int start, Bytes const& bytes) {
         int const own = std::min(int(bytes->size()), layout.piece_size2(lt::piece_index_t(piece)) - start);
         if (own > 0) digest = lt::hasher256(bytes->data(), own).final();
     }
-    auto const error = files.write(at(piece, start), bytes->data(), std::int64_t(bytes->size()));
+    auto const expected = proof && !given ? proof->blocks.hash(piece, block) : std::nullopt;
+    result.wrong = expected && digest != *expected;
+    if (!result.wrong)
+        result.error = files.write(at(piece, start), bytes->data(), std::int64_t(bytes->size()));
 
     std::lock_guard const lock(m_mutex);
-    auto const accepted = m_accepted.find({piece, start});
-    // If the block was accepted again during the write, its entry belongs to the newer write.
-    if (accepted != m_accepted.end() && accepted->second == bytes) m_accepted.erase(accepted);
+    end_accepted(piece, start, bytes);
     auto& state = m_pieces[piece];
-    auto const block = std::size_t(start / block_size);
-    if (state.blocks.size() <= block) state.blocks.resize(block + 1);
-    state.blocks[block] = error ? lt::sha256_hash() : digest;
-    if (error) state.failed = true;
-    return error;
+    auto const writing = state.writing.find(block);
+    bool const overlapped = writing->second.overlapped;
+    if (--writing->second.running == 0) state.writing.erase(writing);
+    if (result.wrong) return result;
+    if (state.blocks.size() <= std::size_t(block)) state.blocks.resize(std::size_t(block) + 1);
+    state.blocks[std::size_t(block)] = result.error || overlapped ? lt::sha256_hash() : digest;
+    if (result.error) state.failed = true;
+    result.kept = !result.error && judge_block(state, piece, block) == Judgement::kept;
+    return result;
+}
+
+Storage::Judgement Storage::judge_block(Piece const& state, int piece, int block) {
+    if (!proof || std::size_t(block) >= state.blocks.size() || state.writing.count(block) > 0 ||
+        m_accepted.count({piece, block * block_size}) > 0)
+        return Judgement::open;
+    auto const& digest = state.blocks[std::size_t(block)];
+    auto const expected = proof->blocks.hash(piece, block);
+    if (!expected || digest.is_all_zeros() || proof->blocks.keeps(piece, block)) return Judgement::open;
+    if (digest != *expected) return Judgement::wrong;
+    return proof->blocks.keep(piece, block) ? Judgement::kept : Judgement::open;
+}
+
+Storage::Judged Storage::judge_blocks(int piece) {
+    Judged judged;
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_pieces.find(piece);
+    if (found == m_pieces.end()) return judged;
+    for (int block = 0; block < int(found->second.blocks.size()); ++block) {
+        auto const judgement = judge_block(found->second, piece, block);
+        if (judgement == Judgement::kept) judged.kept.push_back(block);
+        if (judgement == Judgement::wrong) judged.wrong.push_back(block);
+    }
+    return judged;
+}
+
+void Storage::confirm(int piece, int block, std::function<void(int, int)> const& report) {
+    int const start = block * block_size;
+    int const length = std::min(block_size, layout.piece_size2(lt::piece_index_t(piece)) - start);
+    auto error = files.restore_lost(at(piece, start), length);
+    if (!error && files.wait_for_writes(at(piece, start), length)) {
+        lt::sha256_hash digest;
+        auto const expected = proof->blocks.hash(piece, block);
+        if (hash_block(piece, start, digest) || !expected || digest != *expected) error = {EIO, -1, "prove"};
+    }
+    // The bytes are read again when the whole piece is hashed.
+    forget_hash(piece, block);
+    if (error)
+        proof->blocks.drop(piece, block);
+    else
+        proof->blocks.confirm(piece, block, report);
+}
+
+void Storage::forget_hash(int piece, int block) {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_pieces.find(piece);
+    if (found == m_pieces.end()) return;
+    auto& state = found->second;
+    auto& blocks = state.blocks;
+    if (std::size_t(block) < blocks.size()) blocks[std::size_t(block)].clear();
+    if (std::any_of(blocks.begin(), blocks.end(), [](auto const& hash) { return !hash.is_all_zeros(); }))
+        return;
+    blocks.clear();
+    if (state.running == 0 && !state.failed && state.waiting.empty()) m_pieces.erase(found);
 }
 
 Task Storage::finish(int piece) {
@@ -212,7 +284,18 @@ bool Storage::keeps(std::int64_t offset, std::int64_t length) const {
     auto const last = (offset + length - 1) / layout.piece_length();
     for (auto piece = offset / layout.piece_length(); piece <= last; ++piece)
         if (proof->keeps(int(piece))) return true;
+    for (auto at = offset - offset % block_size; at < offset + length; at += block_size) {
+        auto const piece = int(at / layout.piece_length());
+        if (proof->blocks.keeps(piece, int(at % layout.piece_length() / block_size))) return true;
+    }
     return false;
+}
+
+bool Storage::proves_kept(int piece, lt::span<lt::sha256_hash const> hashes) const {
+    auto const kept = proof->blocks.kept(piece);
+    for (int block = 0; block < int(std::min(kept.size(), std::size_t(hashes.size()))); ++block)
+        if (kept[std::size_t(block)] && proof->blocks.hash(piece, block) != hashes[block]) return false;
+    return true;
 }
 
 bool Storage::failed(int piece) {

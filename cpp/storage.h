@@ -47,8 +47,24 @@ public:
 
     // Accepts a block. From now on `read` returns it.
     void accept(int piece, int start, Bytes bytes);
-    // Writes an accepted block to its file, and hashes it while it is in the CPU cache.
-    FileError flush(int piece, int start, Bytes const& bytes);
+    struct Flushed {
+        FileError error;
+        bool refused = false;  // the bytes of the piece are being deleted: nothing was written
+        bool wrong = false;    // the hash of the block is known, and another one: nothing was written
+        bool kept = false;     // the block is kept (blocks.h); the caller must call `confirm`
+    };
+    // Writes an accepted block to its file, and hashes it while it is in the CPU cache. Does not write to
+    // kept blocks and proved pieces. `given`: the block did not come from a peer, so it is never `wrong`.
+    Flushed flush(int piece, int start, Bytes const& bytes, bool given);
+    struct Judged {
+        std::vector<int> kept;   // the caller must call `confirm` for them
+        std::vector<int> wrong;  // blocks in the file whose hash is wrong
+    };
+    // Compares the blocks in the file with their proved hashes, as far as both are known.
+    Judged judge_blocks(int piece);
+    // Ensures that the bytes of a kept block are in the file that its path names, and that no other torrent
+    // has replaced them. Reports the blocks that are readable now (see Blocks::confirm).
+    void confirm(int piece, int block, std::function<void(int first, int count)> const& report);
     // The write of the block, or the task, has ended. The caller must run the returned task, if any, on the
     // pool.
     Task finish(int piece);
@@ -73,6 +89,8 @@ public:
     // pieces that libtorrent has passed before and that are now proved.
     std::vector<int> judge(int piece, lt::span<lt::sha256_hash> blocks);
 
+    // Whether the hashes of the piece's kept blocks are right, as far as they are known.
+    bool proves_kept(int piece, lt::span<lt::sha256_hash const> blocks) const;
     // Whether a write of this piece has failed since the last `forget`.
     bool failed(int piece);
     // Resets the hashes and the failure of the piece.
@@ -85,12 +103,24 @@ public:
     Task when_idle(Task task);
 
 private:
+    struct Writing {
+        int running = 0;
+        bool overlapped = false;  // the bytes in the file may be those of either write
+    };
     struct Piece {
         int running = 0;  // accepted writes and at most one task
         bool failed = false;
         std::vector<lt::sha256_hash> blocks;  // all zeros if unknown
+        std::map<int, Writing> writing;       // by block
         std::deque<Task> waiting;
     };
+    enum class Judgement { open, kept, wrong };
+    // Keeps a block if all its writes have ended and its hash is the proved one. m_mutex must be locked.
+    Judgement judge_block(Piece const& state, int piece, int block);
+    // Forgets the computed hash of a block.
+    void forget_hash(int piece, int block);
+    // The write of an accepted block has ended. m_mutex must be locked.
+    void end_accepted(int piece, int start, Bytes const& bytes);
     // Saves the hashes of the granules of a proved piece.
     void save_granules(int piece, lt::span<lt::sha256_hash const> blocks);
     // Hashes the blocks of a piece from `start` to `end`; none if they cannot be read.

@@ -118,6 +118,8 @@ mod raw {
         paths: Vec<RawPath>,
         /// Piece `i` is bit `7 - i % 8` of byte `i / 8`.
         have: Vec<u8>,
+        /// Verified blocks of other pieces.
+        kept: Vec<RawBlocks>,
         resume: Vec<u8>,
         lazy: bool,
         withheld: bool,
@@ -152,6 +154,13 @@ mod raw {
         signature: Vec<u8>,
     }
 
+    /// Consecutive blocks of a piece.
+    struct RawBlocks {
+        piece: u32,
+        first: u32,
+        count: u32,
+    }
+
     struct RawPriority {
         piece: u32,
         priority: u8,
@@ -164,6 +173,12 @@ mod raw {
         Failed,
         PieceVerified,
         PieceRejected,
+        /// `piece`, `first`, `count`.
+        BlocksVerified,
+        /// No peer supplies the hashes of requested blocks of the piece.
+        BlocksRefused,
+        /// The piece was withdrawn: events of it that came earlier do not count any more.
+        Withdrawn,
         /// The bytes of a verified piece are wrong on the disk; the piece is not sent any more.
         PieceDamaged,
         /// `address`, `port`; `flag`: this node made the connection.
@@ -210,6 +225,8 @@ mod raw {
         kind: RawKind,
         torrent: u64,
         piece: u32,
+        first: u32,
+        count: u32,
         code: i32,
         flag: bool,
         address: String,
@@ -289,6 +306,14 @@ mod raw {
         // These return false for an unknown torrent.
         fn remove(self: &Engine, torrent: u64) -> Result<bool>;
         fn request(self: &Engine, torrent: u64, piece: u32, milliseconds: i32) -> Result<bool>;
+        /// Requests blocks of the piece, in addition to blocks requested before.
+        fn request_blocks(
+            self: &Engine,
+            torrent: u64,
+            piece: u32,
+            blocks: &[RawBlocks],
+            milliseconds: i32,
+        ) -> Result<bool>;
         fn set_priority(self: &Engine, torrent: u64, pieces: &[RawPriority]) -> Result<bool>;
         fn connect_peer(self: &Engine, torrent: u64, peer: &RawEndpoint) -> Result<bool>;
         /// Calls the known peers that are not connected, regardless of earlier failures.

@@ -91,6 +91,7 @@ mod e2e {
     mod rotation;
     mod share;
     mod six_hosts;
+    mod small_reads;
     pub mod space;
     mod space_random;
     mod stalled;
@@ -125,6 +126,7 @@ mod engine {
     mod lazy;
     mod limits;
     mod network;
+    mod parts;
     mod pieces;
     mod quiet;
     mod resume;
@@ -156,6 +158,7 @@ mod fetch {
     mod jobs;
     mod lifecycle;
     mod local_files;
+    mod parts;
     mod random;
     mod reads;
     mod real;
@@ -213,6 +216,7 @@ mod hostile {
     mod metadata_peer;
     mod named;
     mod newcomers;
+    mod parts;
     mod siege;
     mod slots;
     mod strike;

@@ -179,8 +179,22 @@ impl AllContents {
 
     /// Answers the waiters of a content whose bytes are verified.
     pub(super) fn answer_ready(&mut self, key: &ContentKey, transfers: &mut AllTransfers) {
+        self.answer_if_ready(key, |_| true, transfers);
+    }
+
+    /// [`Self::answer_ready`] for reads.
+    pub(super) fn answer_ready_reads(&mut self, key: &ContentKey, transfers: &mut AllTransfers) {
+        self.answer_if_ready(key, |waiter| waiter.kind == WaitKind::Read, transfers);
+    }
+
+    fn answer_if_ready(
+        &mut self,
+        key: &ContentKey,
+        which: impl Fn(&Waiter) -> bool,
+        transfers: &mut AllTransfers,
+    ) {
         let Some(joined) = self.all.get(key) else { return };
-        let ready = joined.waiters.iter().filter(|(_, w)| joined.content.has(w.range.clone()));
+        let ready = joined.waiters.iter().filter(|(_, w)| which(w) && joined.content.has(w.range.clone()));
         for id in ready.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.answer(key, id, Ok(()), transfers);
         }

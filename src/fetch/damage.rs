@@ -42,12 +42,12 @@ impl AllContents {
             let pieces = transfer.revision.layout.pieces_of(file, bytes.start, bytes.end - bytes.start);
             let pieces: Vec<PieceIndex> = pieces.map(PieceIndex).collect();
             for piece in &pieces {
-                transfer.engine_has.set(piece.0 as usize, false);
-                transfer.wants.mark_changed(piece.0);
+                transfer.forget_piece(piece.0);
             }
             if transfer.has_moved(file) {
                 transfers.add_again(info_hash);
             } else if let Some(id) = transfer.id() {
+                transfers.withdraws(id, &pieces);
                 transfers.effects.send(EngineCommand::Withdraw(id, pieces));
                 transfers.effects.mark_changed(info_hash);
             }

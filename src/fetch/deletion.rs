@@ -228,12 +228,16 @@ impl AllContents {
             let Some(transfer) = transfers.all.get_mut(&info_hash) else { continue };
             let pieces = pieces_in(&transfer.revision.layout, file, ranges);
             for &piece in &pieces {
-                transfer.engine_has.set(piece as usize, false);
+                transfer.forget_piece(piece);
                 transfer.space.begin_deletion(piece);
             }
             let pieces: Vec<PieceIndex> = pieces.into_iter().map(PieceIndex).collect();
             let ids = transfers.ids.iter().filter(|(_, of)| **of == info_hash).map(|(id, _)| *id);
-            withdrawn.extend(ids.map(|id| (id, pieces.clone())));
+            for id in ids.collect::<Vec<_>>() {
+                transfers.effects.drop_orders(id, &pieces);
+                transfers.withdraws(id, &pieces);
+                withdrawn.push((id, pieces.clone()));
+            }
         }
         withdrawn
     }

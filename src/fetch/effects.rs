@@ -66,6 +66,17 @@ impl Effects {
         self.commands.push_back(command);
     }
 
+    /// Removes queued orders for pieces that the engine is about to forget.
+    pub(super) fn drop_orders(&mut self, id: TorrentId, pieces: &[PieceIndex]) {
+        for command in &mut self.commands {
+            if let EngineCommand::Orders(of, orders) = command
+                && *of == id
+            {
+                orders.drop_pieces(pieces);
+            }
+        }
+    }
+
     pub(super) fn next_command(&mut self) -> Option<EngineCommand> {
         self.commands.pop_front()
     }

@@ -1,11 +1,13 @@
 //! What events of the engine change in files: block maps, resume data, metainfo. `outcomes` has the changes of the state.
 
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::saving::Save;
 use super::{Fetch, damage, layers};
-use crate::model::PieceIndex;
-use crate::store::ContentKey;
+use crate::model::{BLOCK_LEN, PieceIndex};
+use crate::store::{Content, ContentKey};
 use crate::torrent::{DiskErrorKind, Event, TorrentId};
 
 impl Fetch {
@@ -23,6 +25,9 @@ impl Fetch {
         }
         match event {
             Event::PieceVerified(_, piece) => self.piece_verified(id, piece),
+            Event::BlocksVerified(_, piece, blocks) => self.blocks_verified(id, piece, blocks),
+            Event::BlocksRefused(_, piece) => self.with(|state| state.blocks_refused(id, piece)),
+            Event::Withdrawn(_, piece) => self.with(|state| state.transfers.withdrawn(id, piece)),
             Event::PieceRejected(_, piece) => self.piece_rejected(id, piece),
             Event::PieceDamaged(_, piece) => {
                 let info_hash = self.state.lock().transfers.ids.get(&id).copied();
@@ -63,17 +68,56 @@ impl Fetch {
     fn piece_verified(&self, id: TorrentId, piece: PieceIndex) {
         let owners = { self.state.lock().owners(id, piece) };
         let Some((key, bytes, contents)) = owners else { return };
-        // Marked before a waiter is woken, and without the lock, since it writes to the block map's file. A content that
-        // has moved since the engine was given its path does not have these bytes in its present file.
+        let verified = self.mark(id, piece, &bytes, contents);
+        // Otherwise the remaining claims keep the piece requested.
+        if verified {
+            self.with(|state| state.piece_came(id, piece, &key, &bytes));
+        }
+    }
+
+    fn blocks_verified(&self, id: TorrentId, piece: PieceIndex, blocks: Range<u32>) {
+        let owners = {
+            let mut state = self.state.lock();
+            if state.transfers.staying(id).is_none() { None } else { state.owners(id, piece) }
+        };
+        let Some((key, bytes, contents)) = owners else { return };
+        let at = |block: u32| (bytes.start + u64::from(block) * BLOCK_LEN).min(bytes.end);
+        let part = at(blocks.start)..at(blocks.end);
+        if self.mark(id, piece, &part, contents) {
+            self.with(|state| state.blocks_came(id, piece, &blocks, &key));
+        }
+    }
+
+    /// Records that bytes of a piece are verified, and returns whether some content has them. Called before a waiter is woken,
+    /// and without the lock, since it writes to the block map's file. A content that has moved since the engine was given its
+    /// path does not have these bytes in its present file. Bytes that were deleted since the engine reported them do not count.
+    fn mark(
+        &self,
+        id: TorrentId,
+        piece: PieceIndex,
+        bytes: &Range<u64>,
+        contents: Vec<(Arc<Content>, u64)>,
+    ) -> bool {
         let mut verified = false;
         for (content, moves) in contents {
-            match content.mark_verified_at(bytes.clone(), moves) {
+            let marked = loop {
+                // A deletion that begins after the check below changes the version.
+                let version = content.version();
+                if version.moves != moves || self.state.lock().transfers.is_withdrawing(id, piece) {
+                    break Ok(false);
+                }
+                match content.mark_proved(bytes.clone(), version) {
+                    Ok(false) => {}
+                    marked => break marked,
+                }
+            };
+            match marked {
                 Ok(marked) => verified |= marked,
                 Err(error) => {
                     // The block map in memory has the bytes.
                     verified = true;
                     let path = content.path();
-                    tracing::warn!(path = %path.display(), %error, "could not record a verified piece");
+                    tracing::warn!(path = %path.display(), %error, "could not record verified bytes");
                     self.with(|state| {
                         if let Some(transfer) = state.transfers.by_id(id) {
                             transfer.last_error = Some(format!("disk: {}: {error}", path.display()));
@@ -82,10 +126,7 @@ impl Fetch {
                 }
             }
         }
-        // Otherwise the remaining claims keep the piece requested.
-        if verified {
-            self.with(|state| state.piece_came(id, piece, &key, &bytes));
-        }
+        verified
     }
 
     fn piece_rejected(&self, id: TorrentId, piece: PieceIndex) {
@@ -181,6 +222,9 @@ fn torrent_of(event: &Event) -> Option<TorrentId> {
         Event::Added(id)
         | Event::Failed(id, _)
         | Event::PieceVerified(id, _)
+        | Event::BlocksVerified(id, _, _)
+        | Event::BlocksRefused(id, _)
+        | Event::Withdrawn(id, _)
         | Event::PieceRejected(id, _)
         | Event::PieceDamaged(id, _)
         | Event::PeerConnected(id, _)

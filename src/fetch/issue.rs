@@ -6,6 +6,7 @@ use fixedbitset::FixedBitSet;
 use parking_lot::Mutex;
 
 use super::effects::EngineCommand;
+use super::parts::EngineBlocks;
 use super::saving::{Prepared, Save, Saver};
 use super::state::SharedState;
 use super::transfer::Phase;
@@ -17,6 +18,8 @@ use crate::torrent::{EngineError, Swarms};
 /// What a torrent was added with.
 pub(super) struct AddedWith {
     pub have: FixedBitSet,
+    /// Verified blocks of other pieces.
+    pub blocks: EngineBlocks,
     /// The pieces that are cached and not proved.
     pub unproved: FixedBitSet,
     /// `Content::moves` of the files.
@@ -81,7 +84,11 @@ impl Issuer {
                 let request = |result: Result<(), EngineError>, &(piece, deadline): &(_, _)| {
                     result.and(self.engine.request(id, piece, deadline))
                 };
-                (id, orders.requests.iter().fold(set, request))
+                let blocks = |result: Result<(), EngineError>, (piece, blocks, deadline): &(_, Vec<_>, _)| {
+                    result.and(self.engine.request_blocks(id, *piece, blocks, *deadline))
+                };
+                let requested = orders.requests.iter().fold(set, request);
+                (id, orders.blocks.iter().fold(requested, blocks))
             }
             EngineCommand::Remove(id) => (id, self.engine.remove(id)),
             EngineCommand::Withdraw(id, pieces) => (id, self.engine.withdraw(id, &pieces)),

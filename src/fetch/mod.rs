@@ -11,7 +11,8 @@
 //!
 //! A change goes through [`Fetch::with`]: it locks the state (`state`), changes its parts, and issues the commands that follow
 //! (`effects`, `issue`). The parts of the state:
-//! - `transfers`: all torrents. Each `transfer` has its `wants` (claims on pieces, and orders for the engine), `peers`,
+//! - `transfers`: all torrents. Each `transfer` has its `wants` (claims on pieces and on `parts` of pieces, and orders for the
+//!   engine), `peers`,
 //!   `space` (pieces that wait for space), `unproved` (cached bytes that are not proved) and `handed` (pieces that the engine
 //!   was given).
 //! - `contents`: the files with the same bytes, with their `waiters` and windows (`window`, `tensors`; `readahead` turns
@@ -39,6 +40,7 @@ pub mod hub;
 mod issue;
 mod layers;
 mod outcomes;
+mod parts;
 mod peers;
 mod readahead;
 mod reads;

@@ -107,6 +107,45 @@ impl FetchState {
         }
     }
 
+    /// Blocks of a piece are verified and recorded.
+    pub(super) fn blocks_came(
+        &mut self,
+        id: TorrentId,
+        piece: PieceIndex,
+        blocks: &Range<u32>,
+        key: &ContentKey,
+    ) {
+        let now = self.transfers.effects.now;
+        let Self { transfers, contents, settings, .. } = self;
+        // Also if the torrent has left the engine since: reads that wait for these blocks would not be answered.
+        let Some(&info_hash) = transfers.ids.get(&id) else { return };
+        if let Some(transfer) = transfers.all.get_mut(&info_hash) {
+            transfer.blocks_came(piece.0, blocks, now);
+            transfer.space.blocks_came(piece.0, blocks.end - blocks.start, &settings.rooms);
+            transfers.effects.mark_changed(info_hash);
+        }
+        // Whole files wait for the pieces, because then the engine can offer them.
+        contents.answer_ready_reads(key, transfers);
+    }
+
+    /// No peer supplies the hashes of blocks: reads wait for whole pieces from now on.
+    pub(super) fn blocks_refused(&mut self, id: TorrentId, piece: PieceIndex) {
+        let now = self.transfers.effects.now;
+        let Some(transfer) = self.transfers.staying(id) else { return };
+        let info_hash = transfer.info_hash();
+        transfer.peers.refuse_blocks(now);
+        transfer.space.cancel_parts(&transfer.wants, &self.settings.rooms);
+        // The engine has ended the request.
+        transfer.wants.forget_blocks(piece.0);
+        let owner = transfer.revision.layout.owner(piece);
+        let key = owner.and_then(|(file, _)| transfer.revision.contents[file].key());
+        tracing::debug!(%info_hash, piece = piece.0, "no peer supplies hashes of blocks");
+        self.transfers.effects.mark_changed(info_hash);
+        if let Some(key) = key {
+            self.contents.reroute(&key, &mut self.transfers);
+        }
+    }
+
     /// The torrent runs.
     pub(super) fn started(&mut self, id: TorrentId) {
         let now = self.transfers.effects.now;

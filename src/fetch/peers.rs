@@ -16,6 +16,9 @@ const CALL_AGAIN_EVERY: Duration = Duration::from_secs(1);
 /// get this time: strangers can connect without end.
 const TIME_TO_SEND: Duration = Duration::from_secs(2);
 
+/// How long whole pieces are requested after no peer supplied the hashes of blocks.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
+
 /// Peers and what the engine reports of them.
 #[derive(Debug)]
 pub(super) struct Peers {
@@ -37,6 +40,8 @@ pub(super) struct Peers {
     /// Calls to the known peers.
     pub dial: Attempts,
     called_again: Option<Instant>,
+    /// No connected peer supplied the hashes of blocks; asked again from then on, or when another peer connects.
+    refuse_blocks_until: Option<Instant>,
 }
 
 impl Peers {
@@ -53,6 +58,7 @@ impl Peers {
             search: Attempts::new(SEARCH),
             dial: Attempts::new(DIAL),
             called_again: None,
+            refuse_blocks_until: None,
         }
     }
 
@@ -60,6 +66,7 @@ impl Peers {
     pub(super) fn insert(&mut self, peer: SocketAddr, now: Instant) -> bool {
         let first = self.connected.is_empty();
         self.last_connected = Some(now);
+        self.refuse_blocks_until = None;
         self.connected.insert(peer);
         first
     }
@@ -98,6 +105,21 @@ impl Peers {
     pub(super) fn add_piece(&mut self, bytes: u64, now: Instant) {
         self.piece_bytes += bytes;
         self.last_piece = Some(now);
+    }
+
+    /// Records that blocks came that are verified without their piece.
+    pub(super) fn blocks_came(&mut self, now: Instant) {
+        self.last_piece = Some(now);
+    }
+
+    /// No connected peer supplies the hashes of blocks.
+    pub(super) fn refuse_blocks(&mut self, now: Instant) {
+        self.refuse_blocks_until = Some(now + REFUSED_FOR);
+    }
+
+    /// Whether the hashes of blocks can be expected from peers.
+    pub(super) fn supply_blocks(&self, now: Instant) -> bool {
+        self.refuse_blocks_until.is_none_or(|until| now >= until)
     }
 
     /// Connected peers that have everything and answer.
@@ -166,5 +188,16 @@ mod tests {
         assert_eq!(peers.call_again(start + CALL_AGAIN_EVERY / 2), next);
         let later = start + CALL_AGAIN_EVERY;
         assert_eq!(peers.call_again(later), Some(later.min(next.unwrap())));
+    }
+
+    #[test]
+    fn hashes_of_blocks_are_expected_again_from_a_new_peer() {
+        let start = Instant::now();
+        let mut peers = Peers::new();
+        assert!(peers.supply_blocks(start));
+        peers.refuse_blocks(start);
+        assert!(!peers.supply_blocks(start + REFUSED_FOR / 2) && peers.supply_blocks(start + REFUSED_FOR));
+        peers.insert(SocketAddr::from(([198, 51, 100, 1], 1)), start);
+        assert!(peers.supply_blocks(start));
     }
 }

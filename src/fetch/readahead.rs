@@ -9,7 +9,7 @@ use super::FileRef;
 use super::contents::{AllContents, JoinedContent};
 use super::tensors::FileTensors;
 use super::transfers::AllTransfers;
-use super::wants::{ClaimId, Level, TorrentPiece};
+use super::wants::{ClaimId, Extent, Level, TorrentPiece};
 use super::window::{STALE, share, widest, within};
 use crate::model::{InfoHash, PieceIndex};
 use crate::store::ContentKey;
@@ -159,7 +159,7 @@ impl JoinedContent {
         transfers.release(old.iter().filter(|c| new.binary_search(c).is_err()), id);
         for (i, &piece) in new.iter().enumerate() {
             let level = if i < NEAR_PIECES { Level::Near } else { Level::Ahead };
-            transfers.claim(piece, id, level, NEAR_STEP * (i as u32 + 1));
+            transfers.claim(piece, id, level, NEAR_STEP * (i as u32 + 1), Extent::Whole);
         }
         if let Some(cursor) = self.windows.cursor_mut(id) {
             cursor.claims = new;

@@ -4,9 +4,11 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::contents::{FileUse, JoinedContent};
+use super::parts::{extent_of, numbers};
+use super::transfer::Transfer;
 use super::transfers::AllTransfers;
 use super::waiters::WaitKind;
-use super::wants::{ClaimId, Level, TorrentPiece};
+use super::wants::{ClaimId, Extent, Level, TorrentPiece};
 use crate::model::{Layout, PieceIndex};
 
 impl JoinedContent {
@@ -76,6 +78,36 @@ impl JoinedContent {
         pieces.filter(missing).collect()
     }
 
+    /// The part of a piece that a read waits for.
+    fn extent(&self, claim: TorrentPiece, read: &Range<u64>, transfers: &AllTransfers) -> Extent {
+        let blocks = |transfer: &Transfer| transfer.peers.supply_blocks(transfers.effects.now);
+        match self.bytes_of(claim, transfers) {
+            Some(bytes) if transfers.all.get(&claim.0).is_some_and(blocks) => {
+                extent_of(&self.content, &bytes, read)
+            }
+            _ => Extent::Whole,
+        }
+    }
+
+    /// The bytes of the content that a piece holds.
+    fn bytes_of(&self, (info_hash, piece): TorrentPiece, transfers: &AllTransfers) -> Option<Range<u64>> {
+        let (_, bytes) = transfers.all.get(&info_hash)?.revision.layout.owner(PieceIndex(piece))?;
+        Some(bytes)
+    }
+
+    /// Whether the engine believes to have bytes of a range in this piece that the content lacks.
+    pub(super) fn is_lost(&self, claim: TorrentPiece, range: &Range<u64>, transfers: &AllTransfers) -> bool {
+        let (info_hash, piece) = claim;
+        let Some(transfer) = transfers.all.get(&info_hash).filter(|t| t.id().is_some()) else { return false };
+        if transfer.engine_has.contains(piece as usize) {
+            return true;
+        }
+        let Some(bytes) = self.bytes_of(claim, transfers) else { return false };
+        let inside = range.start.max(bytes.start)..range.end.min(bytes.end);
+        let missing = self.content.missing_ranges(inside);
+        missing.iter().any(|part| transfer.engine_blocks.has_some(piece, &numbers(&bytes, part)))
+    }
+
     /// Claims for a waiter the pieces through which its bytes are fetched now, and releases all other pieces.
     pub(super) fn claim_for_waiter(&mut self, id: ClaimId, transfers: &mut AllTransfers) {
         let Some(waiter) = self.waiters.get(&id) else { return };
@@ -87,9 +119,11 @@ impl JoinedContent {
             new.dedup();
         }
         transfers.release(waiter.claims.iter().filter(|c| new.binary_search(c).is_err()), id);
-        let level = if waiter.kind == WaitKind::Read { Level::Urgent } else { Level::Bulk };
+        let is_read = waiter.kind == WaitKind::Read;
+        let level = if is_read { Level::Urgent } else { Level::Bulk };
         for &piece in &new {
-            transfers.claim(piece, id, level, Duration::ZERO);
+            let extent = if is_read { self.extent(piece, &waiter.range, transfers) } else { Extent::Whole };
+            transfers.claim(piece, id, level, Duration::ZERO, extent);
         }
         if let Some(waiter) = self.waiters.get_mut(&id) {
             waiter.claims = new;

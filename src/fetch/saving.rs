@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Exposure;
 use super::issue::AddedWith;
+use super::parts::EngineBlocks;
 use super::state::SharedState;
 use crate::fsutil;
 use crate::model::metainfo::parse_metainfo;
@@ -140,6 +141,7 @@ pub(super) fn prepare(
     let hidden = exposure == Exposure::Hidden;
     let (have, unproved) =
         if hidden { (revision.have_pieces(), revision.unproved_pieces()) } else { revision.offered_pieces() };
+    let blocks = EngineBlocks::of(revision);
     let torrent = AddTorrent {
         info_hash,
         metainfo: saved.unwrap_or_else(|| revision.manifest.metainfo(None)),
@@ -149,12 +151,13 @@ pub(super) fn prepare(
         // Reserved bytes are neither offered nor fetched.
         mode: if revision.is_complete() && have.is_full() { Mode::Seed } else { Mode::Lazy },
         have: have.clone(),
+        blocks: blocks.ranges(),
         resume: if with_layers { None } else { read(&paths.resume(&info_hash)) },
         peers: Vec::new(),
         discovery: Discovery { dht: false, lan: false, pex: false },
         withheld: hidden,
     };
-    Prepared { torrent, with: AddedWith { have, unproved, given, with_layers, hashes } }
+    Prepared { torrent, with: AddedWith { have, blocks, unproved, given, with_layers, hashes } }
 }
 
 fn read(path: &Path) -> Option<Vec<u8>> {

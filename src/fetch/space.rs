@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::wants::{Level, Wants};
-use crate::model::PieceIndex;
+use super::parts::EngineBlocks;
+use super::wants::{Level, Need, Wants};
+use crate::model::{BLOCK_LEN, PieceIndex};
 use crate::store::{Rooms, SpaceClass, StoredRevision};
 
 /// How long a torrent may have no space for any of its pieces before whole files fail: other programs may release space in
@@ -28,26 +29,42 @@ pub(super) struct Space {
 }
 
 impl Space {
-    /// Whether a piece may be requested. Reserves space for it, unless that is done.
+    /// Whether a piece, or blocks of it, may be requested. Reserves space for the blocks that the engine lacks, unless that is
+    /// done.
     pub(super) fn admit(
         &mut self,
         revision: &StoredRevision,
+        engine_has: &EngineBlocks,
         rooms: &Rooms,
-        piece: u32,
-        level: Level,
+        need: Need,
         now: Instant,
     ) -> bool {
+        let Need { piece, level, blocks } = need;
         if self.deleting.contains(&piece) {
             return false;
         }
         let Some((file, bytes)) = revision.layout.owner(PieceIndex(piece)) else { return true };
-        if self.reserved.contains_key(&piece) {
+        let lies = revision.contents[file].space_class();
+        let whole = bytes.end - bytes.start;
+        let missing = whole.saturating_sub(u64::from(engine_has.count(piece)) * BLOCK_LEN);
+        let len = blocks.map_or(missing, |blocks| whole.min(u64::from(blocks) * BLOCK_LEN));
+        let reserved = match self.reserved.get(&piece) {
+            Some(&(before, reserved)) if before == lies => reserved,
+            Some(&(before, reserved)) => {
+                // The content has moved to memory, or back, and its bytes are requested again.
+                rooms.end_reservation(before, reserved);
+                self.reserved.remove(&piece);
+                0
+            }
+            None => 0,
+        };
+        if reserved >= len {
             return true;
         }
-        let (lies, len) = (revision.contents[file].space_class(), bytes.end - bytes.start);
+        let len = len - reserved;
         if rooms.reserve(lies, len, level == Level::Urgent) {
             self.lacking.remove(&piece);
-            self.reserved.insert(piece, (lies, len));
+            self.reserved.insert(piece, (lies, reserved + len));
             self.stuck_since = None;
             return true;
         }
@@ -69,6 +86,31 @@ impl Space {
             rooms.end_reservation(lies, len);
         }
         self.lacking.remove(&piece);
+    }
+
+    /// Blocks of a piece are verified: their bytes are written.
+    pub(super) fn blocks_came(&mut self, piece: u32, blocks: u32, rooms: &Rooms) {
+        if let Some((lies, len)) = self.reserved.get_mut(&piece) {
+            // The last block of a file may be shorter; whole blocks were reserved.
+            let written = (u64::from(blocks) * BLOCK_LEN).min(*len);
+            *len -= written;
+            rooms.end_reservation(*lies, written);
+            if *len == 0 {
+                self.reserved.remove(&piece);
+            }
+        }
+    }
+
+    /// Ordered blocks cannot be verified, so their whole pieces are needed: the reservations of the blocks must not stop each
+    /// other.
+    pub(super) fn cancel_parts(&mut self, wants: &Wants, rooms: &Rooms) {
+        self.reserved.retain(|&piece, (lies, len)| {
+            let in_blocks = wants.is_ordered_in_blocks(piece);
+            if in_blocks {
+                rooms.cancel_reservation(*lies, *len);
+            }
+            !in_blocks
+        });
     }
 
     /// Forgets pieces that are not claimed any more, and releases their space.
@@ -140,6 +182,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::fetch::wants::Extent;
     use crate::model::{FileEntry, Manifest, PiecesRoot};
     use crate::paths::Paths;
     use crate::store::Store;
@@ -154,6 +197,10 @@ mod tests {
         Store::open(&Paths::below(dir)).unwrap().revision(Arc::new(manifest)).unwrap()
     }
 
+    fn whole(piece: u32, level: Level) -> Need {
+        Need { piece, level, blocks: None }
+    }
+
     fn rooms(max_size: u64) -> Arc<Rooms> {
         Rooms::new(std::env::temp_dir(), max_size, 0, 0)
     }
@@ -162,8 +209,9 @@ mod tests {
     fn piece_reserves_space_once_until_it_is_verified() {
         let dir = tempfile::tempdir().unwrap();
         let (revision, rooms) = (revision(dir.path()), rooms(2 * MIB));
-        let admit =
-            |space: &mut Space, piece, level| space.admit(&revision, &rooms, piece, level, Instant::now());
+        let admit = |space: &mut Space, piece, level| {
+            space.admit(&revision, &EngineBlocks::default(), &rooms, whole(piece, level), Instant::now())
+        };
         let mut space = Space::default();
         for _ in 0..3 {
             assert!(admit(&mut space, 0, Level::Ahead));
@@ -183,8 +231,9 @@ mod tests {
     fn urgent_piece_may_exceed_the_limit() {
         let dir = tempfile::tempdir().unwrap();
         let (revision, rooms) = (revision(dir.path()), rooms(MIB));
-        let admit =
-            |space: &mut Space, piece, level| space.admit(&revision, &rooms, piece, level, Instant::now());
+        let admit = |space: &mut Space, piece, level| {
+            space.admit(&revision, &EngineBlocks::default(), &rooms, whole(piece, level), Instant::now())
+        };
         let mut space = Space::default();
         assert!(admit(&mut space, 0, Level::Bulk));
         for level in [Level::Bulk, Level::Ahead, Level::Near] {
@@ -197,8 +246,9 @@ mod tests {
     fn piece_is_not_requested_while_it_is_deleted() {
         let dir = tempfile::tempdir().unwrap();
         let (revision, rooms) = (revision(dir.path()), rooms(8 * MIB));
-        let admit =
-            |space: &mut Space, piece, level| space.admit(&revision, &rooms, piece, level, Instant::now());
+        let admit = |space: &mut Space, piece, level| {
+            space.admit(&revision, &EngineBlocks::default(), &rooms, whole(piece, level), Instant::now())
+        };
         let mut space = Space::default();
         space.begin_deletion(3);
         assert!(!admit(&mut space, 3, Level::Urgent) && space.holds(3));
@@ -211,12 +261,13 @@ mod tests {
     fn unclaimed_pieces_neither_have_nor_lack_space() {
         let dir = tempfile::tempdir().unwrap();
         let (revision, rooms) = (revision(dir.path()), rooms(2 * MIB));
-        let admit =
-            |space: &mut Space, piece, level| space.admit(&revision, &rooms, piece, level, Instant::now());
+        let admit = |space: &mut Space, piece, level| {
+            space.admit(&revision, &EngineBlocks::default(), &rooms, whole(piece, level), Instant::now())
+        };
         let mut space = Space::default();
         let mut wants = Wants::default();
         for piece in 0..4 {
-            wants.claim(piece, 1, Level::Ahead, Duration::ZERO, Instant::now());
+            wants.claim(piece, 1, Level::Ahead, Duration::ZERO, Extent::Whole, Instant::now());
             assert_eq!(admit(&mut space, piece, Level::Ahead), piece < 2);
         }
         for piece in [0, 2] {
@@ -231,5 +282,55 @@ mod tests {
         assert!(admit(&mut space, 3, Level::Ahead));
         space.release_all(&rooms);
         assert!(!rooms.cache.is_reserved() && !space.lacks_any());
+    }
+
+    #[test]
+    fn blocks_reserve_only_their_own_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (revision, rooms) = (revision(dir.path()), rooms(MIB));
+        let granule = |piece| Need { piece, level: Level::Ahead, blocks: Some(4) };
+        let mut space = Space::default();
+        let admit = |space: &mut Space, need| {
+            space.admit(&revision, &EngineBlocks::default(), &rooms, need, Instant::now())
+        };
+        assert!(
+            admit(&mut space, granule(0)) && admit(&mut space, granule(0)) && admit(&mut space, granule(1))
+        );
+        assert_eq!(space.reserved.values().map(|(_, len)| len).sum::<u64>(), 128 << 10);
+        assert!(!admit(&mut space, whole(0, Level::Ahead)), "the piece is longer than the room");
+        space.blocks_came(0, 4, &rooms);
+        space.blocks_came(1, 4, &rooms);
+        assert!(!space.has_any() && !rooms.cache.is_reserved());
+    }
+    #[test]
+    fn blocks_of_a_piece_that_came_need_no_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let (revision, rooms) = (revision(dir.path()), rooms(MIB));
+        let mut engine_has = EngineBlocks::default();
+        engine_has.insert(0, &(0..4));
+        let mut space = Space::default();
+        assert!(space.admit(&revision, &engine_has, &rooms, whole(0, Level::Ahead), Instant::now()));
+        assert_eq!(space.reserved[&0].1, MIB - (64 << 10));
+        engine_has.insert(0, &(4..64));
+        space.blocks_came(0, 60, &rooms);
+        assert!(space.admit(&revision, &engine_has, &rooms, whole(0, Level::Ahead), Instant::now()));
+        assert!(!space.has_any() && !rooms.cache.is_reserved());
+    }
+    #[test]
+    fn content_that_moved_needs_space_at_its_new_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (revision, rooms) = (revision(dir.path()), rooms(8 * MIB));
+        let mut space = Space::default();
+        let engine_has = EngineBlocks::default();
+        let mut admit = || {
+            let need = whole(0, Level::Ahead);
+            assert!(space.admit(&revision, &engine_has, &rooms, need, Instant::now()));
+            (rooms.cache.is_reserved(), rooms.memory.is_reserved())
+        };
+        assert_eq!(admit(), (true, false));
+        revision.contents[0].enter_memory().unwrap();
+        assert_eq!(admit(), (false, true));
+        revision.contents[0].leave_memory().unwrap();
+        assert_eq!(admit(), (true, false));
     }
 }

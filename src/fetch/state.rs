@@ -188,7 +188,7 @@ impl FetchState {
         Ok(())
     }
 
-    /// The engine fetches a piece that it believes to have only when the torrent is added without it, and writes to a
+    /// The engine fetches bytes that it believes to have only when the torrent is added without it, and writes to a
     /// file that has moved only when the torrent is added with the new path.
     fn add_again_if_lost(&mut self, key: &ContentKey, via: FileUse, range: &Range<u64>) {
         let Self { transfers, contents, .. } = self;
@@ -196,10 +196,8 @@ impl FetchState {
             return transfers.add_again(via.0);
         }
         let Some(joined) = contents.all.get(key) else { return };
-        let lost = joined.route(via, range, transfers).into_iter().find(|(info_hash, piece)| {
-            let transfer = transfers.all.get(info_hash);
-            transfer.is_some_and(|t| t.id().is_some() && t.engine_has.contains(*piece as usize))
-        });
+        let mut routes = joined.route(via, range, transfers).into_iter();
+        let lost = routes.find(|piece| joined.is_lost(*piece, range, transfers));
         if let Some((info_hash, _)) = lost {
             transfers.add_again(info_hash);
         }

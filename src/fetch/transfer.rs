@@ -1,5 +1,6 @@
 //! One torrent: its phase in the engine, its pieces, and its faults.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use tokio::time::Instant;
 
 use super::handed::Handed;
 use super::issue::AddedWith;
+use super::parts::EngineBlocks;
 use super::peers::Peers;
 use super::space::Space;
 use super::timeouts::Timeouts;
@@ -70,6 +72,8 @@ pub(super) struct Transfer {
     pub given: Vec<u64>,
     /// Pieces that the engine believes to be on the disk.
     pub engine_has: FixedBitSet,
+    /// Blocks of other pieces that the engine believes to be on the disk.
+    pub engine_blocks: EngineBlocks,
     pub unproved: Unproved,
     pub space: Space,
     pub handed: Handed,
@@ -118,6 +122,7 @@ impl Transfer {
             wants: Wants::default(),
             given: Vec::new(),
             engine_has: FixedBitSet::with_capacity(pieces),
+            engine_blocks: EngineBlocks::default(),
             unproved: Unproved::default(),
             space: Space::default(),
             handed: Handed::default(),
@@ -200,10 +205,11 @@ impl Transfer {
 
     /// The orders for changed claims. Pieces that are proved from the cache, and pieces that lack space, are held back.
     pub(super) fn orders(&mut self, rooms: &Rooms, now: Instant) -> Orders {
-        let Self { wants, unproved, space, revision, .. } = self;
+        let Self { wants, unproved, space, revision, engine_blocks, .. } = self;
         space.release_unclaimed(wants, rooms);
-        let orders = wants
-            .orders(|piece, level| unproved.holds(piece) || !space.admit(revision, rooms, piece, level, now));
+        let orders = wants.orders(engine_blocks, |need| {
+            unproved.holds(need.piece) || !space.admit(revision, engine_blocks, rooms, need, now)
+        });
         if space.lacks_any() {
             rooms.request_space();
         }
@@ -236,9 +242,27 @@ impl Transfer {
         }
     }
 
+    /// Records that blocks of a piece are verified.
+    pub(super) fn blocks_came(&mut self, piece: u32, blocks: &Range<u32>, now: Instant) {
+        self.engine_blocks.insert(piece, blocks);
+        self.wants.blocks_came(piece, &self.engine_blocks);
+        self.peers.blocks_came(now);
+        self.rejected_in_a_row = 0;
+        self.disk_failed = false;
+        self.peers_delivered(now);
+    }
+
+    /// The engine is about to forget a piece.
+    pub(super) fn forget_piece(&mut self, piece: u32) {
+        self.engine_has.set(piece as usize, false);
+        self.engine_blocks.remove(piece);
+        self.wants.forget_order(piece);
+    }
+
     /// Records that a piece of `len` bytes is verified.
     pub(super) fn piece_came(&mut self, piece: u32, len: u64, now: Instant) {
         let new = !self.engine_has.put(piece as usize);
+        self.engine_blocks.remove(piece);
         self.wants.fulfilled(piece);
         self.rejected_in_a_row = 0;
         self.disk_failed = false;
@@ -387,6 +411,7 @@ impl Transfer {
     /// The engine has the torrent. Returns whether its files moved meanwhile, so that it has to be added again.
     pub(super) fn entered_engine(&mut self, id: TorrentId, with: AddedWith) -> bool {
         self.engine_has = with.have;
+        self.engine_blocks = with.blocks;
         self.given = with.given;
         self.metainfo_saved = with.with_layers;
         if let (Some(web), Some(hashes)) = (&mut self.web, with.hashes) {

@@ -12,8 +12,8 @@ use super::effects::{Effects, EngineCommand};
 use super::issue::AddedWith;
 use super::timer::SAVE_EVERY;
 use super::transfer::{Phase, REMOVAL, Transfer};
-use super::wants::{ClaimId, Level, TorrentPiece};
-use crate::model::InfoHash;
+use super::wants::{ClaimId, Extent, Level, TorrentPiece};
+use crate::model::{InfoHash, PieceIndex};
 use crate::store::{ContentKey, Rooms};
 use crate::torrent::{GivenPeers, TorrentId};
 
@@ -24,6 +24,8 @@ pub(super) struct AllTransfers {
     pub effects: Effects,
     /// Torrents in the engine, also those that are being removed.
     pub ids: HashMap<TorrentId, InfoHash>,
+    /// Pieces that the engine must withdraw and has not confirmed, and how often. Its earlier events of them do not count.
+    withdrawing: HashMap<(TorrentId, u32), u32>,
     /// Torrents that were left and that the engine has not released.
     leaving: HashMap<InfoHash, TorrentId>,
     /// Contents whose bytes are being deleted or moved, and by how many operations. Their torrents stay out of the engine
@@ -43,6 +45,7 @@ impl AllTransfers {
             all: HashMap::new(),
             effects: Effects::new(now),
             ids: HashMap::new(),
+            withdrawing: HashMap::new(),
             leaving: HashMap::new(),
             held: HashMap::new(),
             given_peers,
@@ -116,6 +119,7 @@ impl AllTransfers {
     /// The engine released a torrent. Returns it if the engine dropped it of its own accord.
     pub(super) fn released(&mut self, id: TorrentId) -> Option<&mut Transfer> {
         self.leaving.retain(|_, of| *of != id);
+        self.withdrawing.retain(|(of, _), _| *of != id);
         let info_hash = self.ids.remove(&id)?;
         let transfer = self.all.get(&info_hash)?;
         match transfer.phase {
@@ -145,6 +149,28 @@ impl AllTransfers {
         for info_hash in self.all.keys().copied().collect::<Vec<_>>() {
             self.add_again(info_hash);
         }
+    }
+
+    /// The engine is about to withdraw pieces.
+    pub(super) fn withdraws(&mut self, id: TorrentId, pieces: &[PieceIndex]) {
+        for piece in pieces {
+            *self.withdrawing.entry((id, piece.0)).or_default() += 1;
+        }
+    }
+
+    /// The engine has withdrawn a piece.
+    pub(super) fn withdrawn(&mut self, id: TorrentId, piece: PieceIndex) {
+        if let Entry::Occupied(mut count) = self.withdrawing.entry((id, piece.0)) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+
+    /// Whether what the engine reports of a piece does not count: it reported that before it withdrew the piece.
+    pub(super) fn is_withdrawing(&self, id: TorrentId, piece: PieceIndex) -> bool {
+        self.withdrawing.contains_key(&(id, piece.0))
     }
 
     /// Queues a torrent that is out of the engine, or holds it back.
@@ -196,16 +222,17 @@ impl AllTransfers {
         transfer.revision.contents.iter().filter_map(|c| c.key()).any(|key| self.held.contains_key(&key))
     }
 
-    /// Claims a piece for a waiter or a cursor, with a deadline for the engine counted from now.
+    /// Claims a piece or a part of it for a waiter or a cursor, with a deadline for the engine counted from now.
     pub(super) fn claim(
         &mut self,
         (info_hash, piece): TorrentPiece,
         by: ClaimId,
         level: Level,
         deadline: Duration,
+        extent: Extent,
     ) {
         if let Some(transfer) = self.all.get_mut(&info_hash) {
-            transfer.wants.claim(piece, by, level, deadline, self.effects.now);
+            transfer.wants.claim(piece, by, level, deadline, extent, self.effects.now);
             self.effects.mark_changed(info_hash);
         }
     }

@@ -3,13 +3,17 @@
 //! Readers, windows and whole-file jobs claim pieces. The order for a piece follows from its strongest claim. It becomes
 //! weaker only when no claim is left: taking a deadline back while a weaker claim exists would discard the blocks that
 //! are already on their way.
+//!
+//! A reader claims only the blocks that it waits for. While a piece has only such claims, only their blocks are ordered.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::parts::EngineBlocks;
 use crate::model::{InfoHash, PieceIndex};
 use crate::torrent::Priority;
 
@@ -35,22 +39,35 @@ pub(super) enum Level {
 /// The last order that the engine received for a piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Ordered {
+    /// Some blocks, with a deadline.
+    Blocks,
     Normal,
     Ahead,
     Requested,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// The bytes of a piece that a claim needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Extent {
+    Whole,
+    /// Blocks of 16 KiB, by their numbers in the piece.
+    Blocks(Range<u32>),
+}
+
+#[derive(Debug, Clone)]
 struct PieceClaim {
     by: ClaimId,
     level: Level,
     deadline: Duration,
+    extent: Extent,
 }
 
 #[derive(Debug, Default)]
 struct WantedPiece {
     claims: Vec<PieceClaim>,
     ordered: Option<Ordered>,
+    /// The blocks of the last order for blocks.
+    blocks: BTreeSet<u32>,
     /// When the first of the claims was made.
     since: Option<Instant>,
     /// When the first claim stronger than `Level::Bulk` was made.
@@ -61,6 +78,28 @@ impl WantedPiece {
     fn level(&self) -> Option<Level> {
         self.claims.iter().map(|c| c.level).max()
     }
+
+    /// The claimed blocks; none if the whole piece is claimed.
+    fn claimed_blocks(&self) -> Option<BTreeSet<u32>> {
+        let mut blocks = BTreeSet::new();
+        for claim in &self.claims {
+            match &claim.extent {
+                Extent::Whole => return None,
+                Extent::Blocks(range) => blocks.extend(range.clone()),
+            }
+        }
+        Some(blocks)
+    }
+}
+
+/// What a piece needs before it can be ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Need {
+    pub piece: u32,
+    /// The strongest claim.
+    pub level: Level,
+    /// The number of claimed blocks that the engine does not have; none for the whole piece.
+    pub blocks: Option<u32>,
 }
 
 /// A piece that readers wait for, or are expected to read soon.
@@ -79,11 +118,20 @@ pub(super) struct Orders {
     pub priorities: Vec<(PieceIndex, Priority)>,
     /// For `Swarms::request`, latest deadline first: among equal ones libtorrent prefers the last call.
     pub requests: Vec<(PieceIndex, Duration)>,
+    /// For `Swarms::request_blocks`.
+    pub blocks: Vec<(PieceIndex, Vec<Range<u32>>, Duration)>,
 }
 
 impl Orders {
     pub(super) fn is_empty(&self) -> bool {
-        self.priorities.is_empty() && self.requests.is_empty()
+        self.priorities.is_empty() && self.requests.is_empty() && self.blocks.is_empty()
+    }
+
+    /// Removes all orders for these pieces.
+    pub(super) fn drop_pieces(&mut self, pieces: &[PieceIndex]) {
+        self.priorities.retain(|(piece, _)| !pieces.contains(piece));
+        self.requests.retain(|(piece, _)| !pieces.contains(piece));
+        self.blocks.retain(|(piece, _, _)| !pieces.contains(piece));
     }
 }
 
@@ -97,13 +145,19 @@ pub(super) struct Wants {
 }
 
 impl Wants {
-    /// Claims a piece; a claim by the same claimant is replaced.
-    pub(super) fn claim(&mut self, piece: u32, by: ClaimId, level: Level, deadline: Duration, now: Instant) {
+    /// Claims a piece or a part of it; a claim by the same claimant is replaced.
+    pub(super) fn claim(
+        &mut self,
+        piece: u32,
+        by: ClaimId,
+        level: Level,
+        deadline: Duration,
+        extent: Extent,
+        now: Instant,
+    ) {
         let want = self.pieces.entry(piece).or_default();
-        match want.claims.iter_mut().find(|c| c.by == by) {
-            Some(claim) => (claim.level, claim.deadline) = (level, deadline),
-            None => want.claims.push(PieceClaim { by, level, deadline }),
-        }
+        want.claims.retain(|claim| claim.by != by);
+        want.claims.push(PieceClaim { by, level, deadline, extent });
         want.since.get_or_insert(now);
         if level > Level::Bulk {
             want.read_since.get_or_insert(now);
@@ -114,8 +168,21 @@ impl Wants {
 
     /// Ends a claim.
     pub(super) fn release(&mut self, piece: u32, by: ClaimId) {
+        self.retain(piece, |claim| claim.by != by);
+    }
+
+    /// Blocks of a piece came: claims on nothing else end. They would reserve space for these blocks again, and no block
+    /// would end that reservation.
+    pub(super) fn blocks_came(&mut self, piece: u32, engine_has: &EngineBlocks) {
+        self.retain(piece, |claim| match &claim.extent {
+            Extent::Whole => true,
+            Extent::Blocks(blocks) => !engine_has.has_all(piece, blocks),
+        });
+    }
+
+    fn retain(&mut self, piece: u32, stays: impl FnMut(&PieceClaim) -> bool) {
         if let Some(want) = self.pieces.get_mut(&piece) {
-            want.claims.retain(|c| c.by != by);
+            want.claims.retain(stays);
             if want.claims.is_empty() {
                 want.since = None;
             }
@@ -175,6 +242,26 @@ impl Wants {
         self.read.iter().filter_map(|&piece| self.reading(piece))
     }
 
+    /// The engine has withdrawn a piece: the next orders repeat its order.
+    pub(super) fn forget_order(&mut self, piece: u32) {
+        if let Some(want) = self.pieces.get_mut(&piece) {
+            want.ordered = None;
+            self.changed.insert(piece);
+        }
+    }
+
+    /// Whether only blocks of the piece are ordered.
+    pub(super) fn is_ordered_in_blocks(&self, piece: u32) -> bool {
+        self.pieces.get(&piece).is_some_and(|want| want.ordered == Some(Ordered::Blocks))
+    }
+
+    /// The engine has ended a request for blocks.
+    pub(super) fn forget_blocks(&mut self, piece: u32) {
+        if self.is_ordered_in_blocks(piece) {
+            self.forget_order(piece);
+        }
+    }
+
     /// The torrent is added again: the engine has no orders.
     pub(super) fn forget_orders(&mut self) {
         self.pieces.retain(|_, w| !w.claims.is_empty());
@@ -185,7 +272,8 @@ impl Wants {
     /// The engine lost pieces in flight: the next orders repeat the deadlines.
     pub(super) fn forget_requests(&mut self) {
         for (&piece, want) in &mut self.pieces {
-            if want.ordered == Some(Ordered::Requested) && !want.claims.is_empty() {
+            let requested = matches!(want.ordered, Some(Ordered::Requested | Ordered::Blocks));
+            if requested && !want.claims.is_empty() {
                 want.ordered = None;
                 self.changed.insert(piece);
             }
@@ -200,16 +288,18 @@ impl Wants {
     }
 
     /// The orders for everything that changed since the last call. Claimed pieces that `is_held` holds back get none, until
-    /// [`Wants::mark_changed`]. `is_held` is called for the strongest claims first.
-    pub(super) fn orders(&mut self, mut is_held: impl FnMut(u32, Level) -> bool) -> Orders {
+    /// [`Wants::mark_changed`]. `is_held` is called for the strongest claims first. Single blocks that the engine has are
+    /// not ordered.
+    pub(super) fn orders(
+        &mut self,
+        engine_has: &EngineBlocks,
+        mut is_held: impl FnMut(Need) -> bool,
+    ) -> Orders {
         let mut orders = Orders::default();
         let mut changed: Vec<u32> = std::mem::take(&mut self.changed).into_iter().collect();
         changed.sort_by_key(|piece| Reverse(self.pieces.get(piece).and_then(WantedPiece::level)));
         for piece in changed {
             let Some(want) = self.pieces.get_mut(&piece) else { continue };
-            if want.level().is_some_and(|level| is_held(piece, level)) {
-                continue;
-            }
             let Some(best) = want.claims.iter().max_by_key(|c| (c.level, Reverse(c.deadline))) else {
                 if want.ordered.is_some() {
                     orders.priorities.push((PieceIndex(piece), Priority::None));
@@ -217,7 +307,28 @@ impl Wants {
                 self.pieces.remove(&piece);
                 continue;
             };
-            let order = match best.level {
+            let (level, deadline) = (best.level, best.deadline);
+            let mut blocks = want.claimed_blocks();
+            if let Some(blocks) = &mut blocks {
+                blocks.retain(|&block| !engine_has.has(piece, block));
+                if blocks.is_empty() {
+                    continue;
+                }
+            }
+            if is_held(Need { piece, level, blocks: blocks.as_ref().map(|blocks| blocks.len() as u32) }) {
+                continue;
+            }
+            if let Some(blocks) = blocks {
+                let repeats = want.ordered == Some(Ordered::Blocks) && blocks.is_subset(&want.blocks);
+                if want.ordered > Some(Ordered::Blocks) || repeats {
+                    continue;
+                }
+                want.ordered = Some(Ordered::Blocks);
+                orders.blocks.push((PieceIndex(piece), runs(&blocks), deadline));
+                want.blocks = blocks;
+                continue;
+            }
+            let order = match level {
                 Level::Bulk => Ordered::Normal,
                 Level::Ahead => Ordered::Ahead,
                 Level::Near | Level::Urgent => Ordered::Requested,
@@ -229,7 +340,7 @@ impl Wants {
             match order {
                 Ordered::Normal => orders.priorities.push((PieceIndex(piece), Priority::Normal)),
                 Ordered::Ahead => orders.priorities.push((PieceIndex(piece), Priority::Ahead)),
-                Ordered::Requested => orders.requests.push((PieceIndex(piece), best.deadline)),
+                Ordered::Requested | Ordered::Blocks => orders.requests.push((PieceIndex(piece), deadline)),
             }
         }
         orders.priorities.sort_by_key(|&(piece, _)| piece);
@@ -238,18 +349,38 @@ impl Wants {
     }
 }
 
+/// Consecutive numbers as ranges.
+fn runs(blocks: &BTreeSet<u32>) -> Vec<Range<u32>> {
+    let mut runs: Vec<Range<u32>> = Vec::new();
+    for &block in blocks {
+        match runs.last_mut().filter(|run| run.end == block) {
+            Some(run) => run.end += 1,
+            None => runs.push(block..block + 1),
+        }
+    }
+    runs
+}
+
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
 
     const NOW: Duration = Duration::ZERO;
+    static NONE: std::sync::LazyLock<EngineBlocks> = std::sync::LazyLock::new(EngineBlocks::default);
 
     fn at() -> Instant {
         Instant::now()
     }
 
-    fn none_held(_: u32, _: Level) -> bool {
+    fn none_held(_: Need) -> bool {
         false
+    }
+
+    impl Wants {
+        fn whole(&mut self, piece: u32, by: ClaimId, level: Level, deadline: Duration, now: Instant) {
+            self.claim(piece, by, level, deadline, Extent::Whole, now);
+        }
     }
 
     fn requests(orders: &Orders) -> Vec<u32> {
@@ -259,71 +390,71 @@ mod tests {
     #[test]
     fn two_readers_of_a_piece_make_one_request() {
         let mut wants = Wants::default();
-        wants.claim(3, 1, Level::Urgent, NOW, at());
-        assert_eq!(requests(&wants.orders(none_held)), [3]);
-        wants.claim(3, 2, Level::Urgent, NOW, at());
-        assert!(wants.orders(none_held).is_empty());
+        wants.whole(3, 1, Level::Urgent, NOW, at());
+        assert_eq!(requests(&wants.orders(&NONE, none_held)), [3]);
+        wants.whole(3, 2, Level::Urgent, NOW, at());
+        assert!(wants.orders(&NONE, none_held).is_empty());
         wants.release(3, 1);
-        assert!(wants.orders(none_held).is_empty());
+        assert!(wants.orders(&NONE, none_held).is_empty());
         wants.release(3, 2);
-        assert_eq!(wants.orders(none_held).priorities, [(PieceIndex(3), Priority::None)]);
+        assert_eq!(wants.orders(&NONE, none_held).priorities, [(PieceIndex(3), Priority::None)]);
         assert!(!wants.any());
     }
 
     #[test]
     fn a_reader_who_leaves_does_not_take_the_windows_piece_back() {
         let mut wants = Wants::default();
-        wants.claim(3, 1, Level::Urgent, NOW, at());
-        wants.claim(3, 2, Level::Ahead, NOW, at());
-        wants.orders(none_held);
+        wants.whole(3, 1, Level::Urgent, NOW, at());
+        wants.whole(3, 2, Level::Ahead, NOW, at());
+        wants.orders(&NONE, none_held);
         wants.release(3, 1);
-        assert!(wants.orders(none_held).is_empty());
+        assert!(wants.orders(&NONE, none_held).is_empty());
     }
 
     #[test]
     fn stronger_claim_is_ordered_and_weaker_one_is_not() {
         let mut wants = Wants::default();
-        wants.claim(1, 1, Level::Bulk, NOW, at());
-        assert_eq!(wants.orders(none_held).priorities, [(PieceIndex(1), Priority::Normal)]);
-        wants.claim(1, 2, Level::Ahead, NOW, at());
-        assert_eq!(wants.orders(none_held).priorities, [(PieceIndex(1), Priority::Ahead)]);
-        wants.claim(1, 2, Level::Near, NOW, at());
-        assert_eq!(requests(&wants.orders(none_held)), [1]);
-        wants.claim(1, 2, Level::Ahead, NOW, at());
-        assert!(wants.orders(none_held).is_empty());
+        wants.whole(1, 1, Level::Bulk, NOW, at());
+        assert_eq!(wants.orders(&NONE, none_held).priorities, [(PieceIndex(1), Priority::Normal)]);
+        wants.whole(1, 2, Level::Ahead, NOW, at());
+        assert_eq!(wants.orders(&NONE, none_held).priorities, [(PieceIndex(1), Priority::Ahead)]);
+        wants.whole(1, 2, Level::Near, NOW, at());
+        assert_eq!(requests(&wants.orders(&NONE, none_held)), [1]);
+        wants.whole(1, 2, Level::Ahead, NOW, at());
+        assert!(wants.orders(&NONE, none_held).is_empty());
     }
 
     #[test]
     fn claim_released_before_the_orders_causes_none() {
         let mut wants = Wants::default();
-        wants.claim(1, 1, Level::Urgent, NOW, at());
+        wants.whole(1, 1, Level::Urgent, NOW, at());
         wants.release(1, 1);
-        assert!(wants.orders(none_held).is_empty());
+        assert!(wants.orders(&NONE, none_held).is_empty());
     }
 
     #[test]
     fn cancelled_piece_is_ordered_off_and_fulfilled_one_is_not() {
         let mut wants = Wants::default();
-        wants.claim(1, 1, Level::Urgent, NOW, at());
-        wants.claim(2, 1, Level::Urgent, NOW, at());
-        wants.orders(none_held);
+        wants.whole(1, 1, Level::Urgent, NOW, at());
+        wants.whole(2, 1, Level::Urgent, NOW, at());
+        wants.orders(&NONE, none_held);
         wants.fulfilled(1);
         wants.cancel(2);
-        assert_eq!(wants.orders(none_held).priorities, [(PieceIndex(2), Priority::None)]);
+        assert_eq!(wants.orders(&NONE, none_held).priorities, [(PieceIndex(2), Priority::None)]);
         wants.release(1, 1);
-        assert!(wants.orders(none_held).is_empty());
+        assert!(wants.orders(&NONE, none_held).is_empty());
     }
 
     #[test]
     fn all_orders_are_repeated_for_a_torrent_added_again() {
         let mut wants = Wants::default();
-        wants.claim(1, 1, Level::Urgent, NOW, at());
-        wants.claim(2, 1, Level::Bulk, NOW, at());
-        wants.claim(3, 1, Level::Bulk, NOW, at());
-        wants.orders(none_held);
+        wants.whole(1, 1, Level::Urgent, NOW, at());
+        wants.whole(2, 1, Level::Bulk, NOW, at());
+        wants.whole(3, 1, Level::Bulk, NOW, at());
+        wants.orders(&NONE, none_held);
         wants.release(3, 1);
         wants.forget_orders();
-        let orders = wants.orders(none_held);
+        let orders = wants.orders(&NONE, none_held);
         assert_eq!(requests(&orders), [1]);
         assert_eq!(orders.priorities, [(PieceIndex(2), Priority::Normal)]);
     }
@@ -331,46 +462,131 @@ mod tests {
     #[test]
     fn held_piece_is_ordered_when_it_is_released() {
         let mut wants = Wants::default();
-        wants.claim(1, 1, Level::Urgent, NOW, at());
-        wants.claim(2, 1, Level::Urgent, NOW, at());
-        assert_eq!(requests(&wants.orders(|piece, _| piece == 1)), [2]);
+        wants.whole(1, 1, Level::Urgent, NOW, at());
+        wants.whole(2, 1, Level::Urgent, NOW, at());
+        assert_eq!(requests(&wants.orders(&NONE, |need| need.piece == 1)), [2]);
         wants.mark_changed(1);
         wants.mark_changed(7);
-        assert_eq!(requests(&wants.orders(none_held)), [1]);
+        assert_eq!(requests(&wants.orders(&NONE, none_held)), [1]);
         // A piece that is released while it is held back is never ordered.
-        wants.claim(3, 1, Level::Urgent, NOW, at());
-        assert!(wants.orders(|_, _| true).is_empty());
+        wants.whole(3, 1, Level::Urgent, NOW, at());
+        assert!(wants.orders(&NONE, |_| true).is_empty());
         wants.release(3, 1);
-        assert!(wants.orders(|_, _| true).is_empty());
+        assert!(wants.orders(&NONE, |_| true).is_empty());
     }
 
     #[test]
     fn earliest_deadline_is_ordered_last() {
         let mut wants = Wants::default();
-        wants.claim(5, 1, Level::Urgent, NOW, at());
-        wants.claim(6, 2, Level::Near, Duration::from_secs(1), at());
-        wants.claim(7, 2, Level::Near, Duration::from_secs(2), at());
-        wants.claim(4, 1, Level::Urgent, NOW, at());
-        assert_eq!(requests(&wants.orders(none_held)), [7, 6, 5, 4]);
+        wants.whole(5, 1, Level::Urgent, NOW, at());
+        wants.whole(6, 2, Level::Near, Duration::from_secs(1), at());
+        wants.whole(7, 2, Level::Near, Duration::from_secs(2), at());
+        wants.whole(4, 1, Level::Urgent, NOW, at());
+        assert_eq!(requests(&wants.orders(&NONE, none_held)), [7, 6, 5, 4]);
     }
 
     #[test]
     fn claims_record_their_first_time_and_readers() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut wants = Wants::default();
-        wants.claim(1, 1, Level::Bulk, NOW, start);
-        wants.claim(1, 2, Level::Ahead, NOW, start + second);
-        wants.claim(1, 3, Level::Urgent, NOW, start + 2 * second);
+        wants.whole(1, 1, Level::Bulk, NOW, start);
+        wants.whole(1, 2, Level::Ahead, NOW, start + second);
+        wants.whole(1, 3, Level::Urgent, NOW, start + 2 * second);
         let reading = ReaderClaim { piece: 1, level: Level::Urgent, since: start + second };
         assert_eq!((wants.since(1), wants.readings().collect::<Vec<_>>()), (Some(start), vec![reading]));
         wants.release(1, 2);
         wants.release(1, 3);
         assert_eq!((wants.since(1), wants.reading(1), wants.readings().count()), (Some(start), None, 0));
-        wants.claim(1, 3, Level::Near, NOW, start + 3 * second);
+        wants.whole(1, 3, Level::Near, NOW, start + 3 * second);
         assert_eq!(wants.reading(1).map(|r| r.since), Some(start + 3 * second));
         wants.cancel(1);
         assert_eq!((wants.since(1), wants.next_claimed(0), wants.readings().count()), (None, None, 0));
-        wants.claim(7, 1, Level::Bulk, NOW, start);
+        wants.whole(7, 1, Level::Bulk, NOW, start);
         assert_eq!((wants.next_claimed(2), wants.next_claimed(8)), (Some(7), None));
+    }
+
+    fn blocks(range: Range<u32>) -> Extent {
+        Extent::Blocks(range)
+    }
+
+    #[test]
+    fn only_the_claimed_blocks_are_ordered() {
+        let mut wants = Wants::default();
+        wants.claim(3, 1, Level::Urgent, NOW, blocks(4..8), at());
+        assert_eq!(wants.orders(&NONE, none_held).blocks, [(PieceIndex(3), vec![4..8], NOW)]);
+        wants.claim(3, 2, Level::Urgent, NOW, blocks(4..8), at());
+        assert!(wants.orders(&NONE, none_held).is_empty(), "they are ordered");
+        wants.claim(3, 3, Level::Urgent, NOW, blocks(12..16), at());
+        assert_eq!(wants.orders(&NONE, none_held).blocks, [(PieceIndex(3), vec![4..8, 12..16], NOW)]);
+        for by in 1..=3 {
+            wants.release(3, by);
+        }
+        assert_eq!(wants.orders(&NONE, none_held).priorities, [(PieceIndex(3), Priority::None)]);
+    }
+
+    #[test]
+    fn claim_on_the_whole_piece_ends_the_restriction() {
+        for (level, priority) in [(Level::Bulk, Priority::Normal), (Level::Ahead, Priority::Ahead)] {
+            let mut wants = Wants::default();
+            wants.claim(3, 1, Level::Urgent, NOW, blocks(4..8), at());
+            wants.orders(&NONE, none_held);
+            wants.whole(3, 2, level, NOW, at());
+            let orders = wants.orders(&NONE, none_held);
+            assert_eq!(
+                (requests(&orders), orders.priorities.len()),
+                (vec![3], 0),
+                "{priority:?}: a reader waits"
+            );
+            wants.release(3, 1);
+            wants.claim(3, 4, Level::Urgent, NOW, blocks(8..12), at());
+            assert!(wants.orders(&NONE, none_held).is_empty(), "the whole piece is ordered");
+        }
+    }
+
+    #[test]
+    fn held_blocks_need_their_own_space_only() {
+        let mut wants = Wants::default();
+        wants.claim(3, 1, Level::Urgent, NOW, blocks(4..8), at());
+        let mut needs = Vec::new();
+        wants.orders(&NONE, |need| {
+            needs.push(need);
+            true
+        });
+        wants.whole(3, 2, Level::Ahead, NOW, at());
+        wants.orders(&NONE, |need| {
+            needs.push(need);
+            true
+        });
+        let need = |blocks| Need { piece: 3, level: Level::Urgent, blocks };
+        assert_eq!(needs, [need(Some(4)), need(None)]);
+    }
+
+    #[test]
+    fn withdrawn_piece_is_ordered_again() {
+        let mut wants = Wants::default();
+        wants.whole(1, 1, Level::Urgent, NOW, at());
+        wants.orders(&NONE, none_held);
+        wants.forget_order(1);
+        assert_eq!(requests(&wants.orders(&NONE, none_held)), [1]);
+    }
+    #[test]
+    fn claims_on_blocks_that_came_end() {
+        let mut wants = Wants::default();
+        let mut engine_has = EngineBlocks::default();
+        wants.claim(3, 1, Level::Urgent, NOW, blocks(4..8), at());
+        wants.claim(3, 2, Level::Urgent, NOW, blocks(4..12), at());
+        wants.orders(&engine_has, none_held);
+        engine_has.insert(3, &(4..8));
+        wants.blocks_came(3, &engine_has);
+        let mut needs = Vec::new();
+        wants.orders(&engine_has, |need| {
+            needs.push(need);
+            false
+        });
+        assert_eq!(needs, [Need { piece: 3, level: Level::Urgent, blocks: Some(4) }]);
+        engine_has.insert(3, &(8..12));
+        wants.blocks_came(3, &engine_has);
+        assert!(!wants.any());
+        assert_eq!(wants.orders(&engine_has, none_held).priorities, [(PieceIndex(3), Priority::None)]);
     }
 }

@@ -22,6 +22,10 @@ const SLACK: u64 = 2 << 20;
 /// A window is at most this many times the bytes that the run has read.
 const TRUST: u64 = 8;
 
+/// A run that has read fewer bytes has no window: for one page fault the kernel reads 128 KiB around the page, in several
+/// requests.
+const PROVEN: u64 = 256 << 10;
+
 /// A cursor that no read has moved for this time wants nothing more.
 pub(super) const STALE: Duration = Duration::from_secs(10);
 
@@ -68,6 +72,9 @@ impl Cursor {
         if self.read < (self.pos - self.start) / 2 {
             // More was skipped than read: it was a jump.
             (self.start, self.read, self.window) = (range.start, len, 0);
+            return;
+        }
+        if self.read < PROVEN {
             return;
         }
         let doubled = (2 * self.window).max(2 * len);
@@ -226,6 +233,15 @@ mod tests {
     fn first_read_wants_nothing_ahead() {
         let mut w = Windows::default();
         let id = read(&mut w, 0, 128 * KIB, 1);
+        assert_eq!(window(&w, id), 0);
+    }
+
+    #[test]
+    fn reads_around_a_page_fault_want_nothing_ahead() {
+        let mut w = Windows::default();
+        let id = read(&mut w, 64 * MIB, 4 * KIB, 1);
+        read(&mut w, 64 * MIB - 64 * KIB, 64 * KIB, 2);
+        read(&mut w, 64 * MIB + 4 * KIB, 60 * KIB, 3);
         assert_eq!(window(&w, id), 0);
     }
 

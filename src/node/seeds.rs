@@ -70,6 +70,7 @@ impl Seeds {
             file_stamps,
             file_care,
             have,
+            blocks: Vec::new(),
             resume: None,
             mode: Mode::Seed,
             peers: self.settings.peers.list(),

@@ -72,6 +72,16 @@ impl Rooms {
         }
     }
 
+    /// Ends a reservation of bytes that are about to be reserved again.
+    pub fn cancel_reservation(&self, class: SpaceClass, bytes: u64) {
+        match class {
+            SpaceClass::Cache => self.cache.cancel_reservation(bytes),
+            SpaceClass::Memory => self.memory.cancel_reservation(bytes),
+            SpaceClass::CacheDisk => self.cache.cancel_reservation_outside(bytes),
+            SpaceClass::Unlimited => {}
+        }
+    }
+
     /// Records that reserved bytes were written, or are no longer requested and may have been written in part.
     pub fn end_reservation(&self, class: SpaceClass, bytes: u64) {
         match class {
@@ -165,6 +175,16 @@ impl Room {
         book.reserved = book.reserved.saturating_sub(bytes);
         book.used = book.used.saturating_add(bytes);
         book.free = book.free.saturating_sub(bytes);
+    }
+
+    fn cancel_reservation(&self, bytes: u64) {
+        let mut book = self.book();
+        book.reserved = book.reserved.saturating_sub(bytes);
+    }
+
+    fn cancel_reservation_outside(&self, bytes: u64) {
+        let mut book = self.book();
+        book.outside = book.outside.saturating_sub(bytes);
     }
 
     fn end_reservation_outside(&self, bytes: u64) {

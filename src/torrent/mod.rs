@@ -16,6 +16,7 @@ mod talk;
 mod trial;
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -73,6 +74,8 @@ pub struct AddTorrent {
     pub file_care: Vec<FileCare>,
     /// Pieces that are already verified in those files; never hashed again. Length = piece count.
     pub have: FixedBitSet,
+    /// Verified blocks of the other pieces. The engine neither fetches nor replaces them.
+    pub blocks: Vec<(PieceIndex, Range<u32>)>,
     /// The data of an earlier `Event::ResumeData`: known piece layers. Ignored if damaged.
     pub resume: Option<Vec<u8>>,
     /// Lazy or seed.
@@ -194,6 +197,12 @@ pub enum Event {
     Failed(TorrentId, String),
     /// The piece is verified and its bytes are readable by `pread`.
     PieceVerified(TorrentId, PieceIndex),
+    /// These blocks of a piece are verified and readable by `pread`, although the piece is not. The piece may still follow.
+    BlocksVerified(TorrentId, PieceIndex, Range<u32>),
+    /// No connected peer supplies the hashes of the requested blocks of this piece: only the whole piece can be verified.
+    BlocksRefused(TorrentId, PieceIndex),
+    /// Answer to `withdraw`, one for each piece: events that concern the piece and came before this one do not count any more.
+    Withdrawn(TorrentId, PieceIndex),
     /// The piece's bytes did not match their hash and were discarded; the piece remains requested.
     PieceRejected(TorrentId, PieceIndex),
     /// The bytes of a verified piece are wrong on the disk. The piece is no longer sent; the torrent still counts it until
@@ -243,6 +252,17 @@ pub trait Swarms: Send + Sync + 'static {
     /// Requests a piece for a reader that waits; pieces with an earlier `deadline` come first.
     fn request(&self, id: TorrentId, piece: PieceIndex, deadline: Duration) -> Result<(), EngineError>;
 
+    /// Requests blocks of a piece for a reader that waits, in addition to blocks requested before; blocks of 16 KiB, by their
+    /// numbers in the piece. `BlocksVerified` follows for groups of four blocks, or `BlocksRefused`. `request` and
+    /// `set_priority` end the restriction to these blocks.
+    fn request_blocks(
+        &self,
+        id: TorrentId,
+        piece: PieceIndex,
+        blocks: &[Range<u32>],
+        deadline: Duration,
+    ) -> Result<(), EngineError>;
+
     /// Sets the priority of pieces. `Priority::None` also cancels `request`.
     fn set_priority(&self, id: TorrentId, pieces: &[(PieceIndex, Priority)]) -> Result<(), EngineError>;
 
@@ -254,7 +274,8 @@ pub trait Swarms: Send + Sync + 'static {
     fn redial(&self, id: TorrentId) -> Result<(), EngineError>;
 
     /// Withdraws pieces that the torrent has: their bytes are about to be deleted. When this returns, none of them is sent any
-    /// more; peers with the extension learn of it, and the pieces are not fetched until they are requested again.
+    /// more, and nothing is written to them; peers with the extension learn of it, and the pieces are not fetched until they
+    /// are requested again. The pieces may be incomplete. `Event::Withdrawn` follows for each.
     fn withdraw(&self, id: TorrentId, pieces: &[PieceIndex]) -> Result<(), EngineError>;
 
     /// Withholds a running torrent, or ends that. All its connections end when it is withheld.

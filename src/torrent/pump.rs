@@ -161,6 +161,11 @@ impl EventPump {
             RawKind::Failed => Event::Failed(id, raw.text),
             RawKind::PieceVerified => Event::PieceVerified(id, piece),
             RawKind::PieceRejected => Event::PieceRejected(id, piece),
+            RawKind::BlocksVerified => {
+                Event::BlocksVerified(id, piece, raw.first..raw.first.saturating_add(raw.count))
+            }
+            RawKind::BlocksRefused => Event::BlocksRefused(id, piece),
+            RawKind::Withdrawn => Event::Withdrawn(id, piece),
             RawKind::PieceDamaged => Event::PieceDamaged(id, piece),
             RawKind::PeerConnected => {
                 let peer = address_of(&raw)?;

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
@@ -24,7 +25,7 @@ use super::talk::{LonelyMeeting, Talk, blocked_addresses};
 use super::{
     AddTorrent, EngineError, Event, FileStamp, Mode, Priority, SessionSettings, Swarms, TorrentId, pump,
 };
-use crate::ffi::{self, RawAdd, RawEndpoint, RawPath, RawPriority};
+use crate::ffi::{self, RawAdd, RawBlocks, RawEndpoint, RawPath, RawPriority};
 use crate::model::PieceIndex;
 use crate::model::magnet::Magnet;
 
@@ -111,6 +112,10 @@ fn found(done: Result<bool, cxx::Exception>) -> Result<(), EngineError> {
         Ok(false) => Err(EngineError::UnknownTorrent),
         Err(error) => Err(internal(error)),
     }
+}
+
+fn raw_blocks(piece: PieceIndex, blocks: &Range<u32>) -> RawBlocks {
+    RawBlocks { piece: piece.0, first: blocks.start, count: blocks.end.saturating_sub(blocks.start) }
 }
 
 pub(super) fn raw_endpoint(peer: &SocketAddr) -> RawEndpoint {
@@ -302,6 +307,7 @@ impl Swarms for Session {
                 })
                 .collect(),
             have: packed(&torrent.have),
+            kept: torrent.blocks.iter().map(|(piece, blocks)| raw_blocks(*piece, blocks)).collect(),
             resume: torrent.resume.unwrap_or_default(),
             lazy: torrent.mode == Mode::Lazy,
             withheld: torrent.withheld,
@@ -359,6 +365,20 @@ impl Swarms for Session {
     fn request(&self, id: TorrentId, piece: PieceIndex, deadline: Duration) -> Result<(), EngineError> {
         let milliseconds = deadline.as_millis().min(i32::MAX as u128) as i32;
         found(self.shared.engine.request(id.0, piece.0, milliseconds))?;
+        self.want_peers(id);
+        Ok(())
+    }
+
+    fn request_blocks(
+        &self,
+        id: TorrentId,
+        piece: PieceIndex,
+        blocks: &[Range<u32>],
+        deadline: Duration,
+    ) -> Result<(), EngineError> {
+        let milliseconds = deadline.as_millis().min(i32::MAX as u128) as i32;
+        let raw: Vec<_> = blocks.iter().map(|blocks| raw_blocks(piece, blocks)).collect();
+        found(self.shared.engine.request_blocks(id.0, piece.0, &raw, milliseconds))?;
         self.want_peers(id);
         Ok(())
     }

@@ -141,6 +141,7 @@ impl Sample {
             file_stamps: vec![],
             file_care: vec![],
             have: FixedBitSet::with_capacity(self.pieces() as usize),
+            blocks: vec![],
             resume: None,
             mode: Mode::Lazy,
             peers: vec![],

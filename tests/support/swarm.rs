@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use silmaril::model::{InfoHash, Layout, PieceIndex};
+use silmaril::model::{BLOCK_LEN, InfoHash, Layout, PieceIndex};
 use silmaril::torrent::{
     AddTorrent, DiskErrorKind, EngineError, Event, Priority, SwarmStats, Swarms, TorrentId,
 };
@@ -21,6 +22,8 @@ pub enum Call {
     Add(InfoHash),
     Remove(InfoHash),
     Request(InfoHash, u32, Duration),
+    /// Blocks of a piece, by their numbers.
+    Blocks(InfoHash, u32, Duration, Vec<Range<u32>>),
     Priority(InfoHash, u32, Priority),
     Connect(InfoHash, SocketAddr),
     Redial(InfoHash),
@@ -58,6 +61,9 @@ struct Torrent {
     started: bool,
     has: BTreeSet<u32>,
     wanted: BTreeMap<u32, WantedPiece>,
+    /// Blocks of incomplete pieces that are present, and blocks that are requested.
+    blocks: BTreeMap<u32, BTreeSet<u32>>,
+    wanted_blocks: BTreeMap<u32, BTreeSet<u32>>,
     stats: SwarmStats,
 }
 
@@ -97,6 +103,8 @@ struct Inner {
     refuses: usize,
     /// Whether `give_piece` refuses pieces with wrong bytes.
     judges: bool,
+    /// Whether peers supply the hashes of blocks.
+    parts: bool,
 }
 
 /// The engine.
@@ -125,6 +133,7 @@ impl FakeSwarm {
             takes_pieces: true,
             refuses: 0,
             judges: false,
+            parts: false,
         };
         let swarm = Arc::new_cyclic(|myself| Self { inner: Mutex::new(inner), myself: myself.clone() });
         (swarm, receiver)
@@ -202,6 +211,25 @@ impl FakeSwarm {
     /// Makes `give_piece` refuse pieces with wrong bytes.
     pub fn judges_pieces(&self) {
         self.inner().judges = true;
+    }
+
+    /// Makes peers supply the hashes of blocks.
+    pub fn sends_parts(&self) {
+        self.inner().parts = true;
+    }
+
+    /// The requests for blocks since the last call of `calls`, in order.
+    pub fn block_requests(&self, of: InfoHash) -> Vec<(u32, Vec<Range<u32>>)> {
+        let blocks = |c: &Call| match c {
+            Call::Blocks(info_hash, piece, _, blocks) if *info_hash == of => Some((*piece, blocks.clone())),
+            _ => None,
+        };
+        self.inner().calls.iter().filter_map(blocks).collect()
+    }
+
+    /// Delivers the requested blocks of a piece.
+    pub fn deliver_blocks(&self, info_hash: InfoHash, piece: u32) {
+        self.inner().deliver_blocks(info_hash, piece);
     }
 
     /// The pieces that `give_piece` received since the last call of `calls`, in order.
@@ -400,6 +428,30 @@ impl Inner {
         true
     }
 
+    /// Writes the requested blocks of a piece and reports that they are verified.
+    fn deliver_blocks(&mut self, info_hash: InfoHash, piece: u32) {
+        let Some((&id, _)) = self.find(info_hash) else { return };
+        let torrent = self.torrents.get_mut(&id).unwrap();
+        let Some(blocks) = torrent.wanted_blocks.remove(&piece) else { return };
+        for block in blocks {
+            if torrent.blocks.entry(piece).or_default().insert(block) {
+                let published = &self.published[&info_hash];
+                let (file, range) =
+                    published.layout.owner(PieceIndex(piece)).expect("a piece of the torrent");
+                let start = range.start + u64::from(block) * BLOCK_LEN;
+                let end = (start + BLOCK_LEN).min(range.end);
+                write(
+                    &torrent.add.file_paths[file],
+                    &published.files[file][start as usize..end as usize],
+                    start,
+                );
+                torrent.stats.downloaded += end - start;
+                let verified = Event::BlocksVerified(id, PieceIndex(piece), block..block + 1);
+                let _ = self.events.send(verified);
+            }
+        }
+    }
+
     /// Writes a piece and reports that it is verified. Returns its length.
     fn store(&mut self, id: TorrentId, piece: u32) -> u64 {
         let torrent = &self.torrents[&id];
@@ -407,10 +459,7 @@ impl Inner {
         let (file, range) = published.layout.owner(PieceIndex(piece)).expect("a piece of the torrent");
         let bytes = &published.files[file][range.start as usize..range.end as usize];
         let len = bytes.len() as u64;
-        let path = &torrent.add.file_paths[file];
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let out = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path).unwrap();
-        out.write_all_at(bytes, range.start).unwrap();
+        write(&torrent.add.file_paths[file], bytes, range.start);
         let torrent = self.torrents.get_mut(&id).unwrap();
         assert!(torrent.has.insert(piece), "piece {piece} came twice");
         self.send(Event::PieceVerified(id, PieceIndex(piece)));
@@ -430,6 +479,13 @@ impl Inner {
     }
 }
 
+/// Writes bytes to a file, which need not exist.
+fn write(path: &std::path::Path, bytes: &[u8], at: u64) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let out = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path).unwrap();
+    out.write_all_at(bytes, at).unwrap();
+}
+
 impl Swarms for FakeSwarm {
     fn add(&self, torrent: AddTorrent) -> Result<TorrentId, EngineError> {
         let mut inner = self.inner();
@@ -446,9 +502,13 @@ impl Swarms for FakeSwarm {
         inner.next_id += 1;
         let id = TorrentId(inner.next_id);
         let stats = SwarmStats::default();
-        inner
-            .torrents
-            .insert(id, Torrent { add: torrent, started: false, has, wanted: BTreeMap::new(), stats });
+        let mut blocks: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        for (piece, range) in &torrent.blocks {
+            blocks.entry(piece.0).or_default().extend(range.clone());
+        }
+        let (wanted, wanted_blocks) = (BTreeMap::new(), BTreeMap::new());
+        let torrent = Torrent { add: torrent, started: false, has, wanted, blocks, wanted_blocks, stats };
+        inner.torrents.insert(id, torrent);
         if inner.starts {
             inner.start(info_hash);
         }
@@ -479,10 +539,40 @@ impl Swarms for FakeSwarm {
             // The piece may have arrived a moment ago, while its event is still queued.
             if !torrent.has.contains(&piece.0) {
                 let before = torrent.wanted.insert(piece.0, WantedPiece::Requested);
+                torrent.wanted_blocks.remove(&piece.0);
                 assert_ne!(before, Some(WantedPiece::Requested), "piece {} was asked for twice", piece.0);
             }
         }
         self.wanted_changed(id, std::iter::once(piece.0));
+        Ok(())
+    }
+
+    fn request_blocks(
+        &self,
+        id: TorrentId,
+        piece: PieceIndex,
+        blocks: &[Range<u32>],
+        deadline: Duration,
+    ) -> Result<(), EngineError> {
+        {
+            let mut inner = self.inner();
+            let info_hash = inner.check(id, piece.0)?;
+            let (parts, immediate) = (inner.parts, inner.delivery == Delivery::Immediate);
+            let torrent = inner.torrents.get_mut(&id).unwrap();
+            if torrent.has.contains(&piece.0) {
+                return Ok(());
+            }
+            if !parts {
+                inner.send(Event::BlocksRefused(id, piece));
+                return Ok(());
+            }
+            torrent.wanted_blocks.entry(piece.0).or_default().extend(blocks.iter().flat_map(Clone::clone));
+            inner.calls.push(Call::Blocks(info_hash, piece.0, deadline, blocks.to_vec()));
+            let peers = inner.peers.get(&info_hash).map(Vec::as_slice).unwrap_or_default();
+            if immediate && peers.iter().any(|p| p.has.as_ref().is_none_or(|h| h.contains(&piece.0))) {
+                inner.deliver_blocks(info_hash, piece.0);
+            }
+        }
         Ok(())
     }
 
@@ -492,6 +582,7 @@ impl Swarms for FakeSwarm {
             let info_hash = inner.check(id, piece.0)?;
             inner.calls.push(Call::Priority(info_hash, piece.0, priority));
             let torrent = inner.torrents.get_mut(&id).unwrap();
+            torrent.wanted_blocks.remove(&piece.0);
             match priority {
                 Priority::None => {
                     torrent.wanted.remove(&piece.0);
@@ -527,6 +618,12 @@ impl Swarms for FakeSwarm {
         let torrent = inner.torrents.get_mut(&id).unwrap();
         for piece in &pieces {
             torrent.has.remove(piece);
+            torrent.blocks.remove(piece);
+            torrent.wanted.remove(piece);
+            torrent.wanted_blocks.remove(piece);
+        }
+        for piece in &pieces {
+            inner.send(Event::Withdrawn(id, PieceIndex(*piece)));
         }
         inner.calls.push(Call::Withdraw(info_hash, pieces));
         Ok(())

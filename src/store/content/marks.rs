@@ -29,11 +29,7 @@ impl Content {
 
     /// Like [`Content::mark_verified`], for bytes that were read at or after `version` and proved. Does nothing, and returns
     /// false, if the content has moved or lost blocks since.
-    pub(in crate::store) fn mark_proved(
-        &self,
-        range: Range<u64>,
-        version: ContentVersion,
-    ) -> io::Result<bool> {
+    pub(crate) fn mark_proved(&self, range: Range<u64>, version: ContentVersion) -> io::Result<bool> {
         self.mark(range, |now| now == version)
     }
 

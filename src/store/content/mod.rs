@@ -42,7 +42,8 @@ pub(super) use fds::FdCache;
 pub use memory::open_memory;
 pub(super) use read::ATTEMPTS;
 use state::ContentState;
-pub(super) use state::{ContentVersion, Location};
+pub(crate) use state::ContentVersion;
+pub(super) use state::Location;
 use twin::HubSide;
 pub(super) use writer::ContentWriter;
 use writer::Journal;
@@ -192,7 +193,7 @@ impl Content {
         (state.location.path().to_owned(), state.version)
     }
 
-    pub(super) fn version(&self) -> ContentVersion {
+    pub(crate) fn version(&self) -> ContentVersion {
         self.state().version
     }
 

@@ -1,0 +1,157 @@
+#include "blocks.h"
+
+#include <algorithm>
+
+namespace silmaril {
+
+namespace {
+
+// Most hashes of one torrent: 512 KiB, for 256 MiB of data.
+constexpr std::size_t max_hashes = 16 * 1024;
+
+// Blocks of a granule, which become readable together.
+constexpr int per_granule = 4;
+
+}  // namespace
+
+Blocks::Blocks(lt::file_storage const& layout) : m_layout(layout) {}
+
+int Blocks::blocks_in(int piece) const { return m_layout.blocks_in_piece2(lt::piece_index_t(piece)); }
+
+void Blocks::learn(int piece, int first, lt::span<Hash const> hashes) {
+    std::lock_guard const lock(m_mutex);
+    auto const [entry, fresh] = m_hashes.try_emplace(piece);
+    if (fresh) m_learned.push_back(piece);
+    for (int i = 0; i < int(hashes.size()); ++i)
+        m_count += entry->second.insert_or_assign(first + i, hashes[i]).second;
+    while (m_count > max_hashes && m_learned.size() > 1) {
+        auto const oldest = m_hashes.find(m_learned.front());
+        m_count -= oldest->second.size();
+        m_hashes.erase(oldest);
+        m_learned.pop_front();
+    }
+}
+
+std::optional<Hash> Blocks::hash(int piece, int block) const {
+    std::lock_guard const lock(m_mutex);
+    auto const of_piece = m_hashes.find(piece);
+    if (of_piece == m_hashes.end()) return std::nullopt;
+    auto const found = of_piece->second.find(block);
+    return found == of_piece->second.end() ? std::nullopt : std::optional<Hash>(found->second);
+}
+
+bool Blocks::knows(int piece) const {
+    std::lock_guard const lock(m_mutex);
+    return m_hashes.count(piece) > 0;
+}
+
+void Blocks::watch(int piece) {
+    std::lock_guard const lock(m_mutex);
+    if (piece < 0 || piece >= m_layout.num_pieces()) return;
+    auto& kept = m_kept[piece];
+    kept.blocks.resize(std::size_t(blocks_in(piece)));
+    kept.confirmed.resize(kept.blocks.size());
+}
+
+bool Blocks::keep(int piece, int block) {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_kept.find(piece);
+    if (found == m_kept.end() || m_barred.count(piece) > 0) return false;
+    if (std::size_t(block) >= found->second.blocks.size()) return false;
+    found->second.blocks[std::size_t(block)] = true;
+    return true;
+}
+
+void Blocks::drop(int piece, int block) {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_kept.find(piece);
+    if (found == m_kept.end()) return;
+    found->second.blocks[std::size_t(block)] = found->second.confirmed[std::size_t(block)] = false;
+}
+
+void Blocks::confirm(int piece, int block, std::function<void(int first, int count)> const& report) {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_kept.find(piece);
+    // The piece may have been barred since.
+    if (found == m_kept.end() || !found->second.blocks[std::size_t(block)]) return;
+    auto& confirmed = found->second.confirmed;
+    if (confirmed[std::size_t(block)]) return;
+    confirmed[std::size_t(block)] = true;
+    int const first = block / per_granule * per_granule;
+    int const end = std::min(first + per_granule, int(confirmed.size()));
+    if (std::find(confirmed.begin() + first, confirmed.begin() + end, false) == confirmed.begin() + end)
+        report(first, end - first);
+}
+
+void Blocks::unless_barred(int piece, std::function<void()> const& report) const {
+    std::lock_guard const lock(m_mutex);
+    if (m_barred.count(piece) == 0) report();
+}
+
+void Blocks::restore(int piece, int first, int count) {
+    if (piece < 0 || piece >= m_layout.num_pieces() || first < 0 || count < 0) return;
+    watch(piece);
+    for (int block = first; block < std::min(first + count, blocks_in(piece)); ++block)
+        if (keep(piece, block)) confirm(piece, block, [](int, int) {});
+}
+
+bool Blocks::keeps(int piece, int block) const {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_kept.find(piece);
+    return found != m_kept.end() && block >= 0 && std::size_t(block) < found->second.blocks.size() &&
+           found->second.blocks[std::size_t(block)];
+}
+
+bool Blocks::keeps_any(int piece) const {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_kept.find(piece);
+    if (found == m_kept.end()) return false;
+    auto const& blocks = found->second.blocks;
+    return std::find(blocks.begin(), blocks.end(), true) != blocks.end();
+}
+
+bool Blocks::keeps_all(int piece) const {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_kept.find(piece);
+    if (found == m_kept.end()) return false;
+    auto const& confirmed = found->second.confirmed;
+    return std::find(confirmed.begin(), confirmed.end(), false) == confirmed.end();
+}
+
+std::vector<bool> Blocks::kept(int piece) const {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_kept.find(piece);
+    return found == m_kept.end() ? std::vector<bool>() : found->second.confirmed;
+}
+
+void Blocks::forget(int piece) {
+    std::lock_guard const lock(m_mutex);
+    m_kept.erase(piece);
+}
+
+std::uint64_t Blocks::bar(int piece) {
+    std::lock_guard const lock(m_mutex);
+    m_kept.erase(piece);
+    return m_barred[piece] = ++m_bars;
+}
+
+std::uint64_t Blocks::bar_of(int piece) const {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_barred.find(piece);
+    return found == m_barred.end() ? 0 : found->second;
+}
+
+bool Blocks::admit(int piece, std::uint64_t bar) {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_barred.find(piece);
+    if (found != m_barred.end() && found->second != bar) return false;
+    if (found != m_barred.end()) m_barred.erase(found);
+    return true;
+}
+
+bool Blocks::is_barred(int piece) const {
+    std::lock_guard const lock(m_mutex);
+    return m_barred.count(piece) > 0;
+}
+
+}  // namespace silmaril

@@ -1,0 +1,89 @@
+// The blocks of one torrent below its pieces: proved hashes of blocks, and the blocks that are kept although
+// their piece is not complete.
+//
+// A block is *kept* when its bytes are in the file and their hash is proved. No write replaces a kept block,
+// whatever happens to its piece. A *barred* piece has no kept blocks and accepts no writes, because its bytes
+// are being deleted. Safe to use from any thread.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <libtorrent/file_storage.hpp>
+#include <libtorrent/span.hpp>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "merkle.h"
+
+namespace silmaril {
+
+class Blocks {
+public:
+    explicit Blocks(lt::file_storage const& layout);
+
+    // Stores proved hashes of consecutive blocks of a piece. Hashes of the pieces that were learned first are
+    // dropped when there are too many.
+    void learn(int piece, int first, lt::span<Hash const> hashes);
+    // The proved hash of a block; none if it is unknown.
+    std::optional<Hash> hash(int piece, int block) const;
+    // Whether any hash of the piece is known.
+    bool knows(int piece) const;
+
+    // Blocks of the piece are wanted one by one. Without that none of its blocks is kept.
+    void watch(int piece);
+    // Keeps a block. Returns false, and does nothing, if the piece is barred or not watched.
+    bool keep(int piece, int block);
+    // The bytes of a kept block are wrong: it is not kept any more.
+    void drop(int piece, int block);
+    // The bytes of a kept block are in the file that its path names. If that is true for all blocks of its
+    // granule, calls `report` with the first of them and their number, once.
+    void confirm(int piece, int block, std::function<void(int first, int count)> const& report);
+    // Calls `report` unless the piece is barred. After `bar` nothing is reported for a piece.
+    void unless_barred(int piece, std::function<void()> const& report) const;
+    // These blocks were kept in an earlier run.
+    void restore(int piece, int first, int count);
+    bool keeps(int piece, int block) const;
+    bool keeps_any(int piece) const;
+    // Whether every block of the piece is kept and confirmed.
+    bool keeps_all(int piece) const;
+    // The kept and confirmed blocks of a piece; empty if there are none.
+    std::vector<bool> kept(int piece) const;
+    // The piece is complete, or its kept blocks are damaged.
+    void forget(int piece);
+
+    // The bytes of a piece are about to be deleted. Returns a number that names this call.
+    std::uint64_t bar(int piece);
+    bool is_barred(int piece) const;
+    // The name of the last call of `bar`; 0 if the piece is not barred.
+    std::uint64_t bar_of(int piece) const;
+    // No write of before the deletion is left, so the piece may be written again. False, and does nothing, if
+    // the piece was barred again since.
+    bool admit(int piece, std::uint64_t bar);
+
+    int blocks_in(int piece) const;
+
+    // Called on the network thread only: a peer sent a wrong block; all blocks of a piece are kept.
+    std::function<void(int piece, int block)> wrong;
+    std::function<void(int piece)> whole;
+    // Set by the disk back end, called on the network thread only: hashes of the piece came.
+    std::function<void(int piece)> came;
+
+private:
+    struct Kept {
+        std::vector<bool> blocks;
+        std::vector<bool> confirmed;
+    };
+    lt::file_storage const m_layout;
+    mutable std::mutex m_mutex;  // guards all below
+    std::map<int, std::map<int, Hash>> m_hashes;
+    std::deque<int> m_learned;              // the pieces in m_hashes, the oldest first
+    std::size_t m_count = 0;                // hashes in m_hashes
+    std::map<int, Kept> m_kept;             // by watched piece
+    std::map<int, std::uint64_t> m_barred;  // names of bars, by piece
+    std::uint64_t m_bars = 0;               // calls of `bar`
+};
+
+}  // namespace silmaril

@@ -1,0 +1,111 @@
+// Pieces of one torrent of which only some blocks are wanted, because a reader waits for these blocks.
+//
+// The blocks are requested from the fastest peer, and from another one when they are late. Their hashes are
+// requested at the same time, so that they can be proved without the rest of the piece. If no peer sends the
+// hashes in time, that is reported, and the caller should request the whole piece. Used on the network thread
+// only.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <libtorrent/peer_connection.hpp>
+#include <libtorrent/torrent.hpp>
+#include <libtorrent/torrent_handle.hpp>
+#include <map>
+#include <memory>
+#include <set>
+#include <vector>
+
+#include "held.h"
+#include "late.h"
+#include "proof.h"
+
+namespace silmaril {
+
+class Parts : public std::enable_shared_from_this<Parts> {
+public:
+    using Peer = lt::peer_connection const*;  // only compared
+    // A connection of the torrent, and how it is asked for the hashes of blocks.
+    struct Source {
+        std::shared_ptr<lt::peer_connection> connection;
+        std::function<bool(HashRange const&)> ask;  // false if the peer has not answered too many requests
+    };
+    using Sources = std::function<std::vector<Source>()>;
+
+    // `refused` is called with a piece if no peer supplies the hashes of its wanted blocks.
+    Parts(std::shared_ptr<Proof> proof, std::function<void(int piece)> refused)
+        : m_proof(std::move(proof)), m_refused(std::move(refused)), m_held(std::make_shared<Held>(m_proof)) {}
+
+    // The torrent runs, or has ended.
+    void open(lt::torrent_handle handle, Sources sources);
+    void close();
+
+    // Runs an order for a piece (see Held). Must be called for every order that makes libtorrent request the
+    // piece.
+    void order(lt::torrent& torrent, int piece, Held::Order order) {
+        m_held->order(torrent, piece, std::move(order));
+    }
+    // Ends all orders for pieces that were barred.
+    void withdraw(lt::torrent& torrent, Held::Barred const& pieces);
+    bool is_barred(int piece) const { return m_proof->blocks.is_barred(piece); }
+
+    // Requests blocks of a piece, in addition to blocks requested before.
+    void request(lt::torrent& torrent, int piece, std::vector<bool> const& blocks, int milliseconds);
+    // The whole piece is wanted, or nothing of it any more, not even its held orders. Must be called before
+    // libtorrent gets the order.
+    void lift(lt::torrent& torrent, int piece, bool wanted);
+
+    // The whole piece is requested with a deadline: blocks that a silent peer does not send are requested
+    // from another one.
+    void expect(lt::torrent& torrent, int piece);
+    // Sends requests for a piece that is wanted as a whole, or more than before: libtorrent itself may wait
+    // for a second.
+    void hurry(lt::torrent& torrent, int piece);
+
+    // A peer has answered a request for hashes, or rejected it.
+    void answered(Peer peer, HashRange const& range, bool proved);
+    // A peer can be asked that could not before.
+    void peer_ready();
+    // Must be called once a second.
+    void tick();
+
+private:
+    struct Wanted {
+        std::vector<bool> blocks;
+        std::vector<bool> covered;                        // blocks of `pending` requests
+        std::vector<std::pair<Peer, HashRange>> pending;  // requests for hashes
+        std::set<Peer> refused;                           // peers that rejected a request, or did not answer
+        int waited = 0;                                   // seconds since hashes were first requested
+        int unproved = 0;    // seconds with a block in the file that nothing judges
+        bool whole = false;  // the hashes of its blocks are not needed
+    };
+    std::shared_ptr<lt::torrent> torrent() const;
+    // The sources that have a piece, the fastest first.
+    std::vector<Source> sources_of(int piece) const;
+    // For the picker, kept blocks are finished.
+    void give_back(lt::torrent& torrent, int piece);
+    // Requests the hashes of the wanted blocks. False if no peer will send them.
+    bool ask(int piece, Wanted& wanted);
+    bool lacks_hashes(int piece, Wanted const& wanted) const;
+    // Requests the free blocks, and blocks that were requested from silent peers only.
+    void request_blocks(lt::torrent& torrent, int piece);
+    bool is_awaited(lt::torrent& torrent, lt::piece_block const& block) const;
+    // Frees wanted blocks that are in the file, but were neither kept nor found wrong for some seconds: their
+    // computed hash was lost.
+    void free_unproved(lt::torrent& torrent, int piece, Wanted& wanted);
+    // No peer supplies the hashes.
+    void give_up(int piece);
+    // A peer sent a wrong block.
+    void wrong(int piece, int block);
+
+    std::shared_ptr<Proof> const m_proof;
+    std::function<void(int piece)> const m_refused;
+    lt::torrent_handle m_handle;  // weak
+    Sources m_sources;
+    std::map<int, Wanted> m_wanted;
+    std::shared_ptr<Held> const m_held;
+    Late m_late;
+    std::deque<std::pair<HashRange, int>> m_asked;  // the last requests for hashes, and their pieces
+};
+
+}  // namespace silmaril

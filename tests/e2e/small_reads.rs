@@ -1,0 +1,86 @@
+//! Small reads through a mount: how much they fetch, and what a restart keeps.
+
+use std::process::Command;
+
+use crate::support::fixtures::{model_dir, noise};
+use crate::support::host::{Host, Mounted};
+use crate::support::net::Net;
+use crate::support::process::{Finished, PATIENCE};
+use crate::support::share::{Share, import, share};
+
+const MIB: usize = 1 << 20;
+const KIB: usize = 1 << 10;
+const LEN: usize = 32 * MIB;
+
+/// One host shares a model of one file in pieces of 4 MiB; another one knows it.
+fn shared(a: &Host, b: &Host, bytes: &[u8]) -> Share {
+    let dir = model_dir(&a.home().join("m"), &[("w.bin", bytes)]);
+    let shared = share(a, &dir, "acme/m", &["--piece-length", "4MiB"]);
+    import(b, &shared.manifest);
+    shared
+}
+
+/// Reads parts of `len` bytes in another process, so that a stuck read fails the test, and compares them.
+#[track_caller]
+fn read(mounted: &Mounted, bytes: &[u8], offsets: &[usize], len: usize) {
+    let script = "import os, sys\n\
+        f = os.open(sys.argv[1], os.O_RDONLY); os.posix_fadvise(f, 0, 0, os.POSIX_FADV_DONTNEED)\n\
+        for at in sys.argv[3:]: print(os.pread(f, int(sys.argv[2]), int(at)).hex())";
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-I", "-c", script]).arg(mounted.path("acme/m/w.bin")).arg(len.to_string());
+    command.args(offsets.iter().map(usize::to_string));
+    let text = Finished::of(&mut command, PATIENCE).ok();
+    let got: Vec<Vec<u8>> = text.lines().map(|line| hex::decode(line).unwrap()).collect();
+    assert_eq!(got.len(), offsets.len());
+    for (got, &at) in got.iter().zip(offsets) {
+        assert!(got[..] == bytes[at..at + len], "wrong bytes at {at}");
+    }
+}
+
+#[test]
+fn small_read_at_an_untouched_offset_fetches_little() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    let bytes = noise(1, LEN);
+    let _shared = shared(&a, &b, &bytes);
+    let mounted = b.mount(&["--peer", &a.peer()]);
+    // Opening fetches the beginning of the file.
+    read(&mounted, &bytes, &[0], 4 * KIB);
+    for at in [13 * MIB + 4 * KIB, 22 * MIB + 700 * KIB, 30 * MIB] {
+        let before = b.received();
+        read(&mounted, &bytes, &[at], 4 * KIB);
+        let received = b.received() - before;
+        assert!(received <= 256 * KIB as u64, "a read of 4 KiB at {at} received {received} bytes");
+    }
+    mounted.unmount();
+}
+
+/// Offsets of small reads that are too far apart to look like a stream: sixteen granules of one piece.
+fn scattered(piece: usize) -> Vec<usize> {
+    (0..16).map(|i| piece * 4 * MIB + (i * 7 % 16) * 256 * KIB + 8 * KIB).collect()
+}
+
+#[test]
+fn blocks_of_partial_pieces_survive_a_restart() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    let bytes = noise(2, LEN);
+    let _shared = shared(&a, &b, &bytes);
+    let mounted = b.mount(&["--peer", &a.peer()]);
+    read(&mounted, &bytes, &scattered(7), 4 * KIB);
+    mounted.unmount();
+
+    // Without a peer.
+    let mounted = b.mount(&[]);
+    read(&mounted, &bytes, &scattered(7), 4 * KIB);
+    mounted.unmount();
+    // The rest of the piece is fetched, and the kept blocks are not.
+    let mounted = b.mount(&["--peer", &a.peer()]);
+    let before = b.received();
+    read(&mounted, &bytes, &[28 * MIB], 4 * MIB);
+    let received = b.received() - before;
+    let rest = (4 * MIB - 16 * 64 * KIB) as u64;
+    // Packet headers, hashes and messages. It is the last piece, so there is no window behind the read.
+    assert!(received >= rest && received <= rest + rest / 12 + 512 * KIB as u64, "{received} bytes");
+    mounted.unmount();
+}

@@ -1,0 +1,424 @@
+//! Blocks that become readable before their piece: no byte of them is wrong, whatever hostile peers send, and an honest peer
+//! is enough to read.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use silmaril::config::{Encryption, NetworkConfig};
+use silmaril::model::PieceIndex;
+use silmaril::torrent::{AddTorrent, Event, Priority, Swarms, TorrentId};
+
+use crate::engine::rig::{Client, SOON, Sample, network};
+use crate::support::private_net::in_private_net;
+use crate::support::raw_peer::RawPeer;
+use crate::support::raw_peer_content::Content;
+use crate::support::raw_peer_message::{Block, HashRange, Message};
+use crate::support::raw_peer_seed::{Conduct, RawSeed};
+
+const PIECES: u32 = 6;
+const PIECE: u32 = 1 << 20;
+const BLOCK: u32 = 16 * 1024;
+
+/// Numbers that are equal for equal seeds.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 33) as u32 % below
+    }
+}
+
+/// A reader of parts, which compares every byte that the engine reports with the original.
+struct Reader<'a> {
+    sample: &'a Sample,
+    client: Client,
+    id: TorrentId,
+    dir: tempfile::TempDir,
+    /// Reported blocks, by piece and number in it.
+    known: BTreeSet<(u32, u32)>,
+    refused: BTreeSet<u32>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(sample: &'a Sample, peers: Vec<std::net::SocketAddr>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut client = Client::with(NetworkConfig { encryption: Encryption::Off, ..network() });
+        let id = client.add(AddTorrent { peers, ..sample.add(dir.path()) });
+        Self { sample, client, id, dir, known: BTreeSet::new(), refused: BTreeSet::new() }
+    }
+
+    /// Reads blocks of a piece, or the whole piece if no peer supplies hashes.
+    #[track_caller]
+    fn read(&mut self, piece: u32, blocks: Range<u32>) {
+        self.request(piece, blocks.clone());
+        self.wait(piece, blocks);
+        self.client.session.set_priority(self.id, &[(PieceIndex(piece), Priority::None)]).unwrap();
+    }
+
+    fn request(&self, piece: u32, blocks: Range<u32>) {
+        let session = &self.client.session;
+        session.request_blocks(self.id, PieceIndex(piece), &[blocks], Duration::ZERO).unwrap();
+    }
+
+    #[track_caller]
+    fn wait(&mut self, piece: u32, blocks: Range<u32>) {
+        let Self { sample, client, id, dir, known, refused } = self;
+        let has = |known: &BTreeSet<_>| blocks.clone().all(|block| known.contains(&(piece, block)));
+        if has(known) {
+            return;
+        }
+        let mut asked = None;
+        loop {
+            client.wait_for("verified blocks", 3 * SOON, |event| match event {
+                Event::BlocksVerified(_, p, came) => {
+                    came.clone().for_each(|block| assert_right(sample, dir.path(), p.0, block));
+                    known.extend(came.clone().map(|block| (p.0, block)));
+                    has(known).then_some(())
+                }
+                Event::PieceVerified(_, p) => {
+                    for block in 0..PIECE / BLOCK {
+                        assert_right(sample, dir.path(), p.0, block);
+                        known.insert((p.0, block));
+                    }
+                    has(known).then_some(())
+                }
+                Event::BlocksRefused(_, p) => {
+                    refused.insert(p.0);
+                    (p.0 == piece).then(|| asked = Some(p.0))
+                }
+                Event::Failed(_, why) => panic!("{why}"),
+                _ => None,
+            });
+            if has(known) {
+                return;
+            }
+            client.session.request(*id, PieceIndex(asked.take().unwrap()), Duration::ZERO).unwrap();
+        }
+    }
+
+    /// Compares all bytes that were reported, also long ago.
+    #[track_caller]
+    fn check(&self) {
+        self.known
+            .iter()
+            .for_each(|(piece, block)| assert_right(self.sample, self.dir.path(), *piece, *block));
+    }
+
+    /// Withdraws a piece and deletes its bytes.
+    #[track_caller]
+    fn delete(&mut self, piece: u32) {
+        self.client.session.withdraw(self.id, &[PieceIndex(piece)]).unwrap();
+        self.known.retain(|(of, _)| *of != piece);
+        self.client.wait_for("withdrawal", SOON, |event| {
+            matches!(event, Event::Withdrawn(_, of) if of.0 == piece).then_some(())
+        });
+        let path = &self.sample.paths_in(self.dir.path())[0];
+        if let Ok(file) = std::fs::File::options().write(true).open(path) {
+            file.write_all_at(&vec![0; PIECE as usize], u64::from(piece * PIECE)).unwrap();
+        }
+    }
+
+    /// Small reads, whole pieces and deletions in a random order.
+    fn read_randomly(&mut self, dice: &mut Dice, steps: u32) {
+        for _ in 0..steps {
+            let piece = dice.roll(PIECES);
+            match dice.roll(12) {
+                0 => self.delete(piece),
+                1 => {
+                    self.client.session.request(self.id, PieceIndex(piece), Duration::ZERO).unwrap();
+                    self.wait(piece, 0..PIECE / BLOCK);
+                    self.client
+                        .session
+                        .set_priority(self.id, &[(PieceIndex(piece), Priority::None)])
+                        .unwrap();
+                }
+                _ => {
+                    let granule = 4 * dice.roll(PIECE / BLOCK / 4);
+                    self.read(piece, granule..granule + 4);
+                }
+            }
+        }
+        self.check();
+    }
+}
+
+#[track_caller]
+fn assert_right(sample: &Sample, dir: &Path, piece: u32, block: u32) {
+    let part = (block * BLOCK) as usize..((block + 1) * BLOCK) as usize;
+    let mut bytes = vec![0; part.len()];
+    let file = std::fs::File::open(&sample.paths_in(dir)[0]).unwrap();
+    file.read_exact_at(&mut bytes, u64::from(piece * PIECE + block * BLOCK)).unwrap();
+    assert!(bytes == sample.piece(piece)[part], "wrong bytes in block {block} of piece {piece}");
+}
+
+fn sample() -> Sample {
+    Sample::new(&[("model.safetensors", (PIECES * PIECE) as usize)], PIECE, false)
+}
+
+fn wrong(block: Block) -> Message {
+    Message::Piece(block.piece, block.begin, vec![0x55; block.length as usize])
+}
+
+/// Answers one of `share` requests for blocks with wrong bytes, and all further ones honestly.
+fn sometimes_wrong(share: u64) -> Conduct {
+    let count = AtomicU64::new(0);
+    Conduct::honest().with_blocks(move |content, block| {
+        let lies = count.fetch_add(1, Ordering::Relaxed).is_multiple_of(share);
+        vec![if lies {
+            wrong(block)
+        } else {
+            Message::Piece(block.piece, block.begin, content.block(block, 0).unwrap())
+        }]
+    })
+}
+
+/// The peers that a reader meets next to an honest one.
+fn attack(conducts: impl Fn() -> Vec<Conduct> + Send + 'static) {
+    in_private_net(move || {
+        let sample = sample();
+        let content = Arc::new(Content::new(sample.info_hash, PIECE, &sample.files));
+        for round in 1..=3u64 {
+            let hostile: Vec<RawSeed> =
+                conducts().into_iter().map(|conduct| RawSeed::listen_here(&content, conduct)).collect();
+            let mut reader = Reader::new(&sample, hostile.iter().map(RawSeed::address).collect());
+            let honest = RawSeed::listen_here(&content, Conduct::honest());
+            reader.client.session.connect_peer(reader.id, honest.address()).unwrap();
+            reader.read_randomly(&mut Dice(round.wrapping_mul(0x9e37_79b9_7f4a_7c15)), 40);
+        }
+    });
+}
+
+#[test]
+fn wrong_blocks_with_right_hashes_change_no_byte() {
+    attack(|| vec![sometimes_wrong(1), sometimes_wrong(3), sometimes_wrong(50)]);
+}
+
+#[test]
+fn wrong_hashes_of_blocks_change_no_byte() {
+    let conduct = || {
+        Conduct::honest().with_blocks(|_, block| vec![wrong(block)]).with_hashes(|content, range| {
+            let mut hashes = content.hashes(range).unwrap_or_default();
+            hashes.iter_mut().for_each(|hash| hash[7] ^= 1);
+            vec![Message::Hashes(range, hashes)]
+        })
+    };
+    attack(move || vec![conduct(), conduct()]);
+}
+
+#[test]
+fn hashes_of_other_blocks_change_no_byte() {
+    // The right hashes of the next subtree, under the requested range, and the blocks that match them.
+    let shifted = |content: &Content, range: HashRange| {
+        let other = HashRange { index: range.index ^ range.length, ..range };
+        match content.hashes(other) {
+            Some(hashes) => vec![Message::Hashes(range, hashes)],
+            None => vec![Message::HashReject(range)],
+        }
+    };
+    let conduct = move || {
+        Conduct::honest().with_hashes(shifted).with_blocks(|content, block| {
+            let begin = block.begin ^ (4 * BLOCK);
+            let other = content.block(Block { begin, ..block }, 0);
+            other.map(|bytes| Message::Piece(block.piece, block.begin, bytes)).into_iter().collect()
+        })
+    };
+    attack(move || vec![conduct(), conduct()]);
+}
+
+#[test]
+fn silent_and_rejecting_peers_stop_no_reader() {
+    attack(|| {
+        vec![
+            Conduct::honest().with_hashes(|_, _| vec![]),
+            Conduct::honest().with_hashes(|_, range| vec![Message::HashReject(range)]),
+            Conduct::honest().with_blocks(|_, block| vec![Message::Reject(block)]),
+        ]
+    });
+}
+
+#[test]
+fn mixed_attacks_change_no_byte() {
+    attack(|| {
+        vec![
+            sometimes_wrong(2),
+            sometimes_wrong(5).with_hashes(|_, range| vec![Message::HashReject(range)]),
+            sometimes_wrong(7).with_hashes(|_, _| vec![]),
+            Conduct::honest().with_hashes(|content, range| {
+                // Twice: the second answer was not requested.
+                let hashes = content.hashes(range).unwrap_or_default();
+                vec![Message::Hashes(range, hashes.clone()), Message::Hashes(range, hashes)]
+            }),
+        ]
+    });
+}
+
+#[test]
+fn short_and_long_blocks_change_no_byte() {
+    let resized = |change: i64| {
+        Conduct::honest().with_blocks(move |content, block| {
+            let mut bytes = content.block(block, 0).unwrap();
+            bytes.resize((bytes.len() as i64 + change) as usize, 0);
+            vec![Message::Piece(block.piece, block.begin, bytes)]
+        })
+    };
+    attack(move || vec![resized(-1), resized(-8192), resized(1), resized(-16384)]);
+}
+
+#[test]
+fn short_and_long_answers_with_hashes_change_no_byte() {
+    let resized = |count: fn(usize) -> usize| {
+        Conduct::honest().with_blocks(|_, block| vec![wrong(block)]).with_hashes(move |content, range| {
+            let mut hashes = content.hashes(range).unwrap_or_default();
+            hashes.resize(count(hashes.len()), [9; 32]);
+            vec![Message::Hashes(range, hashes)]
+        })
+    };
+    attack(move || {
+        vec![resized(|len| len.saturating_sub(1)), resized(|_| 0), resized(|len| len + 1), resized(|_| 1)]
+    });
+}
+
+#[test]
+fn hashes_under_another_range_change_no_byte() {
+    let moved = |shift: fn(&mut HashRange)| {
+        Conduct::honest().with_blocks(|_, block| vec![wrong(block)]).with_hashes(move |content, range| {
+            let mut other = range;
+            shift(&mut other);
+            vec![Message::Hashes(other, content.hashes(range).unwrap_or_default())]
+        })
+    };
+    attack(move || {
+        vec![
+            moved(|range| range.root[0] ^= 1),
+            moved(|range| range.index += range.length),
+            moved(|range| range.base = 1),
+            moved(|range| range.proofs += 1),
+        ]
+    });
+}
+
+#[test]
+fn hashes_that_come_after_their_blocks_are_used() {
+    // Hashes are sent when the next block is requested, so the first blocks are in the file before.
+    let late = |lies: bool| {
+        let kept = std::sync::Mutex::new(vec![]);
+        let kept = Arc::new(kept);
+        let later = kept.clone();
+        Conduct::honest()
+            .with_hashes(move |content, range| {
+                let hashes = content.hashes(range).unwrap_or_default();
+                later.lock().unwrap().push(Message::Hashes(range, hashes));
+                vec![]
+            })
+            .with_blocks(move |content, block| {
+                let first = match lies {
+                    true => wrong(block),
+                    false => Message::Piece(block.piece, block.begin, content.block(block, 0).unwrap()),
+                };
+                let mut answers = vec![first];
+                answers.append(&mut kept.lock().unwrap());
+                answers
+            })
+    };
+    attack(move || vec![late(true), late(false)]);
+}
+
+#[test]
+fn peers_that_choke_stop_no_reader() {
+    attack(|| {
+        vec![
+            // Without an answer to what was requested, and with one.
+            Conduct::honest().with_blocks(|_, _| vec![Message::Choke, Message::Unchoke]),
+            Conduct::honest()
+                .with_blocks(|_, block| vec![Message::Choke, Message::Reject(block), Message::Unchoke]),
+        ]
+    });
+}
+
+#[test]
+fn foreign_seeds_without_hashes_of_blocks_are_enough() {
+    in_private_net(|| {
+        let sample = sample();
+        let content = Arc::new(Content::new(sample.info_hash, PIECE, &sample.files));
+        for silent in [false, true] {
+            let foreign = Conduct::honest().with_hashes(move |content, range| {
+                // The hashes of pieces are known to every client of BitTorrent v2.
+                match content.hashes(range).filter(|_| range.base > 0) {
+                    Some(hashes) => vec![Message::Hashes(range, hashes)],
+                    None if silent => vec![],
+                    None => vec![Message::HashReject(range)],
+                }
+            });
+            let seeds: Vec<_> = (0..2).map(|_| RawSeed::listen_here(&content, foreign.clone())).collect();
+            let mut reader = Reader::new(&sample, seeds.iter().map(RawSeed::address).collect());
+            for piece in 0..PIECES {
+                reader.read(piece, 8..12);
+            }
+            reader.check();
+            assert!(!reader.refused.is_empty());
+        }
+    });
+}
+
+/// Answers requests for hashes, and collects as many requests for blocks without an answer.
+fn collect_requests(peer: &mut RawPeer, content: &Content, count: usize) -> Vec<Block> {
+    let mut blocks = vec![];
+    while blocks.len() < count {
+        match peer.receive().unwrap() {
+            Message::Request(block) => blocks.push(block),
+            Message::HashRequest(range) => {
+                peer.send(&Message::Hashes(range, content.hashes(range).unwrap())).unwrap();
+            }
+            _ => {}
+        }
+    }
+    blocks
+}
+
+#[test]
+fn late_blocks_do_not_replace_verified_ones() {
+    in_private_net(|| {
+        let sample = sample();
+        let content = Arc::new(Content::new(sample.info_hash, PIECE, &sample.files));
+        for withdrawn in [false, true] {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let mut reader = Reader::new(&sample, vec![listener.local_addr().unwrap()]);
+            for granule in 0..4 {
+                reader.request(1, 8 * granule..8 * granule + 4);
+            }
+            let mut late = RawPeer::accept(listener.accept().unwrap().0, &sample.info_hash, None).unwrap();
+            late.send(&Message::HaveAll).unwrap();
+            late.send(&Message::Unchoke).unwrap();
+            let blocks = collect_requests(&mut late, &content, 16);
+            let honest = RawSeed::listen_here(&content, Conduct::honest());
+            reader.client.session.connect_peer(reader.id, honest.address()).unwrap();
+            for granule in 0..4 {
+                reader.wait(1, 8 * granule..8 * granule + 4);
+            }
+            if withdrawn {
+                reader.client.session.set_priority(reader.id, &[(PieceIndex(1), Priority::None)]).unwrap();
+                reader.delete(1);
+            }
+            for block in blocks {
+                // An error: the reader has closed the connection.
+                let _ = late.send(&wrong(block));
+            }
+            late.is_answered(content.any_range());
+            reader.check();
+            reader.read(1, 4..8);
+            reader.check();
+            reader.client.session.request(reader.id, PieceIndex(1), Duration::ZERO).unwrap();
+            reader.wait(1, 0..PIECE / BLOCK);
+            reader.check();
+        }
+    });
+}
