@@ -302,10 +302,10 @@ mod tests {
             let joined = |of, memory, last_used| Joined { of, memory, last_used: Some(last_used) };
             let all = vec![
                 joined("new", 10, 5),
+                joined("never", 10, 0),
                 joined(TAKEN, 10, 1),
                 joined("old", 10, 3),
                 joined(BUSY, 10, 2),
-                joined("never", 10, 0),
             ];
             let mut left = vec![];
             let leave = |of: &&'static str| {
