@@ -102,13 +102,11 @@ Engine::Engine(rust::Vec<RawSetting> const& settings, DiskLimits limits,
     : m_outbox(std::make_shared<Outbox>()),
       m_talk(std::make_shared<Talk>()),
       m_guard(std::make_shared<Guard>()),
-      m_spare(std::make_shared<Spare>()),
       m_unlisted(unlisted) {
     auto pack = pack_of(settings);
     if (unlisted) announce_no_port(pack);
     auto plugins = session_plugins();
     plugins.push_back(send_room(m_guard));
-    plugins.push_back(limit_wasters(m_spare));
     lt::session_params params(std::move(pack), std::move(plugins));
     auto const known = parse_dht_state(dht_state);
     params.dht_state = known;
@@ -120,7 +118,8 @@ Engine::Engine(rust::Vec<RawSetting> const& settings, DiskLimits limits,
         return disk(network, all, counters);
     };
     m_session = std::make_unique<lt::session>(std::move(params));
-    m_spare->open(m_session->create_peer_class("wasters"));
+    m_spare = std::make_shared<Spare>(m_session->create_peer_class("wasters"));
+    m_session->add_extension(limit_wasters(m_spare));
     // By default peers on private networks are in their own class without rate limits. Put into the global
     // class they obey the limits of the session.
     lt::ip_filter all_global;
@@ -154,6 +153,16 @@ void Engine::wait_until_started() const {
 }
 
 void Engine::wake() const { m_outbox->wake(); }
+
+std::int32_t Engine::upload_limit() const {
+    lt::session_handle session;
+    {
+        std::lock_guard const lock(m_mutex);
+        if (m_session) session = *m_session;
+    }
+    if (!session.is_valid()) throw std::runtime_error("the session is over");
+    return session.get_peer_class(lt::session_handle::global_peer_class_id).upload_limit;
+}
 
 void Engine::post_stats() const {
     std::lock_guard const lock(m_mutex);

@@ -101,6 +101,7 @@ public:
                  std::array<std::uint8_t, 20> const& salt) const;
 
     rust::Vec<std::uint8_t> dht_state() const;
+    std::int32_t upload_limit() const;
 
     std::uint32_t saves_pending() const;
     void pause() const;
@@ -144,9 +145,9 @@ private:
     std::shared_ptr<Outbox> const m_outbox;
     std::shared_ptr<Talk> const m_talk;
     std::shared_ptr<Guard> const m_guard;
-    std::shared_ptr<Spare> const m_spare;
-    bool const m_unlisted;       // see Visibility
-    mutable std::mutex m_mutex;  // guards all below; held only to post, never to wait
+    std::shared_ptr<Spare> m_spare;  // set by the constructor
+    bool const m_unlisted;           // see Visibility
+    mutable std::mutex m_mutex;      // guards all below; held only to post, never to wait
     mutable std::unique_ptr<lt::session> m_session;
     mutable std::unordered_map<std::uint64_t, Torrent> m_torrents;
 };

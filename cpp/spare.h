@@ -22,8 +22,8 @@ namespace silmaril {
 
 class Spare {
 public:
-    // The class of the wasters. Set once, before any torrent is added.
-    void open(lt::peer_class_t wasters) { m_wasters = wasters; }
+    // The class of the wasters: a class of its own, because its limit holds for each of its peers.
+    explicit Spare(lt::peer_class_t wasters) : m_wasters(wasters) {}
     lt::peer_class_t wasters() const { return m_wasters; }
     // From now on the peer has only its part of the spare upload, or no limit.
     void limit(lt::peer_connection& peer, bool limited) const;
@@ -37,7 +37,7 @@ public:
     int next_limit();
 
 private:
-    lt::peer_class_t m_wasters{};
+    lt::peer_class_t const m_wasters;
     std::int64_t m_served = 0;
     bool m_waits = false;
     bool m_wanted = false;  // since the last limit, or before it

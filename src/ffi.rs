@@ -350,6 +350,8 @@ mod raw {
         fn dht_get(self: &Engine, publisher: &[u8; 32], salt: &[u8; 20]) -> Result<()>;
         /// The nodes of the routing tables. Blocks on the network thread.
         fn dht_state(self: &Engine) -> Result<Vec<u8>>;
+        /// Bytes per second of all connections together; 0 for no limit. Blocks on the network thread.
+        fn upload_limit(self: &Engine) -> Result<i32>;
 
         /// Number of `save_layers` not answered yet.
         fn saves_pending(self: &Engine) -> Result<u32>;

@@ -199,6 +199,13 @@ impl Session {
         Ok(Self { shared, settings, next: AtomicU64::new(1), pump: Mutex::new(Some(thread)) })
     }
 
+    /// How many bytes per second all connections together may upload; 0 for no limit. Waits for the network thread. An error
+    /// after the session ended.
+    pub fn upload_limit(&self) -> Result<u32, EngineError> {
+        let limit = self.shared.engine.upload_limit().map_err(internal)?;
+        Ok(u32::try_from(limit).unwrap_or(0))
+    }
+
     /// Leaves all swarms and ends the engine. Waits for requested answers, at most `within`. Returns whether everything ended
     /// in time; otherwise the rest ends in the background. Later requests fail.
     pub fn shutdown(&self, within: Duration) -> bool {

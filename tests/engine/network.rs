@@ -90,6 +90,25 @@ fn rate_limits_apply_on_private_networks() {
     });
 }
 
+/// Of many engines that started at the same time, some had a limit of 1 MiB per second for good: the limit for peers that waste
+/// upload was set before the class of these peers existed.
+#[test]
+fn engine_that_starts_slowly_keeps_its_upload_limit() {
+    in_private_net(|| {
+        for limit in [0, 1_000_000] {
+            let started = || {
+                let network = NetworkConfig { upload_rate_limit: limit.into(), ..network() };
+                start(network).unwrap().upload_limit().unwrap()
+            };
+            let limits: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..16).map(|_| scope.spawn(started)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert_eq!(limits, [limit; 16]);
+        }
+    });
+}
+
 #[test]
 fn connections_of_a_torrent_are_limited() {
     in_private_net(|| {
