@@ -5,6 +5,7 @@ use std::process::Command;
 
 const SOURCES: &[&str] = &[
     "blame.cc",
+    "claims.cc",
     "create.cc",
     "dht.cc",
     "dial.cc",
@@ -32,12 +33,14 @@ const SOURCES: &[&str] = &[
     "spare.cc",
     "storage.cc",
     "talk.cc",
+    "together.cc",
     "trial.cc",
     "waste.cc",
     "withdraw.cc",
 ];
 const HEADERS: &[&str] = &[
     "blame.h",
+    "claims.h",
     "compat.h",
     "create.h",
     "dht.h",
@@ -65,6 +68,7 @@ const HEADERS: &[&str] = &[
     "spare.h",
     "storage.h",
     "talk.h",
+    "together.h",
     "trial.h",
     "visibility.h",
     "waste.h",

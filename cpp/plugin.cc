@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "blame.h"
+#include "claims.h"
 #include "compat.h"
 #include "gate.h"
 #include "hashes.h"
@@ -17,6 +18,7 @@
 #include "meter.h"
 #include "slots.h"
 #include "talk.h"
+#include "together.h"
 
 namespace silmaril {
 
@@ -108,7 +110,7 @@ class Peer final : public lt::peer_plugin, public Slot {
 public:
     Peer(PluginParts const& parts, std::shared_ptr<PieceHashes> hashes, std::shared_ptr<Slots> slots,
          std::shared_ptr<MetadataFetch> metadata, std::shared_ptr<Blame> blame,
-         lt::peer_connection_handle const& connection)
+         std::shared_ptr<Together> together, lt::peer_connection_handle const& connection)
         : m_parts(parts),
           m_speaker(parts.talk, parts.outbox, parts.guard, parts.torrent, connection),
           m_metadata(std::move(metadata), connection, [this](bool wrong) { wrong ? end_for_good() : end(); }),
@@ -117,6 +119,7 @@ public:
           m_hashes(std::move(hashes)),
           m_slots(std::move(slots)),
           m_blame(std::move(blame)),
+          m_together(std::move(together)),
           m_connection(connection),
           m_endpoint(connection.remote()),
           m_outgoing(connection.is_outgoing()) {
@@ -133,6 +136,7 @@ public:
         }
         Speaker::offer(handshake);
         m_metadata.offer(handshake);
+        if (handshake.type() == lt::entry::dictionary_t) handshake["m"][Claims::name] = Claims::our_id;
     }
     bool on_extension_handshake(lt::bdecode_node const& handshake) override {
         m_speaker.on_handshake(handshake);
@@ -141,9 +145,15 @@ public:
             handshake.type() == lt::bdecode_node::dict_t ? handshake.dict_find_dict("m") : lt::bdecode_node();
         auto const number = messages ? messages.dict_find_int_value("lt_donthave", 0) : 0;
         m_dont_have = number > 0 && number < 256 ? std::uint8_t(number) : std::uint8_t(0);
+        auto const claims = messages ? messages.dict_find_int_value(Claims::name) : 0;
+        if (claims > 0 && claims < 256) m_claims_id = std::uint8_t(claims);
         return true;
     }
     bool on_extended(int length, int id, lt::span<char const> so_far) override {
+        if (id == Claims::our_id) {
+            if (so_far.size() == length) m_together->claimed(m_claims, so_far);
+            return true;
+        }
         return m_metadata.on_message(length, id, so_far) || m_speaker.on_message(length, id, so_far);
     }
     bool on_handshake(lt::span<char const> reserved) override {
@@ -202,6 +212,17 @@ public:
         auto const root = torrent->torrent_file().files().root(request.file);
         m_gate.requested({root, request.base, request.index, request.count, request.proof_layers});
     }
+    bool on_have(lt::piece_index_t piece) override {
+        m_pace.announced(Clock::now());
+        m_claims.kept(static_cast<int>(piece), Clock::now());
+        m_together->turn_soon();
+        return false;
+    }
+    bool choose_requests(std::vector<lt::piece_block>& blocks, int most) override {
+        auto const connection = this->connection();
+        RequestQueue::open(m_connection, 128);
+        return connection && !m_blame->is_active() && m_together->choose(*connection, m_pace, blocks, most);
+    }
     void on_piece_pass(lt::piece_index_t) override {
         m_gate.proven();
         m_proven_at = Clock::now();
@@ -224,6 +245,7 @@ public:
             auto const& statistics = connection->statistics();
             auto const taken = statistics.total_payload_upload() - unacknowledged(*connection);
             m_traffic.tick(statistics.total_payload_download(), taken, Clock::now());
+            m_pace.tick(*connection);
             m_meter.tick(*connection, Clock::now());
         }
         if (!m_gate.keep(load_of(m_connection), Clock::now())) {
@@ -254,6 +276,7 @@ public:
         report(Note::Kind::peer_disconnected, reason.message());
     }
 
+    Fellow fellow() { return {connection(), &m_pace, &m_claims, m_claims_id}; }
     // Whether the peer has announced every piece and is silent.
     bool is_silent_seed() const {
         auto const connection = this->connection();
@@ -401,6 +424,10 @@ private:
     std::shared_ptr<PieceHashes> const m_hashes;
     std::shared_ptr<Slots> const m_slots;
     std::shared_ptr<Blame> const m_blame;
+    std::shared_ptr<Together> const m_together;
+    Pace m_pace;
+    Claims m_claims;
+    std::uint8_t m_claims_id = 0;
     lt::peer_connection_handle m_connection;  // weak
     lt::tcp::endpoint const m_endpoint;
     bool const m_outgoing;
@@ -432,7 +459,12 @@ public:
         m_hashes->tick();
         if (m_metadata) m_metadata->tick(Clock::now());
         m_blame->tick();
+        m_together->tick();
         report_silent_seeds();
+    }
+    void on_piece_pass(lt::piece_index_t piece) override { m_together->passed(piece); }
+    bool holds_back(lt::piece_index_t piece, lt::time_point deadline) override {
+        return !m_blame->is_active() && m_together->holds_back(piece, deadline);
     }
     void on_piece_failed(lt::piece_index_t piece) override { m_blame->piece_failed(piece); }
     ~Plugin() override { m_parts.talk->torrent_gone(m_parts.torrent); }
@@ -443,7 +475,8 @@ public:
         // a stranger cannot distinguish a withheld torrent from an absent one.
         if (m_parts.visibility->withheld && !connection.is_outgoing())
             throw std::runtime_error("the torrent is withheld");
-        auto peer = std::make_shared<Peer>(m_parts, m_hashes, m_slots, m_metadata, m_blame, connection);
+        auto peer =
+            std::make_shared<Peer>(m_parts, m_hashes, m_slots, m_metadata, m_blame, m_together, connection);
         auto const torrent = m_handle.native_handle();
         if (torrent && !connection.is_outgoing()) {
             auto const room = room_of(*torrent, *m_parts.guard, connection.remote().address());
@@ -490,6 +523,15 @@ private:
         return proven;
     }
 
+    static std::vector<Fellow> fellows(Slots const& slots) {
+        std::vector<Fellow> found;
+        slots.each([&](Slot* slot) {
+            auto fellow = static_cast<Peer*>(slot)->fellow();
+            if (fellow.peer) found.push_back(std::move(fellow));
+        });
+        return found;
+    }
+
     PluginParts const m_parts;
     lt::torrent_handle const m_handle;
     std::shared_ptr<PieceHashes> const m_hashes;
@@ -497,6 +539,8 @@ private:
     std::shared_ptr<Slots> const m_slots = std::make_shared<Slots>();
     std::shared_ptr<Blame> const m_blame =
         std::make_shared<Blame>(m_handle, [slots = m_slots] { return connections(*slots); });
+    std::shared_ptr<Together> const m_together =
+        std::make_shared<Together>(m_handle, [slots = m_slots] { return fellows(*slots); });
     int m_silent_seeds = 0;  // as last reported
 };
 
