@@ -32,7 +32,7 @@ struct Allocator {
     free: unsafe extern "C" fn(*mut c_void),
 }
 
-/// Limits the memory of libgit2. No other thread may use libgit2 meanwhile for the first time.
+/// Limits the memory of libgit2. No other thread may begin to use libgit2 before this returns.
 pub(super) fn limit() -> Result<(), Error> {
     let ours = Allocator { malloc: allocate, realloc: resize, free: release };
     let option = libgit2_sys::GIT_OPT_SET_ALLOCATOR as c_int;
