@@ -42,6 +42,16 @@ RawEvent event_of(RawKind kind, std::uint64_t torrent) {
     return event;
 }
 
+namespace {
+
+RawEvent event_of_piece(RawKind kind, Note const& note) {
+    auto event = event_of(kind, note.torrent);
+    event.piece = std::uint32_t(note.piece);
+    return event;
+}
+
+}  // namespace
+
 RawEvent event_of(Note note) {
     switch (note.kind) {
         case Note::Kind::removed:
@@ -53,33 +63,20 @@ RawEvent event_of(Note note) {
             event.code = note.error;
             return event;
         }
-        case Note::Kind::piece_proved: {
-            auto event = event_of(RawKind::PieceVerified, note.torrent);
-            event.piece = std::uint32_t(note.piece);
-            return event;
-        }
-        case Note::Kind::piece_damaged: {
-            auto event = event_of(RawKind::PieceDamaged, note.torrent);
-            event.piece = std::uint32_t(note.piece);
-            return event;
-        }
+        case Note::Kind::piece_proved:
+            return event_of_piece(RawKind::PieceVerified, note);
+        case Note::Kind::piece_damaged:
+            return event_of_piece(RawKind::PieceDamaged, note);
         case Note::Kind::blocks_proved: {
-            auto event = event_of(RawKind::BlocksVerified, note.torrent);
-            event.piece = std::uint32_t(note.piece);
+            auto event = event_of_piece(RawKind::BlocksVerified, note);
             event.first = std::uint32_t(note.first);
             event.count = std::uint32_t(note.count);
             return event;
         }
-        case Note::Kind::blocks_refused: {
-            auto event = event_of(RawKind::BlocksRefused, note.torrent);
-            event.piece = std::uint32_t(note.piece);
-            return event;
-        }
-        case Note::Kind::withdrawn: {
-            auto event = event_of(RawKind::Withdrawn, note.torrent);
-            event.piece = std::uint32_t(note.piece);
-            return event;
-        }
+        case Note::Kind::blocks_refused:
+            return event_of_piece(RawKind::BlocksRefused, note);
+        case Note::Kind::withdrawn:
+            return event_of_piece(RawKind::Withdrawn, note);
         case Note::Kind::peer_speaks: {
             auto event = with_endpoint(event_of(RawKind::PeerSpeaks, note.torrent), note.endpoint.address(),
                                        note.endpoint.port());

@@ -76,12 +76,12 @@ impl<'a> Waiting<'a> {
         Self { lab, control, gossip, _reading: reading, _mounted: mounted }
     }
 
-    /// Waits until the reader has called the user's host often. Calls `meanwhile` again and again.
+    /// Waits until the reader has called the user's host often. Calls `watch` after each look.
     #[track_caller]
-    fn control_is_called(&self, mut meanwhile: impl FnMut()) {
+    fn control_is_called(&self, mut watch: impl FnMut()) {
         let before = self.control.calls();
         until("the user's host is called often", READ, || {
-            meanwhile();
+            watch();
             self.control.calls() >= before + CONTROL_CALLS
         });
     }
