@@ -118,6 +118,16 @@ impl BlockMap {
         if last_is_in { whole - (self.blocks as u64 * BLOCK_LEN - self.len) } else { whole }
     }
 
+    /// Whether all blocks are verified as soon as those that bytes `range` touch are, and are not before.
+    pub fn is_filled_by(&self, range: &Range<u64>) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        let blocks = self.touched(range);
+        let set = if self.is_clear() { 0 } else { self.bits.count_ones(blocks.clone()) };
+        self.ones + blocks.len() - set == self.blocks
+    }
+
     /// Sets the blocks that bytes `range` touch. Returns whether any changed.
     pub fn insert(&mut self, range: &Range<u64>) -> bool {
         let blocks = self.touched(range);

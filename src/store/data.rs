@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::blockmap::{BlockMap, MapKind};
 use super::copy::{Sharing, crosses_devices, duplicate};
+use super::mapfile::{self, OwnStamp};
 use super::placement::{PlacedFile, Stamp};
-use super::{ContentKey, HubKey, mapfile};
+use super::{ContentKey, HubKey};
 use crate::paths::Paths;
 use crate::{fsutil, nofollow};
 
@@ -70,7 +71,8 @@ impl DataFiles {
             nofollow::remove_if_there(&data)?;
             return copied.map(drop);
         }
-        self.write_maps(&data, &BlockMap::all(key.len))
+        self.write_maps(&data, &BlockMap::all(key.len))?;
+        record_stamp(&data)
     }
 
     /// Moves a file into the cache, if it is on that file system and has no other name.
@@ -85,7 +87,10 @@ impl DataFiles {
         match nofollow::rename(from, data) {
             // Another file had the name by then.
             Ok(()) if Stamp::at(data).ok() != Some(placed.stamp) => remove_data(data).map(|()| true),
-            Ok(()) => nofollow::sync_dir(fsutil::parent(data)).map(|()| true),
+            Ok(()) => {
+                nofollow::sync_dir(fsutil::parent(data))?;
+                record_stamp(data).map(|()| true)
+            }
             Err(e) => {
                 mapfile::remove(data)?;
                 if crosses_devices(&e) { Ok(false) } else { Err(e) }
@@ -98,6 +103,11 @@ impl DataFiles {
         mapfile::write_live(data, map, &self.boot)?;
         mapfile::write_synced(data, map, &self.boot)
     }
+}
+
+/// Records the stamp of a complete data file as it is now.
+pub(super) fn record_stamp(data: &Path) -> io::Result<()> {
+    mapfile::write_stamp(data, &OwnStamp::of(&nofollow::metadata(data)?))
 }
 
 /// Removes a data file of the store and its maps, for a caller that syncs the directory. Returns whether there was one.

@@ -90,6 +90,15 @@ pub(super) fn stamp(data: &Path) -> Option<OwnStamp> {
     serde_json::from_slice(&nofollow::read_capped(&stamp_path(data), MAX_STAMP).ok()?).ok()
 }
 
+/// Records the stamp of a complete data file that was moved from `old`, which had the metadata `before`. If another program
+/// had changed the file before the move, this is still noticed.
+pub(super) fn move_stamp(old: &Path, before: &Metadata, new: &Path) -> io::Result<()> {
+    match stamp(old).filter(|stamp| stamp.differs(before)) {
+        Some(stamp) => write_stamp(new, &stamp),
+        None => write_stamp(new, &OwnStamp::of(&nofollow::metadata(new)?)),
+    }
+}
+
 /// Removes the recorded stamp of a data file that will change.
 pub(super) fn forget_stamp(data: &Path) -> io::Result<()> {
     nofollow::remove_if_there(&stamp_path(data)).map(drop)

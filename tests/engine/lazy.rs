@@ -164,11 +164,16 @@ fn hashes_of_a_lost_peer_are_requested_of_silent_ones() {
         let seed = sample.stock_seed();
         client.session.connect_peer(id, seed.address()).unwrap();
         let piece = 1 << 20;
-        client.wait_for("all bytes", SOON, |event| {
-            matches!(event, Event::Stats(_, stats) if stats.downloaded >= piece).then_some(())
+        // On a slow machine, the hashes are requested again of the seed before the statistics come.
+        let verified = client.wait_for("all bytes", SOON, |event| match event {
+            Event::Stats(_, stats) if stats.downloaded >= piece => Some(false),
+            Event::PieceVerified(_, PieceIndex(2)) => Some(true),
+            _ => None,
         });
         drop(silent);
-        client.wait_verified(id, 2);
+        if !verified {
+            client.wait_verified(id, 2);
+        }
     });
 }
 

@@ -12,7 +12,6 @@ use std::ops::Range;
 use super::{Content, ContentVersion, Location};
 use crate::model::BLOCK_LEN;
 use crate::nofollow;
-use crate::store::mapfile::{self, OwnStamp};
 
 impl Content {
     /// Records that the range is verified and readable. `range` starts at a block and ends at a block or at the end.
@@ -33,36 +32,45 @@ impl Content {
         self.mark(range, |now| now == version)
     }
 
-    fn mark(&self, range: Range<u64>, counts: impl FnOnce(ContentVersion) -> bool) -> io::Result<bool> {
+    fn mark(&self, range: Range<u64>, counts: impl Fn(ContentVersion) -> bool) -> io::Result<bool> {
         let ends_well =
             range.end == self.len() || (range.end < self.len() && range.end.is_multiple_of(BLOCK_LEN));
         if !range.start.is_multiple_of(BLOCK_LEN) || !ends_well || range.start > range.end {
             let text = format!("{}..{} is not made of whole blocks", range.start, range.end);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let was_unproved = {
+        let mut inserted = None;
+        let completes = {
             let mut state = self.state();
             if !counts(state.version) {
                 return Ok(false);
             }
-            if !state.map.insert(&range) {
-                return Ok(true);
+            let completes = state.map.is_filled_by(&range);
+            if !completes {
+                inserted = state.insert(&range);
             }
-            state.inserts += 1;
-            state.unproved.remove(&range)
+            completes
         };
+        if !completes && inserted.is_none() {
+            return Ok(true);
+        }
         let mut writer = self.writer();
+        let mut stamped = Ok(());
+        if completes {
+            // From now on this program does not write to the file. As soon as all blocks count, a reader may get the file
+            // itself: a change by another program after this moment must be noticed.
+            stamped = writer.write_stamp();
+            let mut state = self.state();
+            if !counts(state.version) {
+                return Ok(false);
+            }
+            inserted = state.insert(&range);
+        }
         writer.write_map(&range)?;
-        if was_unproved {
+        if inserted == Some(true) {
             writer.write_unproved(&range)?;
         }
-        if let Some(data) = self.own_path().filter(|_| self.state().map.is_full()) {
-            // From now on this program does not write to the file.
-            if let Ok(found) = nofollow::metadata(&data) {
-                mapfile::write_stamp(&data, &OwnStamp::of(&found))?;
-            }
-        }
-        Ok(true)
+        stamped.map(|()| true)
     }
 
     /// Records that the blocks that the range touches are missing. A content in a placed file moves to the cache (see

@@ -66,12 +66,14 @@ impl ContentWriter<'_> {
         let synced = mapfile::copy_synced(&old, new, len).is_ok_and(|copied| copied);
         mapfile::write_live(new, &map, self.boot())?;
         mapfile::write_unproved(new, &unproved, self.boot())?;
+        let before = nofollow::metadata(&old).ok().filter(|_| map.is_full());
         match nofollow::rename(&old, new) {
             Err(e) if crosses_devices(&e) => {
                 let mut both = map.clone();
                 both.insert_all(&unproved);
                 copy_verified(&old, new, &both, len)?;
                 mapfile::write_synced(new, &map, self.boot())?;
+                before.map_or(Ok(()), |before| mapfile::move_stamp(&old, &before, new))?;
                 self.move_to(location, Loaded { map, unproved, live: true, synced: true });
                 return remove_data(&old);
             }
@@ -84,6 +86,7 @@ impl ContentWriter<'_> {
             other => other?,
         }
         nofollow::sync_dir(fsutil::parent(new))?;
+        before.map_or(Ok(()), |before| mapfile::move_stamp(&old, &before, new))?;
         let synced = synced && content.is_synced();
         self.move_to(location, Loaded { map, unproved, live: true, synced });
         mapfile::remove(&old).map(drop)

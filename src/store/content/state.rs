@@ -65,6 +65,16 @@ impl ContentState {
         !missing.is_empty() && missing.iter().all(|run| self.unproved.has(run))
     }
 
+    /// Adds verified blocks, which are no longer unproved. None if all of them were verified before, otherwise whether some were
+    /// unproved.
+    pub fn insert(&mut self, range: &Range<u64>) -> Option<bool> {
+        let new = self.map.insert(range);
+        new.then(|| {
+            self.inserts += 1;
+            self.unproved.remove(range)
+        })
+    }
+
     /// Removes verified blocks. Returns whether there were any: then bytes that are being read no longer count.
     pub fn remove(&mut self, range: &Range<u64>) -> bool {
         let removed = self.map.remove(range);

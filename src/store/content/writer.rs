@@ -9,7 +9,7 @@ use parking_lot::MutexGuard;
 
 use super::{Content, Location};
 use crate::store::blockmap::{BlockMap, MapKind};
-use crate::store::data::remove_data;
+use crate::store::data::{record_stamp, remove_data};
 use crate::store::mapfile::{self, Loaded};
 use crate::store::placement::PlacedFile;
 use crate::{fsutil, nofollow};
@@ -49,6 +49,12 @@ impl<'a> ContentWriter<'a> {
         mapfile::write_live(&data, &map, self.boot())?;
         self.journal.live = true;
         Ok(())
+    }
+
+    /// Records the stamp of the content's own file, all of whose bytes are proved. A missing file has none.
+    pub fn write_stamp(&mut self) -> io::Result<()> {
+        let Some(data) = self.content.own_path() else { return Ok(()) };
+        fsutil::existing(record_stamp(&data)).map(drop)
     }
 
     /// Writes the bits of `range` to the map of unproved blocks.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::HubProof;
 use crate::store::blockmap::{BlockMap, MapKind};
 use crate::store::content::{Content, Location};
-use crate::store::data::remove_data;
+use crate::store::data::{record_stamp, remove_data};
 use crate::store::mapfile::Loaded;
 use crate::store::{Stamp, Store, mapfile};
 use crate::{fsutil, nofollow};
@@ -65,7 +65,7 @@ impl Store {
         nofollow::rename(&old, &new)?;
         nofollow::sync_dir(fsutil::parent(&new))?;
         if is_proved {
-            mapfile::write_stamp(&new, &mapfile::OwnStamp::of(&nofollow::metadata(&new)?))?;
+            record_stamp(&new)?;
         }
         entering.move_to(Location::Own(new), Loaded { map: proved, unproved, live: true, synced: true });
         leaving.move_to_empty(Location::Own(old.clone()));

@@ -6,19 +6,19 @@ use crate::store::*;
 
 #[test]
 fn readers_see_right_bytes_or_none_during_changes() {
-    use std::sync::atomic::{AtomicBool, Ordering};
     let home = home();
     let a = bytes(200_000, 1);
     let store = home.store();
     let revision = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
     let content = &revision.contents[0];
-    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // The readers end when it is dropped, also by a panic.
+        let running = Arc::new(());
         for reader in 0..2u64 {
-            let (a, done) = (&a, &done);
+            let (a, running) = (&a, Arc::downgrade(&running));
             scope.spawn(move || {
                 for at in (0u64..).map(|i| (i * 7919 + reader * 31) % 150_000) {
-                    if done.load(Ordering::Relaxed) {
+                    if running.strong_count() == 0 {
                         break;
                     }
                     // If the file was removed between the check of the map and the open, the result is an error.
@@ -42,7 +42,7 @@ fn readers_see_right_bytes_or_none_during_changes() {
                 _ => store.sync().unwrap(),
             }
         }
-        done.store(true, Ordering::Relaxed);
+        drop(running);
     });
 }
 

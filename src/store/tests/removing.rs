@@ -59,6 +59,28 @@ fn cache_copies_a_file_with_another_hard_link() {
 }
 
 #[test]
+fn kept_file_that_changes_later_is_proved_again() {
+    // It is moved, or copied because of the other link.
+    for linked in [false, true] {
+        let home = home();
+        let link = home.dir.path().join("link");
+        let edit = |file: &Path| {
+            if linked {
+                fs::hard_link(file, &link).unwrap()
+            }
+        };
+        assert_eq!(kept_for_another(&home, edit), 50_000);
+        fs::write(cached(&home), bytes(50_000, 2)).unwrap();
+        let store = home.store();
+        let revision = store.revision(manifest("o/n", &[("x", &bytes(50_000, 1))])).unwrap();
+        assert!(
+            revision.contents[0].open_for_passthrough().is_none() && revision.cached_bytes() == 0,
+            "{linked}"
+        );
+    }
+}
+
+#[test]
 fn moved_file_and_the_link_to_it_stay() {
     let home = home();
     let moved = home.dir.path().join("moved");

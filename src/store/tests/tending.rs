@@ -239,18 +239,74 @@ fn cached_file_changed_with_its_old_time_is_proved_again() {
         let content = &revision.contents[0];
         arrive(content, &a, 0..200_000);
         assert!(content.open_for_passthrough().is_some());
-        let before = fs::metadata(content.path()).unwrap();
-        let file = fs::File::options().write(true).open(content.path()).unwrap();
-        // The clock of the file system may have a coarse resolution.
-        while change_time(&file.metadata().unwrap()) == change_time(&before) {
-            file.write_all_at(b"!", 9).unwrap();
-            file.set_modified(before.modified().unwrap()).unwrap();
-        }
+        overwrite(&content.path());
         if synced_after {
             store.sync().unwrap();
         }
         assert!(content.open_for_passthrough().is_none(), "{synced_after}");
         assert!(content.is_unproved(&(0..200_000)) && content.read(0..1).unwrap().is_none());
+    }
+}
+
+/// Changes a byte of a file and restores its modification time. The clock of the file system may have a coarse resolution.
+fn overwrite(path: &Path) {
+    let file = fs::File::options().write(true).open(path).unwrap();
+    let before = file.metadata().unwrap();
+    while change_time(&file.metadata().unwrap()) == change_time(&before) {
+        file.write_all_at(b"!", 9).unwrap();
+        file.set_modified(before.modified().unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn cached_file_changed_as_soon_as_it_is_complete_is_proved_again() {
+    let (home, a) = (home(), bytes(200_000, 1));
+    let store = home.store();
+    let revision = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
+    let content = &revision.contents[0];
+    arrive(content, &a, 0..196_608);
+    fs::File::options()
+        .write(true)
+        .open(content.path())
+        .unwrap()
+        .write_all_at(&a[196_608..], 196_608)
+        .unwrap();
+    let passed_through = || content.open_for_passthrough().is_some();
+    for round in 0..200 {
+        std::thread::scope(|scope| {
+            let changed = scope.spawn(|| {
+                while !content.is_complete() {
+                    std::hint::spin_loop();
+                }
+                overwrite(&content.path());
+                passed_through()
+            });
+            content.mark_verified(196_608..200_000).unwrap();
+            assert!(!changed.join().unwrap() && !passed_through(), "round {round}");
+        });
+        arrive(content, &a, 0..196_608);
+    }
+}
+
+#[test]
+fn cached_file_changed_after_it_was_moved_is_proved_again() {
+    for changed_before in [false, true] {
+        let (home, a) = (home(), bytes(200_000, 1));
+        let store = home.store();
+        let revision = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
+        let content = &revision.contents[0];
+        arrive(content, &a, 0..200_000);
+        store.sync().unwrap();
+        if changed_before {
+            overwrite(&content.path());
+        }
+        content.writer().relocate(&home.dir.path().join("other/place")).unwrap();
+        store.sync().unwrap();
+        if !changed_before {
+            assert!(content.open_for_passthrough().is_some());
+            overwrite(&content.path());
+        }
+        assert!(content.open_for_passthrough().is_none(), "changed before: {changed_before}");
     }
 }
 
