@@ -162,34 +162,65 @@ bool Parts::lacks_hashes(int piece, Wanted const& wanted) const {
     return false;
 }
 
+std::optional<std::pair<int, int>> Parts::unasked(int piece, Wanted const& wanted) const {
+    auto const is_unasked = [&](int block) {
+        auto const at = std::size_t(block);
+        return wanted.blocks[at] && !wanted.covered[at] && !m_proof->blocks.hash(piece, block);
+    };
+    int const count = int(wanted.blocks.size());
+    int first = 0;
+    while (first < count && !is_unasked(first)) ++first;
+    if (first == count) return std::nullopt;
+    int last = first;
+    while (last + 1 < count && is_unasked(last + 1)) ++last;
+    return std::pair(first, last);
+}
+
+void Parts::cover(HashRange const& range, Wanted& wanted) const {
+    auto const first = range.index % m_proof->blocks_per_piece();
+    auto const end = std::min(first + range.count, std::int64_t(wanted.covered.size()));
+    for (auto block = first; block < end; ++block) wanted.covered[std::size_t(block)] = true;
+}
+
+void Parts::uncover(Wanted& wanted) const {
+    wanted.covered.assign(wanted.blocks.size(), false);
+    for (auto const& [peer, range] : wanted.pending) cover(range, wanted);
+}
+
 bool Parts::ask(int piece, Wanted& wanted) {
     wanted.covered.resize(wanted.blocks.size());
-    int first = -1;
-    int last = -1;
-    for (int block = 0; block < int(wanted.blocks.size()); ++block) {
-        auto const at = std::size_t(block);
-        if (!wanted.blocks[at] || wanted.covered[at] || m_proof->blocks.hash(piece, block)) continue;
-        if (first < 0) first = block;
-        last = block;
-    }
-    if (first < 0) return true;
-    auto const range = m_proof->range_of(piece, first, last - first + 1);
-    if (!range) return false;
     auto const sources = sources_of(piece);
-    int asked = 0;
-    for (auto const& source : sources) {
-        if (asked >= asked_at_once) break;
-        auto const* const info = source.connection->peer_info_struct();
-        if (!info || !info->protocol_v2 || wanted.refused.count(source.connection.get()) > 0) continue;
-        if (!source.ask(*range)) continue;
-        m_asked.emplace_back(*range, piece);
-        if (m_asked.size() > max_asked) m_asked.pop_front();
-        wanted.pending.emplace_back(source.connection.get(), *range);
-        ++asked;
+    while (auto const blocks = unasked(piece, wanted)) {
+        auto const range = m_proof->range_of(piece, blocks->first, blocks->second);
+        if (!range) return false;
+        int asked = 0;
+        bool later = false;
+        for (auto const& source : sources) {
+            if (asked >= asked_at_once) break;
+            auto const* const info = source.connection->peer_info_struct();
+            if (!info || !info->protocol_v2 || wanted.refused.count(source.connection.get()) > 0) continue;
+            if (!source.ask(*range)) {
+                later = true;
+                continue;
+            }
+            m_asked.emplace_back(*range, piece);
+            if (m_asked.size() > max_asked) m_asked.pop_front();
+            wanted.pending.emplace_back(source.connection.get(), *range);
+            ++asked;
+        }
+        if (asked == 0) {
+            m_later |= later;
+            return later || !wanted.pending.empty() || sources.empty();
+        }
+        cover(*range, wanted);
     }
-    if (asked > 0)
-        for (int block = first; block <= last; ++block) wanted.covered[std::size_t(block)] = true;
-    return !wanted.pending.empty() || sources.empty();
+    return true;
+}
+
+void Parts::ask_later() {
+    if (!std::exchange(m_later, false)) return;
+    for (auto& [piece, wanted] : m_wanted)
+        if (!wanted.whole) ask(piece, wanted);
 }
 
 void Parts::request_blocks(lt::torrent& torrent, int piece) {
@@ -292,13 +323,23 @@ void Parts::answered(Peer peer, HashRange const& range, bool proved) {
         auto const pending = std::find(wanted.pending.begin(), wanted.pending.end(), std::pair(peer, range));
         if (pending == wanted.pending.end() || wanted.whole) continue;
         wanted.pending.erase(pending);
-        if (proved) continue;
-        wanted.refused.insert(peer);
-        bool const still = std::any_of(wanted.pending.begin(), wanted.pending.end(),
-                                       [&](auto const& one) { return one.second == range; });
-        if (!still) wanted.covered.clear();
+        if (!proved) wanted.refused.insert(peer);
+        uncover(wanted);
         if (!ask(piece, wanted)) give_up(piece);
     }
+    ask_later();
+}
+
+void Parts::peer_gone(Peer peer) {
+    for (auto& [piece, wanted] : m_wanted) {
+        // Another connection may get the same address.
+        wanted.refused.erase(peer);
+        auto const is_gone = [peer](auto const& pending) { return pending.first == peer; };
+        auto& pending = wanted.pending;
+        pending.erase(std::remove_if(pending.begin(), pending.end(), is_gone), pending.end());
+        uncover(wanted);
+    }
+    peer_ready();
 }
 
 void Parts::peer_ready() {
@@ -336,18 +377,17 @@ void Parts::tick() {
             ++wanted;
             continue;
         }
-        state.waited += !state.pending.empty();
+        bool const lacks = lacks_hashes(piece, state);
+        state.waited += lacks && !sources_of(piece).empty();
         // Peers that have not answered within a second count as refusing.
-        if (state.waited > 1) {
+        if (state.waited > 1)
             for (auto const& [peer, range] : std::exchange(state.pending, {})) state.refused.insert(peer);
-            state.covered.clear();
-        }
         // Known hashes may be dropped before their blocks arrive.
-        if (state.pending.empty()) state.covered.clear();
+        uncover(state);
         bool const asks = ask(piece, state);
         free_unproved(*torrent, piece, state);
         request_blocks(*torrent, piece);
-        if (!asks || (state.waited > hashes_within && lacks_hashes(piece, state))) hopeless.push_back(piece);
+        if (!asks || (state.waited > hashes_within && lacks)) hopeless.push_back(piece);
         ++wanted;
     }
     for (int const piece : hopeless) give_up(piece);

@@ -13,7 +13,9 @@
 #include <libtorrent/torrent_handle.hpp>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "held.h"
@@ -28,7 +30,8 @@ public:
     // A connection of the torrent, and how it is asked for the hashes of blocks.
     struct Source {
         std::shared_ptr<lt::peer_connection> connection;
-        std::function<bool(HashRange const&)> ask;  // false if the peer has not answered too many requests
+        // False if the peer cannot be asked now: it has not answered too many requests.
+        std::function<bool(HashRange const&)> ask;
     };
     using Sources = std::function<std::vector<Source>()>;
 
@@ -66,6 +69,8 @@ public:
     void answered(Peer peer, HashRange const& range, bool proved);
     // A peer can be asked that could not before.
     void peer_ready();
+    // A connection has ended.
+    void peer_gone(Peer peer);
     // Must be called once a second.
     void tick();
 
@@ -75,7 +80,7 @@ private:
         std::vector<bool> covered;                        // blocks of `pending` requests
         std::vector<std::pair<Peer, HashRange>> pending;  // requests for hashes
         std::set<Peer> refused;                           // peers that rejected a request, or did not answer
-        int waited = 0;                                   // seconds since hashes were first requested
+        int waited = 0;                                   // seconds without hashes that a peer could send
         int unproved = 0;    // seconds with a block in the file that nothing judges
         bool whole = false;  // the hashes of its blocks are not needed
     };
@@ -84,8 +89,16 @@ private:
     std::vector<Source> sources_of(int piece) const;
     // For the picker, kept blocks are finished.
     void give_back(lt::torrent& torrent, int piece);
+    // The first and the last block of a row of wanted blocks whose hashes are not known and not requested.
+    std::optional<std::pair<int, int>> unasked(int piece, Wanted const& wanted) const;
     // Requests the hashes of the wanted blocks. False if no peer will send them.
     bool ask(int piece, Wanted& wanted);
+    // Repeats `ask` if it found a peer that could not be asked at that time.
+    void ask_later();
+    // The hashes of the range are requested.
+    void cover(HashRange const& range, Wanted& wanted) const;
+    // Only the hashes of pending requests are.
+    void uncover(Wanted& wanted) const;
     bool lacks_hashes(int piece, Wanted const& wanted) const;
     // Requests the free blocks, and blocks that were requested from silent peers only.
     void request_blocks(lt::torrent& torrent, int piece);
@@ -105,6 +118,7 @@ private:
     std::map<int, Wanted> m_wanted;
     std::shared_ptr<Held> const m_held;
     Late m_late;
+    bool m_later = false;                           // some peer could not be asked
     std::deque<std::pair<HashRange, int>> m_asked;  // the last requests for hashes, and their pieces
 };
 

@@ -291,6 +291,7 @@ public:
         if (!std::exchange(m_greeted, false)) return;
         m_hashes->forget_requests();
         m_blame->peer_gone();
+        if (m_parts.parts) m_parts.parts->peer_gone(connection().get());
         report(Note::Kind::peer_disconnected, reason.message());
     }
 

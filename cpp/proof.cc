@@ -168,15 +168,22 @@ void Proof::learn_blocks(File const& file, HashRange const& range, lt::span<Hash
     }
 }
 
-std::optional<HashRange> Proof::range_of(int piece, int first, int count) const {
+std::optional<HashRange> Proof::range_of(int piece, int first, int last) const {
     auto const number = m_layout.file_index_at_piece(lt::piece_index_t(piece));
     std::lock_guard const lock(m_mutex);
     auto const found = m_files.find(static_cast<int>(number));
     if (found == m_files.end()) return std::nullopt;
     auto const& [shape, first_piece, nodes] = found->second;
+    if (shape.per_piece <= per_granule) return std::nullopt;
     int width = per_granule;
-    while (width <= max_blocks && first / width != (first + count - 1) / width) width *= 2;
-    if (shape.per_piece <= per_granule || width > std::min(max_blocks, shape.per_piece)) return std::nullopt;
+    for (;;) {
+        while (first / width != last / width) width *= 2;
+        int const needed = (last / per_granule - first / per_granule + 1) * per_granule;
+        if (width <= max_blocks && width <= 2 * needed) break;
+        // The blocks lie in both halves of the subtree.
+        last = first / width * width + width / 2 - 1;
+        width = per_granule;
+    }
     int node = shape.first_piece() + piece - first_piece;
     int height = *exponent_of(shape.per_piece);
     for (; node > 0 && !nodes[std::size_t(node)]; node = (node - 1) / 2) ++height;

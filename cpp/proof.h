@@ -78,10 +78,11 @@ public:
     // A peer requests bytes of a piece. Bytes that it has requested before are in doubt.
     void asked(lt::address const& peer, std::int64_t piece, std::int64_t start, std::int64_t length);
 
-    // The hashes of blocks that a peer must send so that these blocks of a piece can be proved one by one:
-    // the smallest subtree that has them, with a proof that ends at a proved node. None if the piece has no
-    // more blocks than a granule, or if the subtree is longer than `max_blocks`.
-    std::optional<HashRange> range_of(int piece, int first, int count) const;
+    // The hashes that a peer must send so that the block `first` of a piece, and as many of the blocks up to
+    // `last` as are in the same small subtree, can be proved one by one: a subtree at most twice as long as
+    // these blocks, with a proof that ends at a proved node. None if the piece has no more blocks than a
+    // granule.
+    std::optional<HashRange> range_of(int piece, int first, int last) const;
     // Most blocks of a subtree whose hashes are requested, and computed for a peer: 1 MiB.
     static constexpr int max_blocks = 64;
 

@@ -128,13 +128,16 @@ impl FetchState {
         contents.answer_ready_reads(key, transfers);
     }
 
-    /// No peer supplies the hashes of blocks: reads wait for whole pieces from now on.
+    /// No peer supplies the hashes of blocks of a piece: reads wait for the whole piece from now on.
     pub(super) fn blocks_refused(&mut self, id: TorrentId, piece: PieceIndex) {
         let now = self.transfers.effects.now;
         let Some(transfer) = self.transfers.staying(id) else { return };
         let info_hash = transfer.info_hash();
-        transfer.peers.refuse_blocks(now);
-        transfer.space.cancel_parts(&transfer.wants, &self.settings.rooms);
+        transfer.peers.refuse_blocks(piece.0, now);
+        let peers = &transfer.peers;
+        transfer
+            .space
+            .cancel_parts(&transfer.wants, &self.settings.rooms, |piece| !peers.supply_blocks(piece, now));
         // The engine has ended the request.
         transfer.wants.forget_blocks(piece.0);
         let owner = transfer.revision.layout.owner(piece);

@@ -1,6 +1,6 @@
 //! The peers of one torrent: which are connected, when they last sent something, and when they are searched.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -16,8 +16,14 @@ const CALL_AGAIN_EVERY: Duration = Duration::from_secs(1);
 /// get this time: strangers can connect without end.
 const TIME_TO_SEND: Duration = Duration::from_secs(2);
 
-/// How long whole pieces are requested after no peer supplied the hashes of blocks.
+/// How long a whole piece is requested after no peer supplied the hashes of its blocks.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
+
+/// After so many refusals without an answer in between, no hashes of blocks are expected for any piece.
+const REFUSALS: usize = 3;
+
+/// Most pieces whose refusal is remembered.
+const MAX_REFUSED: usize = 64;
 
 /// Peers and what the engine reports of them.
 #[derive(Debug)]
@@ -40,8 +46,11 @@ pub(super) struct Peers {
     /// Calls to the known peers.
     pub dial: Attempts,
     called_again: Option<Instant>,
-    /// No connected peer supplied the hashes of blocks; asked again from then on, or when another peer connects.
-    refuse_blocks_until: Option<Instant>,
+    /// Pieces the hashes of whose blocks no connected peer supplied, and when that was, in order. Peers are asked again after
+    /// some time, or when another peer connects.
+    refused: VecDeque<(u32, Instant)>,
+    /// How many of the last ones were refused since blocks came.
+    refused_in_a_row: usize,
 }
 
 impl Peers {
@@ -58,7 +67,8 @@ impl Peers {
             search: Attempts::new(SEARCH),
             dial: Attempts::new(DIAL),
             called_again: None,
-            refuse_blocks_until: None,
+            refused: VecDeque::new(),
+            refused_in_a_row: 0,
         }
     }
 
@@ -66,7 +76,8 @@ impl Peers {
     pub(super) fn insert(&mut self, peer: SocketAddr, now: Instant) -> bool {
         let first = self.connected.is_empty();
         self.last_connected = Some(now);
-        self.refuse_blocks_until = None;
+        self.refused.clear();
+        self.refused_in_a_row = 0;
         self.connected.insert(peer);
         first
     }
@@ -110,16 +121,25 @@ impl Peers {
     /// Records that blocks came that are verified without their piece.
     pub(super) fn blocks_came(&mut self, now: Instant) {
         self.last_piece = Some(now);
+        self.refused_in_a_row = 0;
     }
 
-    /// No connected peer supplies the hashes of blocks.
-    pub(super) fn refuse_blocks(&mut self, now: Instant) {
-        self.refuse_blocks_until = Some(now + REFUSED_FOR);
+    /// No connected peer supplies the hashes of blocks of a piece.
+    pub(super) fn refuse_blocks(&mut self, piece: u32, now: Instant) {
+        self.refused.retain(|&(other, at)| other != piece && now < at + REFUSED_FOR);
+        if self.refused.len() == MAX_REFUSED {
+            self.refused.pop_front();
+        }
+        self.refused.push_back((piece, now));
+        self.refused_in_a_row += 1;
     }
 
-    /// Whether the hashes of blocks can be expected from peers.
-    pub(super) fn supply_blocks(&self, now: Instant) -> bool {
-        self.refuse_blocks_until.is_none_or(|until| now >= until)
+    /// Whether the hashes of blocks of a piece can be expected from peers.
+    pub(super) fn supply_blocks(&self, piece: u32, now: Instant) -> bool {
+        let mut recent = self.refused.iter().rev().take_while(|(_, at)| now < *at + REFUSED_FOR).enumerate();
+        let refusals = self.refused_in_a_row;
+        !recent
+            .any(|(number, &(other, _))| other == piece || (number + 1 >= REFUSALS && refusals >= REFUSALS))
     }
 
     /// Connected peers that have everything and answer.
@@ -194,10 +214,22 @@ mod tests {
     fn hashes_of_blocks_are_expected_again_from_a_new_peer() {
         let start = Instant::now();
         let mut peers = Peers::new();
-        assert!(peers.supply_blocks(start));
-        peers.refuse_blocks(start);
-        assert!(!peers.supply_blocks(start + REFUSED_FOR / 2) && peers.supply_blocks(start + REFUSED_FOR));
+        let refused =
+            |peers: &Peers, after| [0, 1, 2, 9].map(|piece| !peers.supply_blocks(piece, start + after));
+        let (soon, later) = (REFUSED_FOR / 2, REFUSED_FOR);
+        peers.refuse_blocks(0, start);
+        peers.refuse_blocks(1, start);
+        assert_eq!(refused(&peers, soon), [true, true, false, false]);
+        // A peer answers for another piece.
+        peers.blocks_came(start);
+        peers.refuse_blocks(2, start);
+        assert_eq!(refused(&peers, soon), [true, true, true, false]);
+        assert_eq!(refused(&peers, later), [false; 4]);
+        peers.refuse_blocks(0, start);
+        peers.refuse_blocks(1, start);
+        assert_eq!(refused(&peers, soon), [true; 4], "three in a row");
+        assert_eq!(refused(&peers, later), [false; 4]);
         peers.insert(SocketAddr::from(([198, 51, 100, 1], 1)), start);
-        assert!(peers.supply_blocks(start));
+        assert_eq!(refused(&peers, Duration::ZERO), [false; 4]);
     }
 }

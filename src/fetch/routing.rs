@@ -80,7 +80,7 @@ impl JoinedContent {
 
     /// The part of a piece that a read waits for.
     fn extent(&self, claim: TorrentPiece, read: &Range<u64>, transfers: &AllTransfers) -> Extent {
-        let blocks = |transfer: &Transfer| transfer.peers.supply_blocks(transfers.effects.now);
+        let blocks = |transfer: &Transfer| transfer.peers.supply_blocks(claim.1, transfers.effects.now);
         match self.bytes_of(claim, transfers) {
             Some(bytes) if transfers.all.get(&claim.0).is_some_and(blocks) => {
                 extent_of(&self.content, &bytes, read)

@@ -102,10 +102,10 @@ impl Space {
     }
 
     /// Ordered blocks cannot be verified, so their whole pieces are needed: the reservations of the blocks must not stop each
-    /// other.
-    pub(super) fn cancel_parts(&mut self, wants: &Wants, rooms: &Rooms) {
+    /// other. `refused` names these pieces.
+    pub(super) fn cancel_parts(&mut self, wants: &Wants, rooms: &Rooms, refused: impl Fn(u32) -> bool) {
         self.reserved.retain(|&piece, (lies, len)| {
-            let in_blocks = wants.is_ordered_in_blocks(piece);
+            let in_blocks = wants.is_ordered_in_blocks(piece) && refused(piece);
             if in_blocks {
                 rooms.cancel_reservation(*lies, *len);
             }

@@ -23,9 +23,14 @@ fn shared(a: &Host, b: &Host, bytes: &[u8]) -> Share {
 /// Reads parts of `len` bytes in another process, so that a stuck read fails the test, and compares them.
 #[track_caller]
 fn read(mounted: &Mounted, bytes: &[u8], offsets: &[usize], len: usize) {
-    let script = "import os, sys\n\
+    let way = "import os, sys\n\
         f = os.open(sys.argv[1], os.O_RDONLY); os.posix_fadvise(f, 0, 0, os.POSIX_FADV_DONTNEED)\n\
         for at in sys.argv[3:]: print(os.pread(f, int(sys.argv[2]), int(at)).hex())";
+    read_by(way, mounted, bytes, offsets, len);
+}
+
+#[track_caller]
+fn read_by(script: &str, mounted: &Mounted, bytes: &[u8], offsets: &[usize], len: usize) {
     let mut command = Command::new("/usr/bin/python3");
     command.args(["-I", "-c", script]).arg(mounted.path("acme/m/w.bin")).arg(len.to_string());
     command.args(offsets.iter().map(usize::to_string));
@@ -51,6 +56,27 @@ fn small_read_at_an_untouched_offset_fetches_little() {
         read(&mounted, &bytes, &[at], 4 * KIB);
         let received = b.received() - before;
         assert!(received <= 256 * KIB as u64, "a read of 4 KiB at {at} received {received} bytes");
+    }
+    mounted.unmount();
+}
+
+#[test]
+fn page_fault_in_the_middle_of_a_piece_fetches_little() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    let bytes = noise(4, LEN);
+    let _shared = shared(&a, &b, &bytes);
+    let mounted = b.mount(&["--peer", &a.peer()]);
+    read(&mounted, &bytes, &[0], 4 * KIB);
+    let way = "import mmap, os, sys\n\
+        f = os.open(sys.argv[1], os.O_RDONLY); m = mmap.mmap(f, 0, prot=mmap.PROT_READ)\n\
+        for at in map(int, sys.argv[3:]): print(m[at:at + int(sys.argv[2])].hex())";
+    // The kernel reads around each of them: on both sides of a subtree of which hashes are requested.
+    for at in [10 * MIB, 17 * MIB, 26 * MIB - 4 * KIB] {
+        let before = b.received();
+        read_by(way, &mounted, &bytes, &[at], 4 * KIB);
+        let received = b.received() - before;
+        assert!(received <= 512 * KIB as u64, "a page fault at {at} received {received} bytes");
     }
     mounted.unmount();
 }

@@ -99,6 +99,64 @@ fn blocks_are_verified_without_their_piece() {
     });
 }
 
+/// Waits until all these blocks are verified. Fails if hashes of any of them are refused.
+#[track_caller]
+fn wait_without_refusal(
+    client: &mut Client,
+    sample: &Sample,
+    dir: &std::path::Path,
+    parts: &[(u32, Range<u32>)],
+) {
+    let mut left: HashSet<(u32, u32)> =
+        parts.iter().flat_map(|(piece, blocks)| blocks.clone().map(move |block| (*piece, block))).collect();
+    client.wait_for("verified blocks", SOON, |event| {
+        match event {
+            Event::BlocksVerified(_, piece, blocks) => {
+                assert_right(sample, dir, piece.0, blocks);
+                left.retain(|(p, block)| *p != piece.0 || !blocks.contains(block));
+            }
+            Event::BlocksRefused(_, piece) => panic!("hashes of piece {} are refused", piece.0),
+            _ => {}
+        }
+        left.is_empty().then_some(())
+    });
+}
+
+#[test]
+fn blocks_far_apart_or_in_two_subtrees_are_verified() {
+    in_private_net(|| {
+        // 256 blocks per piece; at most the hashes of 64 are requested at a time.
+        let sample = Sample::new(&[("model.safetensors", 12 * MIB)], 4 * MIB as u32, false);
+        let mut seed = Client::new();
+        seed.add(sample.add_seed());
+        let (mut client, id, here) = reader(&sample, vec![seed.address]);
+        let cases: [&[Range<u32>]; 3] = [&[60..72, 124..132], &[0..4, 252..256], &[20..90, 90..120]];
+        for (piece, blocks) in (0..).zip(cases) {
+            client.session.request_blocks(id, PieceIndex(piece), blocks, Duration::ZERO).unwrap();
+            let parts: Vec<_> = blocks.iter().map(|blocks| (piece, blocks.clone())).collect();
+            wait_without_refusal(&mut client, &sample, here.path(), &parts);
+        }
+    });
+}
+
+#[test]
+fn many_pieces_are_read_in_parts_at_the_same_time() {
+    in_private_net(|| {
+        let sample = Sample::new(&[("model.safetensors", 12 * MIB)], MIB as u32 / 8, false);
+        let mut seed = Client::new();
+        seed.add(sample.add_seed());
+        let (mut client, id, here) = reader(&sample, vec![seed.address]);
+        request(&client, id, 0, 0..4);
+        wait_without_refusal(&mut client, &sample, here.path(), &[(0, 0..4)]);
+        // More than the hash requests that a peer gets at a time.
+        let parts: Vec<_> = (1..96).map(|piece| (piece, 4..8)).collect();
+        for (piece, blocks) in &parts {
+            request(&client, id, *piece, blocks.clone());
+        }
+        wait_without_refusal(&mut client, &sample, here.path(), &parts);
+    });
+}
+
 #[test]
 fn piece_of_verified_blocks_is_completed_and_each_block_fetched_once() {
     in_private_net(|| {

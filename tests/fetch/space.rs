@@ -79,9 +79,11 @@ async fn space_for_one_piece_goes_to_the_oldest_read() {
     let rooms = Rooms::new(std::env::temp_dir(), 4 * MIB, 0, 16 * MIB);
     let rig = Rig::with(|settings| settings.rooms = rooms.clone());
     let m = model(&rig);
-    // From now on reads wait for whole pieces: the peer does not supply the hashes of blocks.
+    // From now on reads wait for whole pieces: the peer does not supply the hashes of blocks of three pieces.
     rooms.cache.measured(0);
-    rig.fetch.read(&m.file(0), 0, 10).await.unwrap();
+    for piece in [0, 12, 16] {
+        rig.fetch.read(&m.file(0), piece * MIB, 10).await.unwrap();
+    }
     rig.swarm.calls();
     rooms.cache.measured(16 * MIB);
     rig.swarm.delivery(Delivery::ByHand);
