@@ -39,6 +39,7 @@ const SOURCES: &[&str] = &[
     "storage.cc",
     "talk.cc",
     "trial.cc",
+    "turns.cc",
     "waste.cc",
     "withdraw.cc",
 ];
@@ -79,6 +80,7 @@ const HEADERS: &[&str] = &[
     "storage.h",
     "talk.h",
     "trial.h",
+    "turns.h",
     "visibility.h",
     "waste.h",
     "withdraw.h",

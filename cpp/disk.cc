@@ -452,13 +452,14 @@ private:
         };
         proof.hashes_of = [this, weak](HashRange const& range, Proof::Answered answered) {
             auto const now = weak.lock();
-            if (!now) return;
+            if (!now) return false;
             m_pool.run_soon(counted(now,
                                     [this, range, answered = std::move(answered)](Storage& s) mutable {
                                         post([hashes = block_hashes(s, range),
                                               answered = std::move(answered)] { answered(hashes); });
                                     }),
                             true);
+            return true;
         };
     }
 

@@ -193,6 +193,7 @@ bool Gate::keep(Load load, Clock::time_point now) {
 Gate::Verdict Gate::check(int type, lt::span<char const> body, Load load, Clock::time_point now,
                           std::vector<int>& finished) {
     m_answer.reset();
+    m_wants_blocks = false;
     auto const known = static_cast<MessageType>(type);
     auto const length = fixed_length(known);
     if (length >= 0 && body.size() != length) return Verdict::disconnect;
@@ -253,12 +254,10 @@ Gate::Verdict Gate::on_request(Load load, Clock::time_point now) {
 
 Gate::Verdict Gate::on_hash_request(lt::span<char const> body, Load load, Clock::time_point now) {
     auto const range = *range_in(body);
-    // A small read needs few hashes at a time. Their number is bounded by the bytes that they cost to read.
-    bool const of_blocks = m_proof && m_proof->subtree(range);
-    auto const granules = double(range.count) / 4;
+    // Requests for hashes of blocks wait for their turn (turns.h), so they need no other limit.
+    m_wants_blocks = m_proof && m_proof->subtree(range);
     bool const allowed =
-        of_blocks ? m_granules.spend(now, granules) && (!m_group || m_group->granules.spend(now, granules))
-                  : m_hash_requests.spend(now) && (!m_group || m_group->hash_requests.spend(now));
+        m_wants_blocks || (m_hash_requests.spend(now) && (!m_group || m_group->hash_requests.spend(now)));
     bool const fits = allowed && m_proof && m_proof->fits(range);
     auto answer = message_header + range_length;
     if (fits) answer += (range.count + range.uncles()) * Hash::size();
@@ -268,6 +267,8 @@ Gate::Verdict Gate::on_hash_request(lt::span<char const> body, Load load, Clock:
     m_answers.emplace_back(load.sent + load.unsent + answer, answer);
     m_answers_bytes += answer;
     if (m_group) m_group->answers += answer;
+    // libtorrent repeats a rejected request immediately.
+    if (!allowed) return Verdict::reject_later;
     return fits ? Verdict::pass : Verdict::reject;
 }
 

@@ -57,9 +57,10 @@ class Gate {
 public:
     enum class Verdict {
         pass,
-        drop,        // ignore the message
-        reject,      // answer with HASH_REJECT
-        disconnect,  // the message breaks a rule
+        drop,          // ignore the message
+        reject,        // answer with HASH_REJECT
+        reject_later,  // the same, but not before the next second
+        disconnect,    // the message breaks a rule
     };
 
     // `proof`: null for a torrent without metadata.
@@ -91,6 +92,9 @@ public:
     };
     // The answer to such a request in the message that was checked last.
     std::optional<Answer> const& answer() const { return m_answer; }
+    // Whether the message that was checked last, a HASH_REQUEST that passed, requests hashes of blocks. This
+    // node computes them from the bytes (leaves.h).
+    bool wants_blocks() const { return m_wants_blocks; }
     // The peer contributed to a verified piece. No group limit applies to it any more.
     void proven();
     bool is_proven() const { return m_proven; }
@@ -114,6 +118,7 @@ private:
     std::vector<HashRange> m_requested;  // pending hash requests of libtorrent
     std::vector<HashRange> m_own;        // pending requests for hashes of blocks
     std::optional<Answer> m_answer;
+    bool m_wants_blocks = false;
     std::multiset<std::pair<std::int64_t, std::int64_t>>
         m_blocks;  // our pending block requests, by piece and start
     bool m_forgot_blocks = false;
@@ -128,8 +133,6 @@ private:
     Clock::time_point m_progress{};    // when enough bytes were last sent, or the buffer was last empty
     std::int64_t m_progress_sent = 0;  // the bytes sent until then
     Bucket m_hash_requests{256, 64};
-    // Granules for whose hashes this node reads them: 64 MiB a second.
-    Bucket m_granules{4096, 1024};
     Bucket m_extension_messages{4096, 512};
     // Messages that announce a state: an honest peer sends few of them.
     Bucket m_state_messages{4096, 64};

@@ -59,7 +59,6 @@ struct Group {
     std::int64_t unsent = 0;   // bytes in send buffers
     std::int64_t answers = 0;  // of these, answers to hash requests
     Bucket hash_requests{512, 128};
-    Bucket granules{8192, 2048};  // see Gate
     Bucket extension_messages{8192, 1024};
 };
 

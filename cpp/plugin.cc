@@ -36,6 +36,9 @@ constexpr std::uint32_t probe_answered_within = 4000;  // milliseconds
 // have stopped while its host still acknowledges.
 constexpr int silent_after = 10;
 
+// Most requests for hashes that are rejected in the same second. libtorrent has two in flight.
+constexpr std::size_t max_rejected = 1024;
+
 // The name by which this plugin of a connection is found.
 constexpr char plugin_type[] = "silmaril";
 
@@ -198,14 +201,17 @@ public:
             m_parts.parts->answered(connection().get(), answer->range, answer->proved);
         switch (judged) {
             case Gate::Verdict::pass:
-                if (static_cast<MessageType>(type) == MessageType::hash_request && send_hashes(body))
-                    return verdict::drop;
-                return verdict::pass;
+                if (!m_gate.wants_blocks() || !m_parts.proof->hashes_of) return verdict::pass;
+                if (send_hashes(body) || reject_later(body)) return verdict::drop;
+                break;
             case Gate::Verdict::drop:
                 return verdict::drop;
             case Gate::Verdict::reject:
                 reject_hashes(body);
                 return verdict::drop;
+            case Gate::Verdict::reject_later:
+                if (reject_later(body)) return verdict::drop;
+                break;
             case Gate::Verdict::disconnect:
                 break;
         }
@@ -269,6 +275,7 @@ public:
             end();
             return;
         }
+        for (auto const& fields : std::exchange(m_rejected, {})) reject_hashes(fields);
         count_silence();
         if (!has_address() || !probe()) return;
         if (auto const piece = m_hashes->prompt(m_connection))
@@ -428,17 +435,27 @@ private:
         m_parts.guard->remember(remote(), Clock::now());
         end();
     }
-    // Answers a request for hashes of blocks if only their bytes are stored. Returns whether it does.
+    // Sends hashes of blocks when it is the peer's turn. False if too many requests wait.
     bool send_hashes(lt::span<char const> body) {
-        auto const& proof = m_parts.proof;
-        auto const range = range_in(body);
-        if (!proof || !proof->hashes_of || !range || !proof->subtree(*range)) return false;
-        proof->hashes_of(*range, [peer = m_connection, range = *range](auto const& hashes) {
+        Turns::Sender sender(group(), 0);
+        if (is_exempt()) sender = m_endpoint;
+        auto start = [proof = m_parts.proof, peer = m_connection, range = *range_in(body)](Turns::Done done) {
             auto const connection = peer.native_handle();
-            if (!connection || connection->is_disconnecting()) return;
-            send_range(peer, hashes ? MessageType::hashes : MessageType::hash_reject, range,
-                       hashes ? *hashes : std::vector<Hash>{});
-        });
+            if (!connection || connection->is_disconnecting() || !proof->hashes_of) return false;
+            return proof->hashes_of(range, [peer, range, done = std::move(done)](auto const& hashes) {
+                auto const connection = peer.native_handle();
+                if (connection && !connection->is_disconnecting())
+                    send_range(peer, hashes ? MessageType::hashes : MessageType::hash_reject, range,
+                               hashes ? *hashes : std::vector<Hash>{});
+                done();
+            });
+        };
+        return m_parts.turns->add(sender, std::move(start));
+    }
+    // Rejects a request for hashes in the next second. False if the peer has sent too many of them.
+    bool reject_later(lt::span<char const> fields) {
+        if (m_rejected.size() >= max_rejected) return false;
+        m_rejected.emplace_back(fields.begin(), fields.end());
         return true;
     }
     // BEP 52: a HASH_REJECT has the fields of the request.
@@ -468,6 +485,7 @@ private:
     int m_silent_seconds = 0;  // counted only while pieces are wanted
     Traffic m_traffic;
     Clock::time_point m_proven_at;
+    std::vector<std::vector<char>> m_rejected;  // the fields of requests that are rejected in the next second
 };
 
 class Plugin final : public lt::torrent_plugin {

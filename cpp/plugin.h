@@ -6,7 +6,8 @@
 // - Requests a whole piece immediately when a read begins.
 // - Reports connected and disconnected peers, and passes the messages of the catalog extension (talk.h).
 // - Requests piece hashes that libtorrent would forget (hashes.h).
-// - Requests parts of pieces, and answers requests for the hashes of blocks (parts.h, leaves.h).
+// - Requests parts of pieces, and answers requests for the hashes of blocks (parts.h, leaves.h,
+//   turns.h).
 // - Runs the gate (gate.h) before libtorrent's handlers.
 // - Chooses which peer is disconnected when the torrent has no slot for a new one (slots.h).
 // - Limits calls to hosts that only strangers have named (rumours.h).
@@ -28,6 +29,7 @@
 #include "proof.h"
 #include "spare.h"
 #include "talk.h"
+#include "turns.h"
 #include "visibility.h"
 
 namespace silmaril {
@@ -38,6 +40,7 @@ struct PluginParts {
     std::shared_ptr<Talk> talk;
     std::shared_ptr<Guard> guard;
     std::shared_ptr<Spare> spare;
+    std::shared_ptr<Turns> turns;
     std::shared_ptr<Proof> proof;  // null for a torrent without metadata
     std::shared_ptr<Parts> parts;  // null for a torrent without metadata
     std::shared_ptr<Visibility const> visibility;

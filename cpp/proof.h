@@ -105,9 +105,9 @@ public:
     Blocks blocks;
 
     // Computes the answer to a request for hashes of blocks (leaves.h), and calls `answered` with it on the
-    // network thread, unless the torrent ends before. Set by the disk back end; null without it.
+    // network thread. False if the torrent has ended. Set by the disk back end; null without it.
     using Answered = std::function<void(std::optional<std::vector<Hash>> const& hashes)>;
-    std::function<void(HashRange const& range, Answered answered)> hashes_of;
+    std::function<bool(HashRange const& range, Answered answered)> hashes_of;
 
     // Called when a failed piece may be requested again. Set and called on the network thread only.
     std::function<void()> cleared;

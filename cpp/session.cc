@@ -102,6 +102,7 @@ Engine::Engine(rust::Vec<RawSetting> const& settings, DiskLimits limits,
     : m_outbox(std::make_shared<Outbox>()),
       m_talk(std::make_shared<Talk>()),
       m_guard(std::make_shared<Guard>()),
+      m_turns(std::make_shared<Turns>(std::max(1, limits.threads / 2))),
       m_unlisted(unlisted) {
     auto pack = pack_of(settings);
     if (unlisted) announce_no_port(pack);
@@ -283,8 +284,8 @@ void Engine::add_to_session(std::uint64_t torrent, lt::add_torrent_params params
         params.trackers.clear();
     }
     params.extensions.push_back(
-        [parts = PluginParts{m_outbox, m_talk, m_guard, m_spare, state.proof, state.parts, state.visibility,
-                             torrent, state.wants_metadata}](
+        [parts = PluginParts{m_outbox, m_talk, m_guard, m_spare, m_turns, state.proof, state.parts,
+                             state.visibility, torrent, state.wants_metadata}](
             lt::torrent_handle const& handle, lt::client_data_t) { return make_plugin(parts, handle); });
     std::lock_guard const lock(m_mutex);
     if (!m_session) throw std::runtime_error("the session is over");

@@ -30,6 +30,7 @@
 #include "rust/cxx.h"
 #include "spare.h"
 #include "talk.h"
+#include "turns.h"
 #include "visibility.h"
 
 namespace silmaril {
@@ -145,6 +146,7 @@ private:
     std::shared_ptr<Outbox> const m_outbox;
     std::shared_ptr<Talk> const m_talk;
     std::shared_ptr<Guard> const m_guard;
+    std::shared_ptr<Turns> const m_turns;
     std::shared_ptr<Spare> m_spare;  // set by the constructor
     bool const m_unlisted;           // see Visibility
     mutable std::mutex m_mutex;      // guards all below; held only to post, never to wait

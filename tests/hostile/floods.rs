@@ -1,13 +1,19 @@
 //! Floods of messages that are cheap to send.
 
-use super::lab::Lab;
-use super::memory::Memory;
+use std::time::{Duration, Instant};
+
+use super::costs::many_addresses;
+use super::lab::{Lab, process_of};
+use super::memory::{Memory, digest};
 use super::siege::siege;
 use super::strike::Strike;
+use crate::support::fixtures::noise;
+use crate::support::host::Host;
 use crate::support::process::{PATIENCE, until};
+use crate::support::raw_peer::RawPeer;
 use crate::support::raw_peer_content::Content;
 use crate::support::raw_peer_leech::leech;
-use crate::support::raw_peer_message::{Block, Message};
+use crate::support::raw_peer_message::{Block, HashRange, Message};
 
 /// The limit for the memory that a flood costs a node, in bytes.
 const BOUND: u64 = 64 << 20;
@@ -109,6 +115,7 @@ const MANY: usize = 60_000;
 fn floods_of_small_messages_end_the_connection() {
     let lab = Lab::new();
     let block = Block { piece: 0, begin: 0, length: 16384 };
+    let unknown = HashRange { root: [7; 32], base: 0, index: 0, length: 4, proofs: 3 };
     for (what, message) in [
         ("keep-alives", Message::KeepAlive),
         ("HAVE of one piece", Message::Have(0)),
@@ -118,6 +125,7 @@ fn floods_of_small_messages_end_the_connection() {
         ("ALLOWED_FAST", Message::Other(17, vec![0, 0, 0, 1])),
         ("rejects without a request", Message::Reject(block)),
         ("cancels", Message::Cancel(block)),
+        ("requests for unknown hashes", Message::HashRequest(unknown)),
     ] {
         let mut peer = lab.dial(&lab.evil, &lab.sharer);
         // An error: the sharer has closed the connection already.
@@ -125,4 +133,51 @@ fn floods_of_small_messages_end_the_connection() {
         until(&format!("the peer that floods with {what} is disconnected"), PATIENCE, || peer.is_closed());
     }
     leech(&mut lab.dial(&lab.honest, &lab.sharer), &lab.content, 0..1).unwrap();
+}
+
+/// Bytes that a node has read from files, and from sockets.
+fn bytes_read(host: &Host) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{}/io", process_of(host))).unwrap();
+    io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+}
+
+/// The blocks of a request are read and hashed, up to 1 MiB for a message of 53 bytes. Here all requests together ask for 4 GiB.
+#[test]
+fn hash_requests_of_peers_that_left_cost_nothing() {
+    let lab = Lab::with(&[("w.bin", noise(5, 16 << 20))], "1MiB", "");
+    let before = bytes_read(&lab.sharer);
+    let addresses = many_addresses(&lab.evil, 16);
+    let ranges = (0..16).cycle().map(|piece| lab.content.files[0].range(0, 64 * piece, 64));
+    let requests: Vec<u8> = ranges.take(256).flat_map(|range| Message::HashRequest(range).encode()).collect();
+    let mut peers = vec![];
+    for address in addresses {
+        let mut peer = lab.dial_from(&lab.evil, Some(address), &lab.sharer);
+        // An error: the sharer has closed the connection.
+        let _ = peer.send_bytes(&requests);
+        peers.push(peer);
+    }
+    let ends: Vec<_> = peers.iter().map(RawPeer::local_addr).collect();
+    digest(&lab.sharer, &ends);
+    drop(peers);
+    leech(&mut lab.dial(&lab.honest, &lab.sharer), &lab.content, 0..lab.content.pieces).unwrap();
+    let read = bytes_read(&lab.sharer) - before;
+    println!("the sharer read {} MiB", read >> 20);
+    assert!(read < 1 << 30, "the sharer read {} MiB", read >> 20);
+}
+
+#[test]
+fn rejected_hash_request_that_is_repeated_costs_little() {
+    let lab = Lab::new();
+    let mut peer = lab.dial(&lab.evil, &lab.sharer);
+    let unknown = HashRange { root: [7; 32], base: 0, index: 0, length: 4, proofs: 3 };
+    let started = Instant::now();
+    let mut rejects = 0;
+    while started.elapsed() < Duration::from_secs(3) {
+        peer.send(&Message::HashRequest(unknown)).unwrap();
+        peer.receive_until(|message| matches!(message, Message::HashReject(_)).then_some(())).unwrap();
+        rejects += 1;
+    }
+    // Those that are answered immediately, 64 a second in addition, and one in each further second.
+    println!("{rejects} rejects in {:?}", started.elapsed());
+    assert!(f64::from(rejects) < 256.0 + 66.0 * (started.elapsed().as_secs_f64() + 1.0), "{rejects} rejects");
 }
