@@ -31,6 +31,17 @@ pub fn blocks_of(content: &Content, pieces: Range<u32>) -> Vec<Block> {
 
 /// Downloads pieces as an honest peer does. Fails if the daemon refuses a block, hangs up or sends a wrong byte.
 pub fn leech(peer: &mut RawPeer, content: &Content, pieces: Range<u32>) -> Result<()> {
+    leech_after(peer, content, pieces, || {})
+}
+
+/// [`leech`] that calls `began` when the first block has arrived.
+pub fn leech_after(
+    peer: &mut RawPeer,
+    content: &Content,
+    pieces: Range<u32>,
+    began: impl FnOnce(),
+) -> Result<()> {
+    let mut began = Some(began);
     let mut due = blocks_of(content, pieces);
     due.reverse();
     let mut waiting: Vec<Block> = vec![];
@@ -56,6 +67,9 @@ pub fn leech(peer: &mut RawPeer, content: &Content, pieces: Range<u32>) -> Resul
                 let block = Block { piece, begin, length };
                 let Some(at) = waiting.iter().position(|asked| *asked == block) else { continue };
                 waiting.swap_remove(at);
+                if let Some(began) = began.take() {
+                    began();
+                }
                 if content.block(block, 0).as_deref() != Some(&data) {
                     return Err(Error::new(ErrorKind::InvalidData, format!("wrong bytes in {block:?}")));
                 }
