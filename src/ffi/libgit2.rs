@@ -10,7 +10,7 @@ use git2::transport::{Service, SmartSubtransport, SmartSubtransportStream, Trans
 use git2::{Error, ErrorClass, ErrorCode};
 
 use super::git_memory;
-pub(crate) use super::git_memory::MAX_ALLOCATION;
+pub(crate) use super::git_memory::{MAX_ALLOCATION, MAX_MEMORY, is_exceeded};
 
 /// Makes the transport of one connection.
 type Make = Box<dyn Fn() -> Box<dyn SmartSubtransport>>;

@@ -177,6 +177,19 @@ fn large_file_outside_lfs_is_refused() {
 }
 
 #[test]
+fn too_large_commit_is_refused_as_such() {
+    let (repos, dir) = (Repos::new(), tempfile::tempdir().unwrap());
+    let repo = repos.create("org/name");
+    repo.commit(&model_dir(&dir.path().join("original"), &[("a.bin", b"a")]));
+    let message = dir.path().join("message");
+    std::fs::write(&message, vec![b'x'; 257 << 20]).unwrap();
+    repo.commit_again(&message);
+    let server = GitServer::start(&Place::loopback(), &repos);
+    let listed = list(&server.url("org/name"), &dir.path().join("git"), 0);
+    assert_refused(listed, MirrorErrorKind::Refused, "git needs more than 256 MiB");
+}
+
+#[test]
 fn fetch_ends_when_the_disk_has_too_little_space() {
     // The free space is looked at every 16 MiB.
     let (server, dir) = repository(&[("a.bin", &noise(1, 20 << 20))]);

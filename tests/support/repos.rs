@@ -118,6 +118,13 @@ impl Repo {
         commit
     }
 
+    /// Commits the files of `main` again. The message is read from a file.
+    pub fn commit_again(&self, message: &Path) {
+        let message = message.to_str().unwrap();
+        let commit = self.git(&["commit-tree", "main^{tree}", "-p", "main", "-F", message], None);
+        self.branch("main", &commit);
+    }
+
     /// Makes a branch or moves it to a commit.
     pub fn branch(&self, name: &str, commit: &str) {
         self.git(&["update-ref", &format!("refs/heads/{name}"), commit], None);

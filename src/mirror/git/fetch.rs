@@ -18,7 +18,7 @@ use git2::{
 use super::GitWork;
 use super::credentials::{Credentials, Login};
 use super::http::{GitHttp, Transport};
-use crate::ffi::libgit2::{self, MAX_ALLOCATION};
+use crate::ffi::libgit2::{self, MAX_ALLOCATION, MAX_MEMORY};
 use crate::http::HttpError;
 use crate::mirror::MirrorError;
 use crate::mirror::download::free_space;
@@ -95,7 +95,7 @@ pub(super) fn fetch_commit(
         (Some(name), None) => FetchTarget::Name(name),
     };
     let mut found = match fetch.fetch(&target) {
-        Ok(()) => fetch.find(&target),
+        Ok(()) => fetch.find(&target).map_err(|e| fetch.explain(&e))?,
         // A server may refuse to send a commit by its identifier. It may be in a branch or tag, or already in the local copy.
         Err(e) if exact.is_some() && !fetch.is_over() && !fetch.is_for_all(&e) => None,
         Err(e) => return Err(fetch.explain(&e)),
@@ -103,7 +103,8 @@ pub(super) fn fetch_commit(
     if found.is_none() && reference.is_some_and(is_hex) {
         fetch.depth.set(0);
         fetch.fetch(&FetchTarget::All).map_err(|e| fetch.explain(&e))?;
-        found = reference.and_then(|name| fetch.commit_of(repo.revparse_single(name).ok()?));
+        let object = unless_too_large(repo.revparse_single(reference.unwrap_or("HEAD")));
+        found = object.and_then(|object| fetch.commit_of(object)).map_err(|e| fetch.explain(&e))?;
     }
     let Some(commit) = found else {
         return Err(MirrorError::NoReference {
@@ -277,6 +278,10 @@ impl<'a> GitFetch<'a> {
             *self.excess.borrow_mut() = Some(MirrorError::Refused { repository, reason });
             return false;
         }
+        if libgit2::is_exceeded() {
+            *self.excess.borrow_mut() = Some(self.needs_too_much());
+            return false;
+        }
         if received >= self.space_checked.get() + SPACE_EVERY {
             self.space_checked.set(received);
             let (path, min_free) = (self.repo.path(), self.work.options.min_free);
@@ -307,28 +312,32 @@ impl<'a> GitFetch<'a> {
         self.stalled.get() || self.excess.borrow().is_some() || self.cancel.load(Ordering::Relaxed)
     }
 
-    /// Finds the commit among the fetched references.
-    fn find(&self, target: &FetchTarget<'_>) -> Option<Oid> {
-        let read = |name: String| {
-            self.repo
-                .find_reference(&name)
-                .ok()
-                .and_then(|r| self.commit_of(r.peel(git2::ObjectType::Any).ok()?))
+    /// Finds the commit among the fetched references. Fails if an object on the way to it is too large.
+    fn find(&self, target: &FetchTarget<'_>) -> Result<Option<Oid>, Error> {
+        let read = |name: String| match self.repo.find_reference(&name) {
+            // `peel` of a reference would return its own error if the object is too large.
+            Ok(reference) => match reference.resolve().ok().and_then(|direct| direct.target()) {
+                Some(oid) => self.commit_of(unless_too_large(self.repo.find_object(oid, None))?),
+                None => Ok(None),
+            },
+            Err(_) => Ok(None),
         };
         match target {
             FetchTarget::Head => read(format!("{}HEAD", self.to)),
             FetchTarget::Name(name) if name.starts_with("refs/") => read(format!("{}name", self.to)),
-            FetchTarget::Name(name) => {
-                read(format!("{}heads/{name}", self.to)).or_else(|| read(format!("{}tags/{name}", self.to)))
-            }
-            FetchTarget::Commit(oid) => self.commit_of(self.repo.find_object(*oid, None).ok()?),
-            FetchTarget::All => None,
+            FetchTarget::Name(name) => match read(format!("{}heads/{name}", self.to))? {
+                None => read(format!("{}tags/{name}", self.to)),
+                found => Ok(found),
+            },
+            FetchTarget::Commit(oid) => self.commit_of(unless_too_large(self.repo.find_object(*oid, None))?),
+            FetchTarget::All => Ok(None),
         }
     }
 
     /// The commit that an object is or points to.
-    fn commit_of(&self, object: git2::Object<'_>) -> Option<Oid> {
-        Some(object.peel_to_commit().ok()?.id())
+    fn commit_of(&self, object: Option<git2::Object<'_>>) -> Result<Option<Oid>, Error> {
+        let Some(object) = object else { return Ok(None) };
+        Ok(unless_too_large(object.peel_to_commit())?.map(|commit| commit.id()))
     }
 
     /// Makes a reference to the commit, from which later runs benefit, and deletes all other references of this program.
@@ -344,6 +353,12 @@ impl<'a> GitFetch<'a> {
         Ok(())
     }
 
+    fn needs_too_much(&self) -> MirrorError {
+        let repository = self.work.repository.remote.to_string();
+        let reason = format!("git needs more than {} for it", format_size(MAX_MEMORY as u64));
+        MirrorError::Refused { repository, reason }
+    }
+
     fn explain(&self, error: &Error) -> MirrorError {
         let repository = self.work.repository.remote.to_string();
         if self.cancel.load(Ordering::Relaxed) {
@@ -355,6 +370,9 @@ impl<'a> GitFetch<'a> {
         if self.stalled.get() {
             let reason = format!("no data was received for {} s", STALLED_AFTER.as_secs());
             return MirrorError::Git { repository, reason, fault: GitFault::Passing };
+        }
+        if self.http.as_ref().is_some_and(|http| http.needed_too_much()) {
+            return self.needs_too_much();
         }
         if let Some(error) = self.http.as_ref().and_then(|http| http.take_error()) {
             return self.explain_http(error);
@@ -400,6 +418,14 @@ pub(super) fn too_large(error: &Error, repository: &str) -> Option<MirrorError> 
         || format!("git needs more than {} for one of its objects", format_size(MAX_ALLOCATION as u64));
     (error.class() == ErrorClass::NoMemory)
         .then(|| MirrorError::Refused { repository: repository.to_owned(), reason: reason() })
+}
+
+/// The result; none if there is no such object. Fails if libgit2 needs too much memory for it.
+fn unless_too_large<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Err(error) if error.class() == ErrorClass::NoMemory => Err(error),
+        result => Ok(result.ok()),
+    }
 }
 
 /// The message of libgit2 without control characters, at most 300 characters.

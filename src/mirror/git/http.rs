@@ -16,6 +16,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 
 use super::credentials::Credentials;
+use crate::ffi::libgit2;
 use crate::http::{
     Auth, Body, Client, HeaderMap, HeaderValue, HttpError, HttpResponse, Method, Request, Url,
     without_secrets,
@@ -48,6 +49,8 @@ struct HttpState {
     base: Option<Url>,
     /// The last error.
     error: Option<HttpError>,
+    /// The fetch ended because git needed too much memory.
+    too_much: bool,
 }
 
 impl GitHttp {
@@ -71,6 +74,11 @@ impl GitHttp {
         let failed =
             |e: &HttpError| e.is_transient() || e.status().is_some_and(|status| status.as_u16() == 401);
         self.state().error.as_ref().is_some_and(failed)
+    }
+
+    /// Whether the last fetch ended because git needed too much memory.
+    pub fn needed_too_much(&self) -> bool {
+        self.state().too_much
     }
 
     /// The last error of HTTP. A second call returns none.
@@ -209,6 +217,11 @@ struct RequestStream {
 
 impl RequestStream {
     fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        // A server may list references without end.
+        if libgit2::is_exceeded() {
+            self.http.state().too_much = true;
+            return Err(Error::new(ErrorCode::GenericError, ErrorClass::NoMemory, "too much memory"));
+        }
         let body = match &mut self.body {
             Some(body) => body,
             none => none.insert(self.http.upload_pack(std::mem::take(&mut self.request))?),
