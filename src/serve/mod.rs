@@ -4,6 +4,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | `server` | the listening socket and its connections |
+//! | `local_user` | the user of a loopback connection |
 //! | `places` | which connections stay open if there are too many |
 //! | `guard` | which requests are refused before a route sees them |
 //! | `route` | paths of requests |
@@ -27,6 +28,7 @@ mod error;
 mod file;
 mod find;
 mod guard;
+mod local_user;
 mod places;
 mod range;
 mod registry;

@@ -23,8 +23,7 @@ use super::is_loopback;
 pub struct Limits {
     /// All connections. If all of them are being answered, further clients wait in the queue of the system.
     pub all: usize,
-    /// Those of one client: an IPv4 address, an IPv6 network of 64 bits, or the whole loopback. If all of them are being
-    /// answered, further ones are closed.
+    /// Those of one client. If all of them are being answered, further ones are closed.
     pub of_client: usize,
 }
 
@@ -42,8 +41,17 @@ struct Table {
     open: HashMap<u64, Entry>,
 }
 
+/// The hosts and programs that have connections together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Client {
+    /// An IPv4 address, or an IPv6 network of 64 bits. The first address of the loopback is local programs of unknown users.
+    Host(IpAddr),
+    /// The programs of a user of this machine that connect over the loopback.
+    User(u32),
+}
+
 struct Entry {
-    client: IpAddr,
+    client: Client,
     /// None while a request is being answered.
     waits_since: Option<Instant>,
     end: Arc<Notify>,
@@ -61,7 +69,7 @@ struct Answering(Arc<Place>);
 
 impl Table {
     /// Takes the place of the connection that has waited longest; of one client if one is given.
-    fn free_one(&mut self, client: Option<IpAddr>) -> bool {
+    fn free_one(&mut self, client: Option<Client>) -> bool {
         let waiting =
             self.open.iter().filter(|(_, entry)| client.is_none_or(|client| entry.client == client));
         let waiting = waiting.filter_map(|(number, entry)| Some((entry.waits_since?, *number)));
@@ -93,9 +101,10 @@ impl Places {
         }
     }
 
-    /// A place for a connection from an address; none if all of its client are being answered.
-    pub fn place(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let client = client_of(address);
+    /// A place for a connection from an address, and from a user of this machine if that is known; none if all places of this
+    /// client are being answered.
+    pub fn place(self: &Arc<Self>, address: IpAddr, user: Option<u32>) -> Option<Place> {
+        let client = user.map_or_else(|| Client::Host(first_address(address)), Client::User);
         let mut table = self.places.lock();
         let of_client = table.open.values().filter(|entry| entry.client == client).count();
         if of_client >= self.limits.of_client && !table.free_one(Some(client)) {
@@ -179,8 +188,8 @@ impl HttpBody for Held {
     }
 }
 
-/// The first address of those that one client easily has.
-fn client_of(address: IpAddr) -> IpAddr {
+/// The first address of those that one host easily has.
+fn first_address(address: IpAddr) -> IpAddr {
     if is_loopback(address) {
         return Ipv4Addr::LOCALHOST.into();
     }
@@ -212,8 +221,8 @@ mod tests {
     async fn longest_waiting_connection_is_closed_for_a_further_one() {
         let places = places(3, 3);
         let open: Vec<Place> =
-            (1..4).map(|n| places.place(Ipv4Addr::new(10, 0, 0, n).into()).unwrap()).collect();
-        let _further = places.place(ip("10.0.0.9")).unwrap();
+            (1..4).map(|n| places.place(Ipv4Addr::new(10, 0, 0, n).into(), None).unwrap()).collect();
+        let _further = places.place(ip("10.0.0.9"), None).unwrap();
         assert!(is_taken(&open[0]) && !is_taken(&open[1]) && !is_taken(&open[2]));
     }
 
@@ -221,16 +230,16 @@ mod tests {
     async fn connection_that_is_answered_keeps_its_place() {
         let places = places(2, 2);
         let [first, second] =
-            [1, 2].map(|n| Arc::new(places.place(Ipv4Addr::new(10, 0, 0, n).into()).unwrap()));
+            [1, 2].map(|n| Arc::new(places.place(Ipv4Addr::new(10, 0, 0, n).into(), None).unwrap()));
         let answer =
             |place: &Arc<Place>| place.hold(async { Ok(axum::response::Response::new(Body::from("x"))) });
         let response = answer(&first).await.unwrap();
-        let _third = places.place(ip("10.0.0.3")).unwrap();
+        let _third = places.place(ip("10.0.0.3"), None).unwrap();
         assert!(is_taken(&second) && !is_taken(&first));
         // The body is sent, so the connection waits again.
         drop(response);
-        let _fourth = places.place(ip("10.0.0.4")).unwrap();
-        let _fifth = places.place(ip("10.0.0.5")).unwrap();
+        let _fourth = places.place(ip("10.0.0.4"), None).unwrap();
+        let _fifth = places.place(ip("10.0.0.5"), None).unwrap();
         assert!(is_taken(&first));
     }
 
@@ -242,23 +251,33 @@ mod tests {
             (["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1", "192.0.2.1"], "192.0.2.2"),
         ] {
             let places = places(100, 3);
-            let open: Vec<_> = own.iter().map(|own| Arc::new(places.place(ip(own)).unwrap())).collect();
+            let open: Vec<_> = own.iter().map(|own| Arc::new(places.place(ip(own), None).unwrap())).collect();
             assert!(is_taken(&open[0]), "{own:?}");
             let _answered: Vec<_> = open.iter().map(|place| place.hold(std::future::pending())).collect();
-            assert!(places.place(ip(own[0])).is_none(), "{own:?}");
-            assert!(places.place(ip(other)).is_some(), "{other}");
+            assert!(places.place(ip(own[0]), None).is_none(), "{own:?}");
+            assert!(places.place(ip(other), None).is_some(), "{other}");
         }
+    }
+
+    #[tokio::test]
+    async fn users_of_this_machine_have_their_own_places() {
+        let places = places(100, 3);
+        let local = ip("127.0.0.1");
+        let open: Vec<_> = (0..3).map(|_| Arc::new(places.place(local, Some(1000)).unwrap())).collect();
+        let _answered: Vec<_> = open.iter().map(|place| place.hold(std::future::pending())).collect();
+        assert!(places.place(local, Some(1000)).is_none());
+        assert!(places.place(local, Some(1001)).is_some() && places.place(local, None).is_some());
     }
 
     #[tokio::test]
     async fn further_clients_wait_while_all_connections_are_answered() {
         let places = places(1, 1);
-        let first = Arc::new(places.place(ip("10.0.0.1")).unwrap());
+        let first = Arc::new(places.place(ip("10.0.0.1"), None).unwrap());
         let answered = first.hold(std::future::pending());
         let mut room = std::pin::pin!(places.room());
         assert!(room.as_mut().now_or_never().is_none());
         drop(answered);
         room.await;
-        assert!(places.place(ip("10.0.0.2")).is_some());
+        assert!(places.place(ip("10.0.0.2"), None).is_some());
     }
 }

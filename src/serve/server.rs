@@ -14,6 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::is_loopback;
+use super::local_user::owner_of;
 use super::places::{Limits, Places};
 
 /// The most connections.
@@ -86,8 +88,10 @@ async fn accept(listener: TcpListener, router: Router, mut ends: watch::Receiver
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(place) = places.place(peer.ip()) else {
-                    tracing::debug!(address = %peer.ip(), "refused a connection: the address has too many");
+                let user = stream.local_addr().ok().filter(|_| is_loopback(peer.ip()));
+                let user = user.and_then(|own| owner_of(peer, own));
+                let Some(place) = places.place(peer.ip(), user) else {
+                    tracing::debug!(address = %peer.ip(), user, "refused a connection: the client has too many");
                     continue;
                 };
                 prepare(&stream);

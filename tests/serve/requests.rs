@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::serve::rig::{Rig, bytes, json, on_the_wire};
 use crate::support::fixtures::{model_dir, noise};
 use crate::support::hub::{Access, Hub, MEMBER, STRANGER};
-use crate::support::process::{Finished, PATIENCE, until};
+use crate::support::process::{Finished, PATIENCE, Proc, until};
 use crate::support::repos::Repos;
 use crate::support::web::place::Place;
 
@@ -309,4 +309,41 @@ fn a_client_that_disconnects_stops_its_fetch() {
     until("no further piece arrives", PATIENCE, || status()["transfers"][0]["download_rate"] == 0);
     let last = status()["transfers"][0]["cached_bytes"].as_u64().unwrap();
     assert!(last < len as u64 / 2, "{last} of {len} bytes were fetched for a client that read 1 MiB");
+}
+
+#[test]
+fn slow_downloads_of_another_local_user_shut_out_no_program() {
+    let mut rig = Rig::new();
+    let dir = model_dir(
+        &rig.publisher.home().join("big"),
+        &[("config.json", b"{}"), ("w.bin", &noise(7, 16 << 20))],
+    );
+    rig.share(&dir, "acme/big", &["--piece-length", "256KiB"]);
+    rig.serve();
+    let script = "import socket, sys, time\n\
+        host, port = sys.argv[1].removeprefix('http://').rsplit(':', 1); slow = []\n\
+        for _ in range(300):\n    \
+        s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096); s.settimeout(100)\n    \
+        try:\n        \
+        s.connect((host, int(port)))\n        \
+        s.sendall(f'GET /acme/big/resolve/main/w.bin HTTP/1.1\\r\\nHost: {host}:{port}\\r\\n\\r\\n'.encode())\n        \
+        if s.recv(12) == b'HTTP/1.1 200': slow.append(s)\n    \
+        except ConnectionError: pass\n\
+        print('slow downloads:', len(slow), flush=True); time.sleep(600)";
+    let mut command = rig.user.command("setpriv");
+    command.args([
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--",
+        "/usr/bin/python3",
+        "-I",
+        "-c",
+        script,
+    ]);
+    let other = Proc::spawn(command.arg(&rig.endpoint));
+    let line = other.wait_for_line("slow downloads", PATIENCE);
+    assert_eq!(line, "slow downloads: 256");
+    let answer = rig.requests("[('GET', '/acme/big/resolve/main/config.json', {})]").remove(0);
+    assert_eq!((answer["status"].as_u64(), bytes(&answer)), (Some(200), b"{}".to_vec()));
 }
