@@ -1,6 +1,7 @@
 //! Blocks that arrive late: another peer has sent the piece, or the piece is withdrawn.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,7 +80,15 @@ fn late_blocks_change_no_byte() {
         };
         assert_right(PIECES);
         client.session.withdraw(id, &[PieceIndex(PIECES - 1)]).unwrap();
+        client.wait_for("withdrawal", SOON, |event| matches!(event, Event::Withdrawn(..)).then_some(()));
+        let (file, range) = sample.layout.owner(PieceIndex(PIECES - 1)).unwrap();
+        let open = std::fs::File::options().write(true).open(&sample.paths_in(here.path())[file]).unwrap();
+        open.write_all_at(&vec![0; PIECE as usize], range.start).unwrap();
         send_wrong(&mut late, &withdrawn, &content);
+        // The event of a further withdrawal comes after all writes of the piece.
+        client.session.withdraw(id, &[PieceIndex(PIECES - 1)]).unwrap();
+        client.wait_for("withdrawal", SOON, |event| matches!(event, Event::Withdrawn(..)).then_some(()));
+        assert!(sample.piece_in(here.path(), PIECES - 1).unwrap() == vec![0; PIECE as usize], "a late block");
         assert_right(PIECES - 1);
         client.read(id, PIECES - 1);
         assert_right(PIECES);
