@@ -34,6 +34,8 @@ public:
     void piece_cleared();
     // A connection has ended, perhaps that of a liar.
     void peer_gone();
+    // Whether a piece failed lately. The rest of such pieces is requested from single peers.
+    bool is_active() const { return m_ticks > 0; }
     // Must be called once a second.
     void tick();
 

@@ -87,6 +87,16 @@ inline std::int64_t unacknowledged(lt::peer_connection& connection) {
     return bytes;
 }
 
+// The smoothed round trip in microseconds. 0 for connections over a proxy and for uTP.
+inline std::int64_t round_trip(lt::peer_connection& connection) {
+    auto* const socket = boost::get<lt::tcp::socket>(&connection.get_socket());
+    if (!socket || !socket->is_open()) return 0;
+    tcp_info state{};
+    socklen_t length = sizeof state;
+    if (getsockopt(socket->native_handle(), IPPROTO_TCP, TCP_INFO, &state, &length) != 0) return 0;
+    return state.tcpi_rtt;
+}
+
 // Whether any payload was sent or received.
 inline bool has_transferred(lt::peer_connection const& connection) {
     auto const& statistics = connection.statistics();

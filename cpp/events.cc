@@ -101,6 +101,11 @@ RawEvent event_of(Note note) {
             event.seeds = std::uint32_t(note.seeds);
             return event;
         }
+        case Note::Kind::readers: {
+            auto event = event_of(RawKind::Readers, note.torrent);
+            event.count = std::uint32_t(note.count);
+            return event;
+        }
         case Note::Kind::peer_connected:
         case Note::Kind::peer_disconnected:
             break;

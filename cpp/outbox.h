@@ -34,6 +34,7 @@ struct Note {
         peer_message,
         peer_left,
         silent_seeds,
+        readers,
         removed
     };
     Kind kind;
@@ -50,7 +51,7 @@ struct Note {
     int seeds = 0;  // silent_seeds: their number
     int piece = 0;  // piece_proved, piece_damaged, blocks_proved, blocks_refused, withdrawn
     int first = 0;  // blocks_proved: the first block in the piece, and how many
-    int count = 0;
+    int count = 0;  // readers: their number
     // peer_message: a counter that includes the message until the event loop receives it, and the message's
     // share.
     std::shared_ptr<std::atomic<std::size_t>> unread;

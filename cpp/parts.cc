@@ -47,9 +47,10 @@ bool was_asked(lt::peer_connection const& peer, lt::piece_block const& block) {
 
 }  // namespace
 
-void Parts::open(lt::torrent_handle handle, Sources sources) {
+void Parts::open(lt::torrent_handle handle, Sources sources, Left left) {
     m_handle = std::move(handle);
     m_sources = std::move(sources);
+    m_left = std::move(left);
     auto const weak = weak_from_this();
     m_proof->blocks.wrong = [weak](int piece, int block) {
         if (auto const self = weak.lock()) self->wrong(piece, block);
@@ -63,6 +64,7 @@ void Parts::open(lt::torrent_handle handle, Sources sources) {
 
 void Parts::close() {
     m_sources = nullptr;
+    m_left = nullptr;
     m_wanted.clear();
     m_held->close();
     m_proof->blocks.wrong = nullptr;
@@ -231,6 +233,7 @@ void Parts::request_blocks(lt::torrent& torrent, int piece) {
     lt::piece_picker::downloading_piece state;
     picker.piece_info(index, state);
     if (state.locked || picker.is_hashing(index) || picker.piece_priority(index) == lt::dont_download) return;
+    bool const left = wanted->second.whole && m_left && m_left(piece);
     auto sources = sources_of(piece);
     std::set<lt::peer_connection*> used;
     std::shared_ptr<lt::peer_connection> sender;
@@ -239,6 +242,7 @@ void Parts::request_blocks(lt::torrent& torrent, int piece) {
         if (block % per_granule == 0) sender = nullptr;
         if (!wanted->second.blocks[std::size_t(block)] || picker.is_downloaded(at)) continue;
         bool const busy = picker.is_requested(at);
+        if (left && !busy) continue;
         if (busy && (picker.num_peers(at) >= senders_of_block ||
                      std::any_of(sources.begin(), sources.end(), [&](Source const& source) {
                          return was_asked(*source.connection, at) && !m_late.is_silent(*source.connection);

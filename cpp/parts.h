@@ -34,13 +34,15 @@ public:
         std::function<bool(HashRange const&)> ask;
     };
     using Sources = std::function<std::vector<Source>()>;
+    // Whether a piece that is wanted as a whole is left to other readers for now (together.h).
+    using Left = std::function<bool(int piece)>;
 
     // `refused` is called with a piece if no peer supplies the hashes of its wanted blocks.
     Parts(std::shared_ptr<Proof> proof, std::function<void(int piece)> refused)
         : m_proof(std::move(proof)), m_refused(std::move(refused)), m_held(std::make_shared<Held>(m_proof)) {}
 
     // The torrent runs, or has ended.
-    void open(lt::torrent_handle handle, Sources sources);
+    void open(lt::torrent_handle handle, Sources sources, Left left);
     void close();
 
     // Runs an order for a piece (see Held). Must be called for every order that makes libtorrent request the
@@ -115,6 +117,7 @@ private:
     std::function<void(int piece)> const m_refused;
     lt::torrent_handle m_handle;  // weak
     Sources m_sources;
+    Left m_left;
     std::map<int, Wanted> m_wanted;
     std::shared_ptr<Held> const m_held;
     Late m_late;

@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "blame.h"
+#include "claims.h"
 #include "compat.h"
 #include "gate.h"
 #include "hashes.h"
@@ -17,6 +18,7 @@
 #include "meter.h"
 #include "slots.h"
 #include "talk.h"
+#include "together.h"
 
 namespace silmaril {
 
@@ -38,6 +40,9 @@ constexpr int silent_after = 10;
 
 // Most requests for hashes that are rejected in the same second. libtorrent has two in flight.
 constexpr std::size_t max_rejected = 1024;
+
+// A peer's claims count for so long after it took part in sending a correct piece.
+constexpr auto claims_count_for = std::chrono::seconds(60);
 
 // The name by which this plugin of a connection is found.
 constexpr char plugin_type[] = "silmaril";
@@ -131,7 +136,7 @@ class Peer final : public lt::peer_plugin, public Slot {
 public:
     Peer(PluginParts const& parts, std::shared_ptr<PieceHashes> hashes, std::shared_ptr<Slots> slots,
          std::shared_ptr<MetadataFetch> metadata, std::shared_ptr<Blame> blame,
-         lt::peer_connection_handle const& connection)
+         std::shared_ptr<Together> together, lt::peer_connection_handle const& connection)
         : m_parts(parts),
           m_speaker(parts.talk, parts.outbox, parts.guard, parts.torrent, connection),
           m_metadata(std::move(metadata), connection, [this](bool wrong) { wrong ? end_for_good() : end(); }),
@@ -140,6 +145,8 @@ public:
           m_hashes(std::move(hashes)),
           m_slots(std::move(slots)),
           m_blame(std::move(blame)),
+          m_together(std::move(together)),
+          m_group(parts.guard->group_of(connection.remote().address())),
           m_connection(connection),
           m_endpoint(connection.remote()),
           m_outgoing(connection.is_outgoing()) {
@@ -156,6 +163,7 @@ public:
         }
         Speaker::offer(handshake);
         m_metadata.offer(handshake);
+        if (handshake.type() == lt::entry::dictionary_t) handshake["m"][Claims::name] = Claims::our_id;
     }
     bool on_extension_handshake(lt::bdecode_node const& handshake) override {
         m_speaker.on_handshake(handshake);
@@ -164,9 +172,17 @@ public:
             handshake.type() == lt::bdecode_node::dict_t ? handshake.dict_find_dict("m") : lt::bdecode_node();
         auto const number = messages ? messages.dict_find_int_value("lt_donthave", 0) : 0;
         m_dont_have = number > 0 && number < 256 ? std::uint8_t(number) : std::uint8_t(0);
+        auto const claims = messages ? messages.dict_find_int_value(Claims::name) : 0;
+        m_claims_id = claims > 0 && claims < 256 ? std::uint8_t(claims) : std::uint8_t(0);
+        auto const connection = this->connection();
+        if (connection && m_claims_id != 0) m_together->greet(*connection, m_claims_id);
         return true;
     }
     bool on_extended(int length, int id, lt::span<char const> so_far) override {
+        if (id == Claims::our_id) {
+            if (so_far.size() == length) m_together->claimed(*m_claims, so_far);
+            return true;
+        }
         return m_metadata.on_message(length, id, so_far) || m_speaker.on_message(length, id, so_far);
     }
     bool on_handshake(lt::span<char const> reserved) override {
@@ -233,6 +249,24 @@ public:
         auto const root = torrent->torrent_file().files().root(request.file);
         m_gate.requested({root, request.base, request.index, request.count, request.proof_layers});
     }
+    bool on_have_none() override {
+        m_pace->announced(Clock::now());
+        return false;
+    }
+    bool on_bitfield(lt::bitfield const&) override {
+        m_pace->announced(Clock::now());
+        return false;
+    }
+    bool on_have(lt::piece_index_t piece) override {
+        m_pace->announced(Clock::now());
+        m_claims->kept(std::uint32_t(static_cast<int>(piece)), Clock::now());
+        m_together->turn_soon();
+        return false;
+    }
+    bool choose_requests(std::vector<lt::piece_block>& blocks) override {
+        auto const connection = this->connection();
+        return connection && !m_blame->is_active() && m_together->choose(*connection, *m_pace, blocks);
+    }
     void on_piece_pass(lt::piece_index_t) override {
         m_gate.proven();
         m_proven_at = Clock::now();
@@ -269,6 +303,7 @@ public:
             auto const& statistics = connection->statistics();
             auto const taken = statistics.total_payload_upload() - unacknowledged(*connection);
             m_traffic.tick(statistics.total_payload_download(), taken, Clock::now());
+            m_pace->tick(*connection, Clock::now());
             m_meter.tick(*connection, Clock::now());
         }
         if (!m_gate.keep(load_of(m_connection), Clock::now())) {
@@ -302,6 +337,10 @@ public:
         report(Note::Kind::peer_disconnected, reason.message());
     }
 
+    Fellow fellow() const {
+        bool const counts = is_proven() && Clock::now() - m_proven_at < claims_count_for;
+        return {connection(), m_pace, m_claims, m_claims_id, m_group, counts};
+    }
     // Whether the peer has announced every piece and is silent.
     bool is_silent_seed() const {
         auto const connection = this->connection();
@@ -473,6 +512,11 @@ private:
     std::shared_ptr<PieceHashes> const m_hashes;
     std::shared_ptr<Slots> const m_slots;
     std::shared_ptr<Blame> const m_blame;
+    std::shared_ptr<Together> const m_together;
+    std::shared_ptr<Pace> const m_pace = std::make_shared<Pace>();
+    std::shared_ptr<Claims> const m_claims = std::make_shared<Claims>();
+    std::shared_ptr<Group> const m_group;  // null if no group limit applies
+    std::uint8_t m_claims_id = 0;
     lt::peer_connection_handle m_connection;  // weak
     lt::tcp::endpoint const m_endpoint;
     bool const m_outgoing;
@@ -500,18 +544,28 @@ public:
             m_parts.proof->cleared = [blame = std::weak_ptr<Blame>(m_blame)] {
                 if (auto const left = blame.lock()) left->piece_cleared();
             };
-        if (m_parts.parts) m_parts.parts->open(m_handle, [slots = m_slots] { return sources(*slots); });
+        if (m_parts.parts) {
+            auto const left = [this](int piece) { return holds_back(lt::piece_index_t(piece), {}); };
+            m_parts.parts->open(
+                m_handle, [slots = m_slots] { return sources(*slots); }, left);
+        }
     }
     void tick() override {
         m_hashes->tick();
         if (m_metadata) m_metadata->tick(Clock::now());
         m_blame->tick();
         if (m_parts.parts) m_parts.parts->tick();
+        m_together->tick();
         report_silent_seeds();
+    }
+    void on_piece_pass(lt::piece_index_t piece) override { m_together->passed(piece); }
+    bool holds_back(lt::piece_index_t piece, lt::time_point) override {
+        return !m_blame->is_active() && m_together->holds_back(piece);
     }
     void on_piece_failed(lt::piece_index_t piece) override { m_blame->piece_failed(piece); }
     ~Plugin() override {
         if (m_parts.parts) m_parts.parts->close();
+        m_together->close();
         m_parts.talk->torrent_gone(m_parts.torrent);
     }
 
@@ -521,7 +575,8 @@ public:
         // a stranger cannot distinguish a withheld torrent from an absent one.
         if (m_parts.visibility->withheld && !connection.is_outgoing())
             throw std::runtime_error("the torrent is withheld");
-        auto peer = std::make_shared<Peer>(m_parts, m_hashes, m_slots, m_metadata, m_blame, connection);
+        auto peer =
+            std::make_shared<Peer>(m_parts, m_hashes, m_slots, m_metadata, m_blame, m_together, connection);
         auto const torrent = m_handle.native_handle();
         if (torrent && !connection.is_outgoing()) {
             auto const room = room_of(*torrent, *m_parts.guard, connection.remote().address());
@@ -596,6 +651,15 @@ private:
         return proven;
     }
 
+    static std::vector<Fellow> fellows(Slots const& slots) {
+        std::vector<Fellow> found;
+        slots.each([&](Slot const* slot) {
+            auto fellow = static_cast<Peer const*>(slot)->fellow();
+            if (fellow.peer) found.push_back(std::move(fellow));
+        });
+        return found;
+    }
+
     PluginParts const m_parts;
     lt::torrent_handle const m_handle;
     std::shared_ptr<PieceHashes> const m_hashes;
@@ -603,6 +667,15 @@ private:
     std::shared_ptr<Slots> const m_slots = std::make_shared<Slots>();
     std::shared_ptr<Blame> const m_blame =
         std::make_shared<Blame>(m_handle, [slots = m_slots] { return connections(*slots); });
+    std::shared_ptr<Together> const m_together = std::make_shared<Together>(
+        m_handle, [slots = m_slots] { return fellows(*slots); },
+        [torrent = m_parts.torrent, outbox = m_parts.outbox](int readers) {
+            Note note{};
+            note.kind = Note::Kind::readers;
+            note.torrent = torrent;
+            note.count = readers;
+            outbox->push(std::move(note));
+        });
     int m_silent_seeds = 0;  // as last reported
 };
 

@@ -4,6 +4,8 @@
 #include <memory>
 #include <string>
 
+#include "choice.h"
+#include "claims.h"
 #include "gate.h"
 #include "layers.h"
 #include "silmaril/src/ffi.rs.h"
@@ -177,6 +179,34 @@ rust::Vec<bool> try_rumours(rust::Vec<RawRumour> const& rumours) {
         if (rumour.answers) calls.answered({rumour.torrent, to}, now);
     }
     return made;
+}
+
+rust::Vec<RawClaimed> try_claims(rust::Vec<RawClaimStep> const& steps) {
+    constexpr std::int64_t expected = 1000;
+    Claims claims;
+    rust::Vec<RawClaimed> claimed;
+    auto const begin = Clock::now();
+    for (auto const& step : steps) {
+        auto const now = begin + std::chrono::milliseconds(step.milliseconds);
+        if (step.got >= 0) {
+            claims.kept(std::uint32_t(step.got), now);
+        } else {
+            auto const* const bytes = reinterpret_cast<char const*>(step.message.data());
+            claims.replace({bytes, std::ptrdiff_t(step.message.size())}, expected, now);
+        }
+        RawClaimed after;
+        for (auto const piece : claims.pieces(now)) after.pieces.push_back(piece);
+        claimed.push_back(std::move(after));
+    }
+    return claimed;
+}
+
+std::int32_t try_choose(RawChoice const& choice, rust::Vec<RawWantedPiece> const& pieces) {
+    std::vector<WantedPiece> wanted;
+    for (auto const& one : pieces)
+        wanted.push_back({one.piece, one.begun, one.requested, one.claimed, one.hinted, one.holders,
+                          one.before, one.overdue});
+    return choose({choice.seed, choice.untested, choice.number, choice.patience}, wanted);
 }
 
 }  // namespace silmaril

@@ -39,4 +39,15 @@ rust::Vec<std::uint32_t> try_lies(rust::Str address, rust::Vec<std::uint32_t> co
 // Whether torrents may call these hosts, which strangers have named, at these moments.
 rust::Vec<bool> try_rumours(rust::Vec<RawRumour> const& rumours);
 
+struct RawClaimStep;
+struct RawClaimed;
+// Passes messages of claims of one peer. Returns the claims that count after each step. A piece is expected
+// to take a second.
+rust::Vec<RawClaimed> try_claims(rust::Vec<RawClaimStep> const& steps);
+
+struct RawChoice;
+struct RawWantedPiece;
+// Which of the pieces is requested next; negative for none.
+std::int32_t try_choose(RawChoice const& choice, rust::Vec<RawWantedPiece> const& pieces);
+
 }  // namespace silmaril

@@ -78,6 +78,40 @@ mod raw {
         answers: bool,
     }
 
+    /// One step of `try_claims`.
+    struct RawClaimStep {
+        /// When it happens.
+        milliseconds: u64,
+        /// The piece that the peer gets; negative: it sends `message`.
+        got: i64,
+        message: Vec<u8>,
+    }
+
+    /// The claims that count after a step of `try_claims`.
+    struct RawClaimed {
+        pieces: Vec<u32>,
+    }
+
+    /// See cpp/choice.h.
+    struct RawChoice {
+        seed: bool,
+        untested: bool,
+        number: u64,
+        patience: i64,
+    }
+
+    /// See cpp/choice.h.
+    struct RawWantedPiece {
+        piece: u32,
+        begun: bool,
+        requested: bool,
+        claimed: bool,
+        hinted: bool,
+        holders: i32,
+        before: i32,
+        overdue: i64,
+    }
+
     /// The slots of `try_slots`.
     struct RawRoom {
         limit: i32,
@@ -189,6 +223,8 @@ mod raw {
         Stats,
         /// `seeds`: seeds that send nothing although pieces are wanted.
         SilentSeeds,
+        /// `count`: connected peers that read too.
+        Readers,
         /// `path`, operation in `text`, errno in `code`.
         DiskError,
         /// The torrent stopped because of a disk error; it needs `recover`.
@@ -371,6 +407,11 @@ mod raw {
         fn try_lies(address: &str, moments: &Vec<u32>) -> Result<Vec<u32>>;
         /// See `torrent::try_rumours`.
         fn try_rumours(rumours: &Vec<RawRumour>) -> Result<Vec<bool>>;
+
+        /// See `torrent::try_claims`.
+        fn try_claims(steps: &Vec<RawClaimStep>) -> Result<Vec<RawClaimed>>;
+        /// See `torrent::try_choose`.
+        fn try_choose(choice: &RawChoice, pieces: &Vec<RawWantedPiece>) -> Result<i32>;
 
         /// The bencoded metainfo with piece layers.
         fn create_v2(name: &str, files: &Vec<RawFile>, piece_length: u32) -> Result<Vec<u8>>;

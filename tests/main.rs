@@ -135,6 +135,7 @@ mod engine {
     mod rumours;
     mod socks;
     mod talk;
+    mod together;
     mod utp;
     mod waste;
     mod withdrawn;
@@ -221,6 +222,7 @@ mod hostile {
     mod slots;
     mod strike;
     mod strikes;
+    mod together;
     mod unread;
     mod wasters;
     mod welcome;
@@ -257,6 +259,7 @@ mod docs {
 }
 
 mod fuzz {
+    mod claims;
     mod gate;
     mod harness;
     mod mutate;

@@ -95,7 +95,8 @@ configuration! {
         /// of waiting for a name that is not found counts as two names. Further unknown names are absent, and `silmaril status`
         /// shows the process.
         max_lookups: Number<1, 10_000> = "16";
-        /// Largest distance that pieces are fetched ahead of a sequential reader; at most a quarter of `cache.max_size`.
+        /// Largest distance that pieces are fetched ahead of a sequential reader, and up to four times as far while other hosts
+        /// read the same model; at most a quarter of `cache.max_size`.
         readahead_max: Window = "32MiB";
         /// Models that `ls` lists: all, pinned (models whose name belongs to a publisher, see `silmaril trust`) or local (models
         /// with cached or complete files on this machine).

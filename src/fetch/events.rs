@@ -57,6 +57,11 @@ impl Fetch {
                     transfer.peers.silent_seeds = seeds;
                 }
             }),
+            Event::Readers(_, readers) => self.with(|state| {
+                if let Some(transfer) = state.transfers.staying(id) {
+                    transfer.peers.readers = readers;
+                }
+            }),
             Event::Metadata(..)
             | Event::Listening(_)
             | Event::ListenFailed(..)
@@ -231,6 +236,7 @@ fn torrent_of(event: &Event) -> Option<TorrentId> {
         | Event::PeerDisconnected(id, _, _)
         | Event::Stats(id, _)
         | Event::SilentSeeds(id, _)
+        | Event::Readers(id, _)
         | Event::DiskError(id, _, _, _)
         | Event::ResumeData(id, _)
         | Event::Metainfo(id, _)

@@ -32,6 +32,8 @@ pub(super) struct Peers {
     pub stats: SwarmStats,
     /// Peers counted in `stats.seeds` that send nothing although pieces are wanted.
     pub silent_seeds: u32,
+    /// Connected peers that read too.
+    pub readers: u32,
     /// Bytes received and sent before the torrent was last added.
     past: (u64, u64),
     /// Bytes of pieces that came from peers since the torrent was last added. `stats` is up to a second older.
@@ -59,6 +61,7 @@ impl Peers {
             connected: HashSet::new(),
             stats: SwarmStats::default(),
             silent_seeds: 0,
+            readers: 0,
             past: (0, 0),
             piece_bytes: 0,
             last_sent: None,
@@ -153,6 +156,7 @@ impl Peers {
         self.stats = SwarmStats { downloaded, uploaded, ..SwarmStats::default() };
         self.connected.clear();
         self.silent_seeds = 0;
+        self.readers = 0;
     }
 
     /// The torrent is in the engine again, which counts from zero.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::FileRef;
 use super::contents::{AllContents, JoinedContent};
 use super::tensors::FileTensors;
 use super::transfers::AllTransfers;
 use super::wants::{ClaimId, Extent, Level, TorrentPiece};
-use super::window::{STALE, share, widest, within};
+use super::window::{Reach, STALE, share, within};
+use super::{FetchSettings, FileRef};
 use crate::model::{InfoHash, PieceIndex};
 use crate::store::ContentKey;
 
@@ -50,14 +50,14 @@ impl AllContents {
         let now = transfers.effects.now;
         let (content, info_hash) = (file.content(), file.info_hash());
         let Some(key) = content.key().filter(|_| !content.is_complete()) else { return };
-        if !transfers.all.contains_key(&info_hash) {
-            return;
-        }
+        let Some(transfer) = transfers.all.get(&info_hash) else { return };
+        let shared = transfer.peers.readers > 0;
         let piece_length = u64::from(file.revision.layout.piece_length());
-        let max = widest(self.settings.readahead_max, piece_length, self.settings.window_bound);
+        let FetchSettings { readahead_max, window_bound, .. } = *self.settings;
+        let reach = Reach::new(readahead_max, piece_length, window_bound, shared);
         let new_id = transfers.effects.new_id();
         let Some(joined) = self.all.get_mut(&key) else { return };
-        let (id, evicted) = joined.windows.on_read(range, now, max, new_id);
+        let (id, evicted) = joined.windows.on_read(range, now, reach, new_id);
         if let Some(cursor) = joined.windows.cursor_mut(id) {
             cursor.follow((info_hash, file.file));
         }

@@ -22,6 +22,13 @@ const SLACK: u64 = 2 << 20;
 /// A window is at most this many times the bytes that the run has read.
 const TRUST: u64 = 8;
 
+/// The same while other hosts read too. Hosts that all want the same few pieces cannot share the work.
+const SHARED_TRUST: u64 = 128;
+
+/// A window has room for at least so many pieces, alone and while other hosts read too.
+const PIECES: u64 = 2;
+const SHARED_PIECES: u64 = 16;
+
 /// A run that has read fewer bytes has no window: for one page fault the kernel reads 128 KiB around the page, in several
 /// requests.
 const PROVEN: u64 = 256 << 10;
@@ -58,7 +65,7 @@ impl Cursor {
         start <= self.pos.saturating_add(SLACK) && start.saturating_add(SLACK) >= self.pos
     }
 
-    fn advance(&mut self, range: &Range<u64>, max: u64) {
+    fn advance(&mut self, range: &Range<u64>, reach: Reach) {
         let len = range.end - range.start;
         self.start = self.start.min(range.start);
         if range.end <= self.pos {
@@ -77,8 +84,12 @@ impl Cursor {
         if self.read < PROVEN {
             return;
         }
-        let doubled = (2 * self.window).max(2 * len);
-        self.window = doubled.min(TRUST.saturating_mul(self.read)).min(max);
+        let grown = if reach.shared {
+            SHARED_TRUST.saturating_mul(self.read)
+        } else {
+            (2 * self.window).max(2 * len).min(TRUST.saturating_mul(self.read))
+        };
+        self.window = grown.min(reach.max);
     }
 
     /// Sets the file that the reader named. The claims in another torrent are computed again.
@@ -108,10 +119,22 @@ impl Cursor {
     }
 }
 
-/// The widest window of a file with pieces of `piece` bytes: the setting, but never under two pieces, and never over
-/// `bound` bytes.
-pub(super) fn widest(readahead_max: u64, piece: u64, bound: u64) -> u64 {
-    readahead_max.max(2 * piece).min(bound)
+/// How far windows may reach.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reach {
+    /// Bytes of the widest window.
+    max: u64,
+    /// Whether other hosts read the torrent too.
+    shared: bool,
+}
+
+impl Reach {
+    /// For a file with pieces of `piece` bytes: the setting, but never under two pieces, or 16 while other hosts read too, and
+    /// never over `bound` bytes.
+    pub(super) fn new(readahead_max: u64, piece: u64, bound: u64, shared: bool) -> Self {
+        let pieces = if shared { SHARED_PIECES } else { PIECES };
+        Self { max: readahead_max.max(pieces * piece).min(bound), shared }
+    }
 }
 
 /// How many pieces of a window, given by their lengths in order, fit into `bound` bytes.
@@ -140,7 +163,7 @@ impl Windows {
         &mut self,
         range: Range<u64>,
         now: Instant,
-        max: u64,
+        reach: Reach,
         new_id: ClaimId,
     ) -> (ClaimId, Option<Cursor>) {
         let nearest = (0..self.cursors.len())
@@ -149,7 +172,7 @@ impl Windows {
         let cursor = match nearest {
             Some(i) => {
                 let mut cursor = self.cursors.remove(i);
-                cursor.advance(&range, max);
+                cursor.advance(&range, reach);
                 cursor.used = now;
                 cursor.active = true;
                 cursor
@@ -207,9 +230,10 @@ mod tests {
     const KIB: u64 = 1 << 10;
     const MIB: u64 = 1 << 20;
     const MAX: u64 = 32 * MIB;
+    const ALONE: Reach = Reach { max: MAX, shared: false };
 
     fn read(w: &mut Windows, start: u64, len: u64, id: ClaimId) -> ClaimId {
-        w.on_read(start..start + len, Instant::now(), MAX, id).0
+        w.on_read(start..start + len, Instant::now(), ALONE, id).0
     }
 
     fn window(w: &Windows, id: ClaimId) -> u64 {
@@ -220,9 +244,12 @@ mod tests {
 
     #[test]
     fn window_stays_within_its_bound() {
-        assert_eq!(widest(MIB, 4 * MIB, MAX), 8 * MIB);
-        assert_eq!(widest(MAX, 4 * MIB, 16 * MIB), 16 * MIB);
-        assert_eq!(widest(MIB, 4 * MIB, 2 * MIB), 2 * MIB);
+        let widest = |setting, piece, bound, shared| Reach::new(setting, piece, bound, shared).max;
+        assert_eq!(widest(MIB, 4 * MIB, MAX, false), 8 * MIB);
+        assert_eq!(widest(MAX, 4 * MIB, 16 * MIB, false), 16 * MIB);
+        assert_eq!(widest(MIB, 4 * MIB, 2 * MIB, false), 2 * MIB);
+        assert_eq!(widest(MAX, 4 * MIB, 128 * MIB, true), 64 * MIB);
+        assert_eq!(widest(MAX, 4 * MIB, MAX, true), MAX);
         let pieces = [4 * MIB, 4 * MIB, MIB];
         assert_eq!(within(9 * MIB, pieces.into_iter()), 3);
         assert_eq!(within(9 * MIB - 1, pieces.into_iter()), 2);
@@ -256,6 +283,19 @@ mod tests {
             }
             assert!(at <= 6 * MIB, "step {step}: {at}");
         }
+    }
+
+    #[test]
+    fn stream_next_to_other_readers_has_a_wide_window_soon() {
+        let mut w = Windows::default();
+        let shared = Reach::new(MAX, 4 * MIB, 256 * MIB, true);
+        let mut read = |start| w.on_read(start..start + 128 * KIB, Instant::now(), shared, 1).0;
+        assert_eq!((read(0), read(128 * KIB)), (1, 1));
+        assert_eq!(window(&w, 1), MAX, "after 256 KiB");
+        for step in 2..4 {
+            w.on_read(step * 128 * KIB..(step + 1) * 128 * KIB, Instant::now(), shared, 1);
+        }
+        assert_eq!(window(&w, 1), 64 * MIB);
     }
 
     #[test]
@@ -330,7 +370,7 @@ mod tests {
             let mut w = Windows::default();
             let mut total = 0;
             for (i, &(start, len)) in reads.iter().enumerate() {
-                let (id, evicted) = w.on_read(start..start + len, Instant::now(), max, i as u64 + 1);
+                let (id, evicted) = w.on_read(start..start + len, Instant::now(), Reach { max, shared: false }, i as u64 + 1);
                 total += len;
                 prop_assert!(w.cursors().len() <= MAX_CURSORS);
                 prop_assert_eq!(w.cursors()[0].id, id);

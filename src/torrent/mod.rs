@@ -29,8 +29,8 @@ pub use overlay::{DhtItem, Meeting, MessageBytes, Overlay, OverlayEvent, PeerId,
 pub use session::Session;
 pub use settings::SessionSettings;
 pub use trial::{
-    Room, Rumour, Trial, Upload, Visitor, Worth, try_gate, try_group, try_lies, try_rumours, try_slots,
-    try_waste,
+    Choice, ClaimStep, Room, Rumour, Trial, Upload, Visitor, WantedPiece, Worth, try_choose, try_claims,
+    try_gate, try_group, try_lies, try_rumours, try_slots, try_waste,
 };
 
 /// A torrent of the running engine. Never reused within one engine.
@@ -216,6 +216,9 @@ pub enum Event {
     Stats(TorrentId, SwarmStats),
     /// How many of the connected peers that have everything have sent nothing for 10 seconds although pieces are wanted.
     SilentSeeds(TorrentId, u32),
+    /// How many of the connected peers read too: they lack pieces, and have announced some in the last 10 seconds or have just
+    /// connected.
+    Readers(TorrentId, u32),
     /// Reading or writing one of the torrent's files failed. Pieces in flight are lost; the engine clears the torrent's
     /// error, so that it continues when the cause is removed.
     DiskError(TorrentId, PathBuf, DiskErrorKind, String),

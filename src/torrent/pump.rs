@@ -196,6 +196,7 @@ impl EventPump {
                 },
             ),
             RawKind::SilentSeeds => Event::SilentSeeds(id, raw.seeds),
+            RawKind::Readers => Event::Readers(id, raw.count),
             RawKind::DiskError => return self.disk_error(id, raw),
             RawKind::Stopped => {
                 self.recover_later(id, Instant::now());

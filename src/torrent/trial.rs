@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{EngineError, TorrentId};
-use crate::ffi::{self, RawRoom, RawRumour, RawTrial, RawVisitor};
+use crate::ffi::{self, RawChoice, RawClaimStep, RawRoom, RawRumour, RawTrial, RawVisitor, RawWantedPiece};
 
 fn bad(error: cxx::Exception) -> EngineError {
     EngineError::BadTorrent(error.what().to_owned())
@@ -159,4 +159,83 @@ pub fn try_rumours(rumours: &[Rumour]) -> Result<Vec<bool>, EngineError> {
         answers: rumour.answers,
     });
     ffi::try_rumours(&raw.collect()).map_err(bad)
+}
+
+/// What a peer does, for [`try_claims`].
+#[derive(Debug, Clone)]
+pub enum ClaimStep {
+    /// It sends a message of `silmaril_claims` with this body.
+    Sends(Vec<u8>),
+    /// It announces this piece.
+    Gets(u32),
+}
+
+/// Passes messages of claims of one peer (cpp/claims.h), each at a moment in milliseconds that is not earlier than the one
+/// before. Returns the pieces whose claims count after each step. A piece is expected to take a second.
+pub fn try_claims(steps: &[(u64, ClaimStep)]) -> Result<Vec<Vec<u32>>, EngineError> {
+    let raw = steps.iter().map(|(milliseconds, step)| match step {
+        ClaimStep::Sends(message) => {
+            RawClaimStep { milliseconds: *milliseconds, got: -1, message: message.clone() }
+        }
+        ClaimStep::Gets(piece) => {
+            RawClaimStep { milliseconds: *milliseconds, got: (*piece).into(), message: vec![] }
+        }
+    });
+    let claimed = ffi::try_claims(&raw.collect()).map_err(bad)?;
+    Ok(claimed.into_iter().map(|after| after.pieces).collect())
+}
+
+/// A piece of [`try_choose`], see cpp/choice.h.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WantedPiece {
+    /// Its index.
+    pub piece: u32,
+    /// Whether this peer sends blocks of it.
+    pub begun: bool,
+    /// Whether another peer sends blocks of it.
+    pub requested: bool,
+    /// Whether a claim of another reader counts.
+    pub claimed: bool,
+    /// Whether another reader has a claim that does not count.
+    pub hinted: bool,
+    /// Other readers that have it and can be asked.
+    pub holders: u32,
+    /// Other readers that are to fetch it rather than this one.
+    pub before: u32,
+    /// For how many milliseconds a read has waited for it.
+    pub overdue: Option<u32>,
+}
+
+/// The peer that is asked in [`try_choose`], and the reader.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Choice {
+    /// Whether the peer has every piece.
+    pub seed: bool,
+    /// Whether the peer has sent nothing so far, and other peers have.
+    pub untested: bool,
+    /// The number of this reader.
+    pub number: u64,
+    /// For how many milliseconds a piece is left to the other readers.
+    pub patience: u32,
+}
+
+/// Chooses the piece of which blocks are requested next (cpp/choice.h): its index in `pieces`.
+pub fn try_choose(choice: Choice, pieces: &[WantedPiece]) -> Result<Option<usize>, EngineError> {
+    let raw = pieces.iter().map(|one| RawWantedPiece {
+        piece: one.piece,
+        begun: one.begun,
+        requested: one.requested,
+        claimed: one.claimed,
+        hinted: one.hinted,
+        holders: one.holders.min(i32::MAX as u32) as i32,
+        before: one.before.min(i32::MAX as u32) as i32,
+        overdue: one.overdue.map_or(-1, i64::from),
+    });
+    let choice = RawChoice {
+        seed: choice.seed,
+        untested: choice.untested,
+        number: choice.number,
+        patience: choice.patience.into(),
+    };
+    ffi::try_choose(&choice, &raw.collect()).map_err(bad).map(|at| usize::try_from(at).ok())
 }

@@ -50,6 +50,21 @@ async fn scattered_reads_fetch_only_their_pieces() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn stream_next_to_other_readers_wants_many_pieces_soon() {
+    let rig = Rig::with(|s| (s.readahead_max, s.window_bound) = (4 * P, 64 * MIB));
+    let m = rig.model("o/m", P, &[("a.bin", noise(1, 16 * MIB))]);
+    rig.swarm.peer(m.ih, PEER, None);
+    stream(&rig, &m, 0, P).await;
+    rig.idle().await;
+    assert_eq!(held(&rig, &m), (0..2).collect(), "alone");
+    rig.swarm.send_event(|id| silmaril::torrent::Event::Readers(id, 1), m.ih);
+    rig.idle().await;
+    stream(&rig, &m, P, 2 * P).await;
+    rig.idle().await;
+    assert_eq!(held(&rig, &m), (0..18).collect(), "while another host reads");
+}
+
+#[tokio::test(start_paused = true)]
 async fn stream_keeps_the_widest_window_requested() {
     let rig = Rig::with(|s| s.readahead_max = 4 * MIB);
     rig.swarm.delivery(Delivery::After(Duration::from_millis(20)));

@@ -20,6 +20,7 @@ pub type Target = fn(&[u8]) -> bool;
 pub const TARGETS: &[(&str, Target)] = &[
     ("batch", batch),
     ("bencode", bencode),
+    ("claims", super::claims::target),
     ("gate", super::gate::target),
     ("item", item),
     ("link", link),

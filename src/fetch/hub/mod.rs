@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use super::deadline::Deadline;
 use super::tensors::{FileTensors, read_shape};
 use super::web::{WebBody, WebError};
-use super::window::widest;
+use super::window::Reach;
 use super::{FetchSettings, FileRef, ReadError};
 use crate::model::{GRANULE_LEN, ModelRef};
 use crate::store::{Content, ContentKey, HubListing, SpaceClass, StoredRevision};
@@ -143,6 +143,11 @@ impl HubReads {
         }
     }
 
+    /// How far windows may reach.
+    fn reach(&self) -> Reach {
+        Reach::new(self.settings.readahead_max, GRANULE_LEN, self.settings.window_bound, false)
+    }
+
     /// Records a read of cached bytes, so that the window ahead of the reader moves.
     pub(super) fn touched(self: &Arc<Self>, file: &FileRef, range: Range<u64>) {
         let content = file.content();
@@ -152,11 +157,7 @@ impl HubReads {
             let mut state = self.state.lock();
             let id = state.new_id();
             let reading = state.reading(key, file);
-            reading.touch(
-                range,
-                widest(self.settings.readahead_max, GRANULE_LEN, self.settings.window_bound),
-                id,
-            );
+            reading.touch(range, self.reach(), id);
             reading.learn(shape);
         }
         self.pump();
@@ -198,8 +199,7 @@ impl HubReads {
             let id = state.new_id();
             let reading = state.reading(key, file);
             if !is_job {
-                let max = widest(self.settings.readahead_max, GRANULE_LEN, self.settings.window_bound);
-                reading.touch(range.clone(), max, id);
+                reading.touch(range.clone(), self.reach(), id);
             }
             reading.learn(shape);
             reading.waiters.insert(id, HubWait { range, is_job, since: now, answer: Some(answer) });

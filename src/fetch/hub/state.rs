@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{FIRST_PAUSE, HubOrigin, LONGEST_PAUSE, Origins};
 use crate::fetch::tensors::FileTensors;
 use crate::fetch::web::WebError;
-use crate::fetch::window::{STALE, Windows};
+use crate::fetch::window::{Reach, STALE, Windows};
 use crate::fetch::{FileRef, ReadError};
 use crate::model::{Manifest, ModelRef};
 use crate::store::{Content, ContentKey, SpaceClass};
@@ -147,8 +147,8 @@ impl Reading {
     }
 
     /// Moves the cursors for a read.
-    pub fn touch(&mut self, range: Range<u64>, max: u64, new_id: u64) {
-        self.windows.on_read(range, Instant::now(), max, new_id);
+    pub fn touch(&mut self, range: Range<u64>, reach: Reach, new_id: u64) {
+        self.windows.on_read(range, Instant::now(), reach, new_id);
     }
 
     pub fn learn(&mut self, shape: Option<FileTensors>) {

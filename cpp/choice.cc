@@ -1,0 +1,58 @@
+#include "choice.h"
+
+#include <algorithm>
+#include <tuple>
+
+namespace silmaril {
+
+namespace {
+
+// Readers whose number lengthens the time that a read waits.
+constexpr int most_readers = 32;
+
+// The shortest time of a piece, and the longest time that is shared out among readers, in milliseconds.
+constexpr std::int64_t shortest_piece = 100;
+constexpr std::int64_t longest_spread = 4000;
+
+}  // namespace
+
+std::uint64_t place(std::uint64_t const number, std::uint32_t const piece) {
+    // The finalizer of splitmix64.
+    auto x = number ^ piece;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9U;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebU;
+    return x ^ (x >> 31);
+}
+
+int choose(Choice const& choice, std::vector<WantedPiece> const& pieces) {
+    int best = -1;
+    std::tuple<bool, int, std::uint64_t> least;
+    for (int i = 0; i < int(pieces.size()); ++i) {
+        auto const& piece = pieces[i];
+        bool const waits = piece.overdue >= 0;
+        if (choice.untested && waits) continue;
+        if (choice.seed) {
+            if (waits && piece.overdue >= choice.patience) return i;
+            if (piece.holders > 0 || piece.claimed) continue;
+        }
+        if (piece.begun && !(choice.seed && piece.hinted)) return i;
+        // A few blocks of a piece that another peer sends show whether an untested reader sends.
+        if (piece.requested && (choice.seed || !choice.untested)) continue;
+        if (!choice.seed && waits) return i;
+        std::tuple const rank(piece.hinted, choice.seed ? piece.before : piece.holders,
+                              place(choice.number, piece.piece));
+        if (best < 0 || rank < least) {
+            best = i;
+            least = rank;
+        }
+    }
+    return best;
+}
+
+std::int64_t patience(int const readers, std::int64_t const piece_time, std::uint64_t const random) {
+    auto const spread =
+        std::min(std::max(piece_time, shortest_piece) * std::min(readers, most_readers), longest_spread);
+    return spread / 4 + spread * std::int64_t(random % 1024) / 1024;
+}
+
+}  // namespace silmaril

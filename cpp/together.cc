@@ -1,0 +1,309 @@
+#include "together.h"
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+#include <libtorrent/peer_connection_handle.hpp>
+#include <libtorrent/piece_picker.hpp>
+#include <libtorrent/request_blocks.hpp>
+#include <utility>
+
+#include "choice.h"
+#include "compat.h"
+
+namespace silmaril {
+
+namespace {
+
+// How many pieces of one kind the choice looks at: those of a window, or the first ones of a `get`.
+constexpr std::size_t most_wanted = 64;
+
+// From this priority on, a piece is in the window of a reader. The highest priority has a deadline as well.
+constexpr int window_priority = 4;
+constexpr int deadline_priority = 7;
+
+// For how long a list of wanted pieces or of readers is used.
+constexpr auto list_lasts = std::chrono::milliseconds(50);
+
+// A piece takes this long before one has come, in milliseconds.
+constexpr std::int64_t unknown_piece_time = 1000;
+
+// A reader that needs longer than this for what it was asked for does not count as a holder: twice the usual
+// time of a piece, but at least two seconds.
+constexpr std::int64_t least_slowness = 2000;
+
+// Claims that count of the peers of one address group.
+constexpr std::size_t claims_of_group = 8;
+
+// A queue is filled when there is room for so many requests.
+constexpr int least_room = 8;
+
+constexpr char extended_message = 20;
+
+std::uint32_t number_of(lt::piece_index_t const piece) { return std::uint32_t(static_cast<int>(piece)); }
+
+std::int64_t milliseconds(lt::time_duration const time) {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(time).count();
+}
+
+template <class Call>
+void each_request(lt::peer_connection const& peer, Call const& call) {
+    for (auto const& one : peer.download_queue()) call(one.block.piece_index);
+    for (auto const& one : peer.request_queue()) call(one.block.piece_index);
+}
+
+void send(lt::peer_connection& peer, std::uint8_t const id, std::vector<char> const& body) {
+    std::vector<char> frame{0, 0, 0, char(body.size() + 2), extended_message, char(id)};
+    frame.insert(frame.end(), body.begin(), body.end());
+    peer.send_buffer({frame.data(), std::ptrdiff_t(frame.size())});
+}
+
+}  // namespace
+
+std::vector<Fellow> const& Together::readers(Clock::time_point const now) {
+    if (now - m_readers_at < list_lasts) return m_readers;
+    m_readers_at = now;
+    m_all = m_fellows();
+    m_readers.clear();
+    std::map<std::shared_ptr<Group>, std::size_t> claims;
+    for (auto one : m_all) {
+        if (!one.pace->reads(*one.peer, now)) continue;
+        if (one.group && one.counts)
+            one.counts = (claims[one.group] += one.claims->pieces(now).size()) <= claims_of_group;
+        m_readers.push_back(std::move(one));
+    }
+    auto const count = int(m_readers.size());
+    if (std::exchange(m_reported, count) != count) m_read(count);
+    return m_readers;
+}
+
+std::vector<Together::Want> Together::wants(lt::torrent& torrent, Clock::time_point const now) {
+    std::vector<Want> found;
+    auto const& picker = torrent.picker();
+    auto const is_wanted = [&picker](lt::piece_index_t const piece) {
+        // The blocks of a restricted piece are requested by Parts.
+        return !picker.have_piece(piece) && !picker.is_restricted(piece) &&
+               picker.piece_priority(piece) != lt::dont_download;
+    };
+    for (auto const& one : torrent.time_critical_pieces()) {
+        if (!is_wanted(one.piece)) continue;
+        auto const overdue = lt::clock_type::now() - one.deadline;
+        found.push_back({one.piece, overdue.count() < 0 ? -1 : milliseconds(overdue)});
+        if (found.size() == most_wanted) break;
+    }
+    if (now - m_wanted_at >= list_lasts) {
+        m_wanted_at = now;
+        // First the windows of readers, then what is fetched for a `get`.
+        std::vector<lt::piece_index_t> ahead, bulk;
+        for (lt::piece_index_t piece{0}; piece < torrent.torrent_file().end_piece(); ++piece) {
+            if (ahead.size() == most_wanted && bulk.size() == most_wanted) break;
+            if (!is_wanted(piece)) continue;
+            int const priority = int(static_cast<std::uint8_t>(picker.piece_priority(piece)));
+            if (priority == deadline_priority) continue;
+            auto& list = priority >= window_priority ? ahead : bulk;
+            if (list.size() < most_wanted) list.push_back(piece);
+        }
+        m_wanted = std::move(ahead);
+        m_wanted.insert(m_wanted.end(), bulk.begin(), bulk.end());
+    }
+    for (auto const piece : m_wanted)
+        if (is_wanted(piece)) found.push_back({piece, -1});
+    return found;
+}
+
+std::set<lt::piece_index_t> Together::requested(lt::peer_connection const& peer) const {
+    std::set<lt::piece_index_t> pieces;
+    for (auto const& one : m_all)
+        if (one.peer.get() != &peer && !one.pace->is_silent())
+            each_request(*one.peer, [&pieces](lt::piece_index_t const piece) { pieces.insert(piece); });
+    return pieces;
+}
+
+int Together::holders(lt::piece_index_t const piece, Clock::time_point const now) const {
+    auto const slow = std::max(least_slowness, 2 * m_piece_time);
+    return int(std::count_if(m_readers.begin(), m_readers.end(), [&](Fellow const& one) {
+        return one.peer->has_piece(piece) && received(*one.peer) > 0 && !one.pace->is_silent() &&
+               !one.pace->is_paused(now) && one.peer->can_request_time_critical() &&
+               one.pace->time_left(*one.peer) <= slow;
+    }));
+}
+
+int Together::before(lt::piece_index_t const piece) const {
+    auto const own = place(m_number, number_of(piece));
+    return int(std::count_if(m_readers.begin(), m_readers.end(), [&](Fellow const& one) {
+        return !one.peer->has_piece(piece) && one.claims->number() &&
+               place(*one.claims->number(), number_of(piece)) < own;
+    }));
+}
+
+std::int64_t Together::patience_of(lt::piece_index_t const piece) const {
+    auto const time = m_piece_time == 0 ? unknown_piece_time : m_piece_time;
+    return patience(int(m_readers.size()), time, place(m_number, number_of(piece)));
+}
+
+bool Together::choose(lt::peer_connection& peer, Pace const& pace, std::vector<lt::piece_block>& blocks) {
+    auto const torrent = m_torrent.native_handle();
+    auto const now = Clock::now();
+    if (!torrent || !torrent->has_picker() || readers(now).empty()) return false;
+    if (peer.has_peer_choked() || peer.on_parole()) return false;
+    int room = pace.queue(peer) - requests_to(peer);
+    if (pace.is_paused(now) || room <= 0 || (room < least_room && requests_to(peer) > least_room))
+        return true;
+    bool const untested = received(peer) == 0 && std::any_of(m_all.begin(), m_all.end(), [](auto const& one) {
+                              return received(*one.peer) > 0;
+                          });
+    auto& picker = torrent->picker();
+    auto const sent_by_another = requested(peer);
+    std::set<lt::piece_index_t> own;
+    each_request(peer, [&own](lt::piece_index_t const piece) { own.insert(piece); });
+    std::set<std::uint32_t> claimed;
+    std::set<std::uint32_t> hinted;
+    for (auto const& one : m_readers)
+        for (auto const piece : one.claims->pieces(now)) {
+            bool const begun = own.count(lt::piece_index_t(int(piece))) > 0;
+            if (begun && place(*one.claims->number(), piece) > place(m_number, piece)) continue;
+            (one.counts ? claimed : hinted).insert(piece);
+        }
+    std::vector<WantedPiece> pieces;
+    std::vector<lt::piece_index_t> indexes;
+    std::int64_t wait = 0;
+    for (auto const& [piece, overdue] : wants(*torrent, now)) {
+        if (!peer.has_piece(piece)) continue;
+        lt::piece_picker::downloading_piece state;
+        picker.piece_info(piece, state);
+        bool const begun = int(state.requested + state.writing + state.finished) > 0;
+        if (begun && int(state.requested + state.writing + state.finished) >= picker.blocks_in_piece(piece))
+            continue;
+        if (overdue >= 0 && pieces.empty()) wait = patience_of(piece);
+        auto const number = number_of(piece);
+        pieces.push_back({number, own.count(piece) > 0, sent_by_another.count(piece) > 0,
+                          claimed.count(number) > 0, hinted.count(number) > 0, holders(piece, now),
+                          before(piece), overdue});
+        indexes.push_back(piece);
+    }
+    // Nothing is left to choose: libtorrent requests the last blocks from further peers.
+    if (pieces.empty() && own.empty()) return false;
+    while (room > 0) {
+        int const at = silmaril::choose({peer.is_seed(), untested, m_number, wait}, pieces);
+        if (at < 0) break;
+        std::vector<lt::piece_block> free;
+        std::vector<lt::piece_block> theirs;
+        std::vector<lt::piece_index_t> ignored;
+        picker.add_blocks(indexes[std::size_t(at)], peer.get_bitfield(), free, theirs, theirs, room, 0,
+                          peer.peer_info_struct(), ignored, {});
+        free.insert(free.end(), theirs.begin(), theirs.end());
+        if (int(free.size()) > room) free.resize(std::size_t(room));
+        room -= int(free.size());
+        blocks.insert(blocks.end(), free.begin(), free.end());
+        m_begun.emplace(indexes[std::size_t(at)], now);
+        pieces.erase(pieces.begin() + at);
+        indexes.erase(indexes.begin() + at);
+    }
+    RequestQueue::open(lt::peer_connection_handle(peer.self()), std::uint16_t(pace.queue(peer)));
+    if (peer.is_seed() && !blocks.empty()) turn_soon();
+    return true;
+}
+
+void Together::send_claims() {
+    auto const torrent = m_torrent.native_handle();
+    if (!torrent || !torrent->has_picker()) return;
+    std::vector<std::uint32_t> pieces;
+    // A piece whose last blocks have come is claimed until it is announced.
+    auto const& picker = torrent->picker();
+    for (auto const piece : m_claimed) {
+        lt::piece_index_t const index{int(piece)};
+        if (!picker.have_piece(index) && picker.is_piece_finished(index)) pieces.push_back(piece);
+    }
+    for (auto const& one : m_all) {
+        if (!one.peer->is_seed()) continue;
+        each_request(*one.peer, [&pieces](lt::piece_index_t const index) {
+            auto const piece = number_of(index);
+            if (pieces.size() < Claims::most &&
+                std::find(pieces.begin(), pieces.end(), piece) == pieces.end())
+                pieces.push_back(piece);
+        });
+    }
+    std::sort(pieces.begin(), pieces.end());
+    if (pieces == m_claimed || !m_messages.spend(Clock::now())) return;
+    m_claimed = pieces;
+    for (auto const& one : m_all)
+        if (one.claims_id != 0 && !one.peer->is_seed()) greet(*one.peer, one.claims_id);
+}
+
+void Together::greet(lt::peer_connection& peer, std::uint8_t const claims_id) const {
+    auto const torrent = m_torrent.native_handle();
+    if (!torrent || torrent->is_seed() || peer.is_disconnecting()) return;
+    send(peer, claims_id, Claims::message(m_number, m_claimed));
+}
+
+bool Together::holds_back(lt::piece_index_t const piece) {
+    auto const torrent = m_torrent.native_handle();
+    if (!torrent || !torrent->has_picker() || readers(Clock::now()).empty()) return false;
+    if (torrent->picker().is_restricted(piece)) return false;
+    auto const& critical = torrent->time_critical_pieces();
+    auto const found = std::find_if(critical.begin(), critical.end(),
+                                    [piece](auto const& one) { return one.piece == piece; });
+    return found != critical.end() &&
+           milliseconds(lt::clock_type::now() - found->deadline) < patience_of(piece);
+}
+
+void Together::claimed(Claims& claims, lt::span<char const> const body) {
+    claims.replace(body, m_piece_time == 0 ? unknown_piece_time : m_piece_time, Clock::now());
+}
+
+void Together::passed(lt::piece_index_t const piece) {
+    turn_soon();
+    auto const begun = m_begun.find(piece);
+    if (begun == m_begun.end()) return;
+    auto const took = milliseconds(Clock::now() - begun->second);
+    m_piece_time = m_piece_time == 0 ? took : (3 * m_piece_time + took) / 4;
+    m_begun.erase(begun);
+}
+
+void Together::tick() {
+    auto const now = Clock::now();
+    for (auto one = m_begun.begin(); one != m_begun.end();)
+        one = now - one->second > std::chrono::minutes(1) ? m_begun.erase(one) : std::next(one);
+    m_readers_at = {};
+    if (readers(now).empty()) return;
+    for (auto const& one : m_all) {
+        if (!one.pace->is_silent()) continue;
+        one.pace->pause(now);
+        std::vector<lt::piece_block> blocks;
+        for (auto const& request : one.peer->download_queue()) blocks.push_back(request.block);
+        for (auto const& block : blocks) one.peer->forget_request(block);
+    }
+    turn_soon();
+}
+
+void Together::close() {
+    m_all.clear();
+    m_readers.clear();
+    m_readers_at = {};
+}
+
+void Together::turn_soon() {
+    auto const torrent = m_torrent.native_handle();
+    if (m_turn || !torrent || torrent->is_seed()) return;
+    m_turn = true;
+    boost::asio::post(torrent->session().get_context(), [weak = weak_from_this()] {
+        if (auto const self = weak.lock()) self->turn();
+    });
+}
+
+void Together::turn() {
+    m_turn = false;
+    auto const torrent = m_torrent.native_handle();
+    if (!torrent || torrent->is_aborted() || !torrent->has_picker()) return;
+    m_readers_at = {};
+    if (readers(Clock::now()).empty()) return;
+    // Readers first: a seed is asked for what they do not have.
+    auto fellows = m_all;
+    std::stable_partition(fellows.begin(), fellows.end(),
+                          [](Fellow const& one) { return !one.peer->is_seed(); });
+    for (auto const& one : fellows)
+        if (!one.peer->is_disconnecting() && lt::request_a_block(*torrent, *one.peer))
+            one.peer->send_block_requests();
+    send_claims();
+}
+
+}  // namespace silmaril

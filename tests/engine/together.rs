@@ -1,0 +1,160 @@
+//! The rules of coordinated reading: which piece is requested next, and which claims count (`cpp/choice.h`,
+//! `cpp/claims.h`).
+
+use proptest::prelude::*;
+use silmaril::torrent::{Choice, ClaimStep, WantedPiece, try_choose, try_claims};
+
+const SEED: Choice = Choice { seed: true, untested: false, number: 7, patience: 1000 };
+const READER: Choice = Choice { seed: false, ..SEED };
+
+fn chosen(choice: Choice, pieces: &[WantedPiece]) -> Option<u32> {
+    try_choose(choice, pieces).unwrap().map(|at| pieces[at].piece)
+}
+
+fn piece(piece: u32) -> WantedPiece {
+    WantedPiece { piece, ..WantedPiece::default() }
+}
+
+#[test]
+fn seed_is_asked_only_for_what_no_reader_has_or_claims() {
+    let held = WantedPiece { holders: 1, ..piece(1) };
+    let claimed = WantedPiece { claimed: true, ..piece(2) };
+    let on_its_way = WantedPiece { requested: true, ..piece(3) };
+    assert_eq!(chosen(SEED, &[held, claimed, on_its_way]), None);
+    assert_eq!(chosen(SEED, &[held, claimed, on_its_way, piece(4)]), Some(4));
+}
+
+#[test]
+fn piece_that_a_reader_announces_is_not_continued_at_the_seed() {
+    let begun = WantedPiece { begun: true, ..piece(1) };
+    assert_eq!(chosen(SEED, &[piece(0), begun]), Some(1));
+    assert_eq!(chosen(SEED, &[WantedPiece { holders: 1, ..begun }]), None);
+}
+
+#[test]
+fn read_that_waits_too_long_is_served_by_the_seed() {
+    let waits = |overdue| WantedPiece { holders: 3, claimed: true, overdue: Some(overdue), ..piece(1) };
+    assert_eq!(chosen(SEED, &[waits(999)]), None);
+    assert_eq!(chosen(SEED, &[waits(1000)]), Some(1));
+}
+
+#[test]
+fn readers_fetch_first_the_pieces_for_which_they_are_first() {
+    let second = WantedPiece { before: 1, ..piece(1) };
+    assert_eq!(chosen(SEED, &[second, piece(2)]), Some(2));
+    assert_eq!(chosen(SEED, &[second]), Some(1));
+    // Two readers with the same pieces begin with different ones.
+    let pieces: Vec<WantedPiece> = (0..16).map(piece).collect();
+    let other = Choice { number: 8, ..SEED };
+    assert_ne!(chosen(SEED, &pieces), chosen(other, &pieces));
+}
+
+#[test]
+fn claim_that_does_not_count_only_puts_a_piece_last() {
+    let hinted = WantedPiece { hinted: true, ..piece(1) };
+    assert_eq!(chosen(SEED, &[hinted, WantedPiece { before: 9, ..piece(2) }]), Some(2));
+    assert_eq!(chosen(SEED, &[hinted]), Some(1));
+}
+
+#[test]
+fn reader_is_asked_for_the_rarest_piece_unless_a_read_waits() {
+    let common = WantedPiece { holders: 5, ..piece(1) };
+    let rare = WantedPiece { holders: 1, ..piece(2) };
+    assert_eq!(chosen(READER, &[common, rare]), Some(2));
+    let waits = WantedPiece { overdue: Some(0), ..common };
+    assert_eq!(chosen(READER, &[waits, rare]), Some(1));
+}
+
+#[test]
+fn untested_peer_gets_no_piece_that_a_read_waits_for() {
+    for choice in [SEED, READER] {
+        let untested = Choice { untested: true, ..choice };
+        let waits = WantedPiece { overdue: Some(5000), ..piece(1) };
+        assert_eq!(chosen(untested, &[waits]), None);
+        assert_eq!(chosen(untested, &[waits, piece(2)]), Some(2));
+    }
+}
+
+/// The number of the peer, and pieces.
+fn message(pieces: &[u32]) -> ClaimStep {
+    let pieces = pieces.iter().flat_map(|piece| piece.to_be_bytes());
+    ClaimStep::Sends([9, 0, 0, 0, 0, 0, 0, 1].into_iter().chain(pieces).collect())
+}
+
+/// No claims.
+const NONE: [u32; 0] = [];
+
+/// The claims that count at last.
+fn claimed(steps: &[(u64, ClaimStep)]) -> Vec<u32> {
+    try_claims(steps).unwrap().pop().unwrap()
+}
+
+#[test]
+fn message_of_claims_replaces_the_former_one() {
+    assert_eq!(claimed(&[(0, message(&[1, 2]))]), [1, 2]);
+    assert_eq!(claimed(&[(0, message(&[1, 2])), (1, message(&[2, 3]))]), [2, 3]);
+    assert_eq!(claimed(&[(0, message(&[1])), (1, message(&[]))]), NONE);
+}
+
+#[test]
+fn claim_ends_when_its_piece_is_announced() {
+    assert_eq!(claimed(&[(0, message(&[1, 2])), (1, ClaimStep::Gets(1))]), [2]);
+}
+
+#[test]
+fn claim_expires_after_twice_the_time_of_a_piece() {
+    let again = |at| [(0, message(&[1])), (at, message(&[1]))];
+    assert_eq!(claimed(&again(1999)), [1]);
+    assert_eq!(claimed(&again(2000)), NONE, "a repeated claim lasts no longer");
+    // The peer took 100 ms, then a claim lasts at least 250 ms.
+    let quick = [(0, message(&[1])), (100, ClaimStep::Gets(1)), (100, message(&[2]))];
+    let later = |at| [&quick[..], &[(at, message(&[2]))]].concat();
+    assert_eq!(claimed(&later(349)), [2]);
+    assert_eq!(claimed(&later(350)), NONE);
+}
+
+#[test]
+fn peer_that_keeps_no_claim_is_ignored() {
+    let steps: Vec<_> = (0..4).map(|n| (n * 10, message(&[n as u32]))).collect();
+    assert_eq!(claimed(&steps), [3]);
+    let then = |at| [&steps[..], &[(40, message(&[4])), (at, message(&[5]))]].concat();
+    assert_eq!(claimed(&then(50)), NONE, "four claims were given up");
+    assert_eq!(claimed(&then(30_100)), [5]);
+}
+
+#[test]
+fn malformed_messages_of_claims_are_ignored() {
+    let after = |bytes: Vec<u8>| claimed(&[(0, message(&[1])), (1, ClaimStep::Sends(bytes))]);
+    let number = [9, 0, 0, 0, 0, 0, 0, 1];
+    for bytes in [vec![], number[..7].to_vec(), [&number[..], &[0, 0, 0]].concat(), vec![9; 8 + 5 * 4]] {
+        assert_eq!(after(bytes.clone()), [1], "{bytes:?}");
+    }
+    assert_eq!(after([[8; 8], [0; 8]].concat()), [1], "the number of a peer does not change");
+}
+
+#[test]
+fn flood_of_claims_is_ignored() {
+    let flood = (0..200).map(|n| (0, message(&[n / 100]))).chain([(0, message(&[9]))]);
+    assert_eq!(claimed(&flood.collect::<Vec<_>>()), [1]);
+}
+
+proptest! {
+    #[test]
+    fn choice_is_a_piece_that_may_be_chosen(
+        seed: bool,
+        untested: bool,
+        number: u64,
+        pieces in prop::collection::vec(
+            (any::<bool>(), any::<bool>(), any::<bool>(), 0u32..3, 0u32..3, prop::option::of(0u32..2000)), 0..20),
+    ) {
+        let choice = Choice { seed, untested, number, patience: 1000 };
+        let pieces: Vec<WantedPiece> = (0..).zip(pieces).map(|(piece, (begun, requested, claimed, holders, before, overdue))| {
+            WantedPiece { piece, begun, requested, claimed, hinted: false, holders, before, overdue }
+        }).collect();
+        let Some(at) = try_choose(choice, &pieces).unwrap() else { return Ok(()) };
+        let one = pieces[at];
+        prop_assert!(!untested || one.overdue.is_none());
+        let is_late = one.overdue.is_some_and(|overdue| overdue >= 1000);
+        prop_assert!(!seed || is_late || (one.holders == 0 && !one.claimed));
+    }
+}
