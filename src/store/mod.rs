@@ -68,6 +68,7 @@ use crate::{fsutil, nofollow};
 pub use adopt::Adopted;
 pub use aside::Kept;
 pub use by_publisher::ByPublisher;
+pub(crate) use content::ContentVersion;
 pub use content::{Content, ContentPin, RemovedRanges, SpaceClass, open_memory};
 use content::{FdCache, Location};
 use data::DataFiles;

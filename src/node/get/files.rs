@@ -9,7 +9,8 @@ use tokio::sync::OwnedMutexGuard;
 use super::{GetError, GetProgress};
 use crate::model::Manifest;
 use crate::node::blocking::Abandoned;
-use crate::node::{Node, NodeError, blocking, check};
+use crate::node::check::Check;
+use crate::node::{Node, NodeError, blocking};
 use crate::store::verify::Watch;
 use crate::store::{Store, StoreError, StoredRevision};
 
@@ -49,25 +50,24 @@ pub(in crate::node) async fn adopt(
 /// Compares every file with its sha256. A file that differs although its pieces were right comes from a
 /// manifest that contradicts itself.
 pub(super) async fn check(
-    revision: &Arc<StoredRevision>,
-    files: &[usize],
+    check: Arc<Check>,
+    manifest: &Manifest,
     want: u64,
     progress: &(impl Fn(GetProgress) + Send + Sync),
 ) -> Result<(), NodeError> {
     let (counter, mut done) = tokio::sync::watch::channel(0u64);
-    let (work, files) = (revision.clone(), files.to_vec());
     let checking = tokio::task::spawn_blocking(move || {
-        check::damaged(&work, &files, &|bytes| counter.send_modify(|done| *done += bytes))
+        check.damaged(&|bytes| counter.send_modify(|done| *done += bytes))
     });
     while done.changed().await.is_ok() {
-        let done = *done.borrow_and_update();
+        let done = (*done.borrow_and_update()).min(want);
         progress(GetProgress::Checking { done, want });
     }
     let files = checking.await?;
     if files.is_empty() {
         return Ok(());
     }
-    Err(NodeError::Damaged { model: revision.manifest.model_ref(), files })
+    Err(NodeError::Damaged { model: manifest.model_ref(), files })
 }
 
 /// Runs a store operation that moves files, while the engine has them closed, off the runtime's workers.

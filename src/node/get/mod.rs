@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::code::Findings;
 use crate::model::{Manifest, ModelRef, PublisherKey};
+use crate::node::check::Check;
 use crate::node::sharing::{Rule, Withheld};
 use crate::node::{ErrorKind, Node, NodeError, Surroundings, former_states, space};
 use crate::store::{Kept, StoredRevision};
@@ -28,7 +29,7 @@ pub(super) const RESOLVE_WITHIN: Duration = Duration::from_secs(30);
 pub(super) const MAX_CHANGES: usize = 10;
 
 /// How often progress is reported.
-const REPORT_EVERY: Duration = Duration::from_millis(200);
+pub(super) const REPORT_EVERY: Duration = Duration::from_millis(200);
 
 /// The body of `POST /v1/get`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -260,10 +261,18 @@ async fn get_as_known_now(
     let over_http = || node.fetch.progress(&manifest.torrent.info_hash).map_or(0, |s| s.downloaded_web);
     let (before, web_before) = (here(&files), over_http());
     let fetched = space::fetch_files(node, &revision, &files, Some(&dest));
-    with_ticks(while_finding_holders(node, &manifest, fetched), showing).await?;
-    showing();
+    let fetching = with_ticks(while_finding_holders(node, &manifest, fetched), showing);
     if request.verify {
-        check(&revision, &files, want, progress).await?;
+        let begun = Check::new(&revision, &files);
+        tokio::select! {
+            fetched = fetching => fetched?,
+            () = begun.follow() => {}
+        }
+        showing();
+        check(begun, &manifest, want, progress).await?;
+    } else {
+        fetching.await?;
+        showing();
     }
     let (to, which) = (dest.clone(), files.clone());
     let whole = files.len() == manifest.files.len();
