@@ -21,7 +21,7 @@ constexpr auto reads_for = std::chrono::seconds(10);
 constexpr int silent_at_first = 2;
 constexpr int silent_later = 4;
 
-// A silent peer is not asked for so long, then for twice as long, and so on.
+// A silent or slow peer is not asked for so long, then for twice as long, and so on.
 constexpr auto first_pause = std::chrono::seconds(5);
 constexpr auto longest_pause = std::chrono::seconds(80);
 
@@ -36,8 +36,10 @@ std::int64_t received(lt::peer_connection const& peer) { return peer.statistics(
 void Pace::tick(lt::peer_connection& peer, Clock::time_point const now) {
     m_round_trip = round_trip(peer);
     auto const total = received(peer);
-    bool const sends = total != m_received;
+    auto const came = total - m_received;
     m_received = total;
+    bool const sends = came > 0;
+    if (came >= lt::default_block_size) resume();
     if (sends && !is_paused(now)) m_pause = {};
     m_patience = total > 0 ? silent_later : silent_at_first;
     if (requests_to(peer) == 0) {

@@ -19,10 +19,11 @@ public:
     bool reads(lt::peer_connection const& peer, Clock::time_point now) const;
     // Whether blocks are requested from it and none comes.
     bool is_silent() const { return m_silent > 0 && m_silent >= m_patience; }
-    // Whether it is not asked for a while, because it was silent.
+    // Whether it is not asked for a while, because it was silent or slow.
     bool is_paused(Clock::time_point now) const { return now < m_paused_until; }
-    // The peer is silent: it is not asked for a while.
+    // The peer is silent or slow: it is not asked for a while.
     void pause(Clock::time_point now);
+    void resume() { m_paused_until = {}; }
     // How many requests are in flight at most.
     int queue(lt::peer_connection const& peer) const;
     // For how many milliseconds the peer will send what it was asked for. 0 if unknown.

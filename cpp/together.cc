@@ -27,8 +27,8 @@ constexpr auto list_lasts = std::chrono::milliseconds(50);
 // A piece takes this long before one has come, in milliseconds.
 constexpr std::int64_t unknown_piece_time = 1000;
 
-// A reader that needs longer than this for what it was asked for does not count as a holder: twice the usual
-// time of a piece, but at least two seconds.
+// A peer is slow if it needs longer than this for what it was asked for: twice the usual time of a piece, but
+// at least two seconds.
 constexpr std::int64_t least_slowness = 2000;
 
 // Claims that count of the peers of one address group.
@@ -110,21 +110,24 @@ std::vector<Together::Want> Together::wants(lt::torrent& torrent, Clock::time_po
     return found;
 }
 
-std::set<lt::piece_index_t> Together::requested(lt::peer_connection const& peer) const {
+std::set<lt::piece_index_t> Together::requested(lt::peer_connection const& peer,
+                                                Clock::time_point const now) const {
     std::set<lt::piece_index_t> pieces;
     for (auto const& one : m_all)
-        if (one.peer.get() != &peer && !one.pace->is_silent())
+        if (one.peer.get() != &peer && !one.pace->is_silent() && !one.pace->is_paused(now) && !is_slow(one))
             each_request(*one.peer, [&pieces](lt::piece_index_t const piece) { pieces.insert(piece); });
     return pieces;
 }
 
 int Together::holders(lt::piece_index_t const piece, Clock::time_point const now) const {
-    auto const slow = std::max(least_slowness, 2 * m_piece_time);
     return int(std::count_if(m_readers.begin(), m_readers.end(), [&](Fellow const& one) {
         return one.peer->has_piece(piece) && received(*one.peer) > 0 && !one.pace->is_silent() &&
-               !one.pace->is_paused(now) && one.peer->can_request_time_critical() &&
-               one.pace->time_left(*one.peer) <= slow;
+               !one.pace->is_paused(now) && one.peer->can_request_time_critical() && !is_slow(one);
     }));
+}
+
+bool Together::is_slow(Fellow const& one) const {
+    return one.pace->time_left(*one.peer) > std::max(least_slowness, 2 * m_piece_time);
 }
 
 int Together::before(lt::piece_index_t const piece) const {
@@ -152,7 +155,7 @@ bool Together::choose(lt::peer_connection& peer, Pace const& pace, std::vector<l
                               return received(*one.peer) > 0;
                           });
     auto& picker = torrent->picker();
-    auto const sent_by_another = requested(peer);
+    auto const sent_by_another = requested(peer, now);
     std::set<lt::piece_index_t> own;
     each_request(peer, [&own](lt::piece_index_t const piece) { own.insert(piece); });
     std::set<std::uint32_t> claimed;
@@ -264,9 +267,23 @@ void Together::tick() {
     for (auto one = m_begun.begin(); one != m_begun.end();)
         one = now - one->second > std::chrono::minutes(1) ? m_begun.erase(one) : std::next(one);
     m_readers_at = {};
-    if (readers(now).empty()) return;
+    if (readers(now).empty()) {
+        // Blocks that were free when the last other reader left: libtorrent asks idle peers seldom.
+        for (auto const& one : std::exchange(m_all, {}))
+            if (requests_to(*one.peer) == 0) ask(*one.peer);
+        return;
+    }
+    bool const some_send = std::any_of(m_all.begin(), m_all.end(), [&](Fellow const& one) {
+        return received(*one.peer) > 0 && !one.pace->is_silent() && !one.pace->is_paused(now) &&
+               !is_slow(one);
+    });
     for (auto const& one : m_all) {
-        if (!one.pace->is_silent()) continue;
+        // If no other peer sends, one that has sent is the best.
+        if (!some_send && received(*one.peer) > 0) {
+            one.pace->resume();
+            continue;
+        }
+        if (!one.pace->is_silent() && !is_slow(one)) continue;
         one.pace->pause(now);
         std::vector<lt::piece_block> blocks;
         for (auto const& request : one.peer->download_queue()) blocks.push_back(request.block);
@@ -279,6 +296,12 @@ void Together::close() {
     m_all.clear();
     m_readers.clear();
     m_readers_at = {};
+}
+
+void Together::ask(lt::peer_connection& peer) const {
+    auto const torrent = m_torrent.native_handle();
+    if (torrent && !peer.is_disconnecting() && lt::request_a_block(*torrent, peer))
+        peer.send_block_requests();
 }
 
 void Together::turn_soon() {
@@ -300,9 +323,7 @@ void Together::turn() {
     auto fellows = m_all;
     std::stable_partition(fellows.begin(), fellows.end(),
                           [](Fellow const& one) { return !one.peer->is_seed(); });
-    for (auto const& one : fellows)
-        if (!one.peer->is_disconnecting() && lt::request_a_block(*torrent, *one.peer))
-            one.peer->send_block_requests();
+    for (auto const& one : fellows) ask(*one.peer);
     send_claims();
 }
 

@@ -75,11 +75,15 @@ private:
     std::vector<Fellow> const& readers(Clock::time_point now);
     // In the order in which they are read.
     std::vector<Want> wants(lt::torrent& torrent, Clock::time_point now);
-    // The pieces of which another peer sends blocks.
-    std::set<lt::piece_index_t> requested(lt::peer_connection const& peer) const;
+    // The pieces of which another peer sends blocks, and is neither silent nor slow.
+    std::set<lt::piece_index_t> requested(lt::peer_connection const& peer, Clock::time_point now) const;
+    bool is_slow(Fellow const& one) const;
+    // The readers that have a piece and can be asked for it.
     int holders(lt::piece_index_t piece, Clock::time_point now) const;
     int before(lt::piece_index_t piece) const;
     std::int64_t patience_of(lt::piece_index_t piece) const;
+    // Requests blocks, if there are some to request from the peer.
+    void ask(lt::peer_connection& peer) const;
     void turn();
     // Sends the pieces that this node fetches from seeds to the other readers, if they have changed.
     void send_claims();
