@@ -22,7 +22,10 @@ pub fn problems(host: &Host) -> Vec<String> {
 
 /// Reads a piece of a file in another process, so that a stuck read fails the test.
 pub fn read(file: &Path, piece: usize) -> Finished {
-    let script = "import sys; f = open(sys.argv[1], 'rb', buffering=0); f.seek(int(sys.argv[2]) << 20); print(f.read(1 << 20).hex())";
+    // One call may return a part: the bytes before those that cannot be read.
+    let script = "import sys; f = open(sys.argv[1], 'rb', buffering=0); f.seek(int(sys.argv[2]) << 20); read = b''\n\
+        while part := f.read((1 << 20) - len(read)): read += part\n\
+        print(read.hex())";
     let mut command = Command::new("/usr/bin/python3");
     command.args(["-I", "-c", script]).arg(file).arg(piece.to_string());
     Finished::of(&mut command, PATIENCE)
