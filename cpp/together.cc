@@ -34,6 +34,10 @@ constexpr std::int64_t least_slowness = 2000;
 // Claims that count of the peers of one address group.
 constexpr std::size_t claims_of_group = 8;
 
+// Seconds without another reader, after which a `get` fetches its pieces in order: others may be about to
+// connect.
+constexpr int alone_for = 2;
+
 // A queue is filled when there is room for so many requests.
 constexpr int least_room = 8;
 
@@ -262,12 +266,30 @@ void Together::passed(lt::piece_index_t const piece) {
     m_begun.erase(begun);
 }
 
+void Together::set_order(Clock::time_point const now) {
+    auto const torrent = m_torrent.native_handle();
+    if (!torrent || !torrent->has_picker()) return;
+    bool const alone = m_readers.empty() && !m_all.empty();
+    m_seconds_alone = alone ? m_seconds_alone + 1 : 0;
+    auto const is_ahead = [&picker = torrent->picker()](Want const& want) {
+        return int(static_cast<std::uint8_t>(picker.piece_priority(want.piece))) >= window_priority;
+    };
+    bool in_order = m_seconds_alone >= alone_for;
+    if (in_order) {
+        auto const wanted = wants(*torrent, now);
+        in_order = std::none_of(wanted.begin(), wanted.end(), is_ahead);
+    }
+    torrent->set_sequential_download(in_order);
+}
+
 void Together::tick() {
     auto const now = Clock::now();
     for (auto one = m_begun.begin(); one != m_begun.end();)
         one = now - one->second > std::chrono::minutes(1) ? m_begun.erase(one) : std::next(one);
     m_readers_at = {};
-    if (readers(now).empty()) {
+    readers(now);
+    set_order(now);
+    if (m_readers.empty()) {
         // Blocks that were free when the last other reader left: libtorrent asks idle peers seldom.
         for (auto const& one : std::exchange(m_all, {}))
             if (requests_to(*one.peer) == 0) ask(*one.peer);

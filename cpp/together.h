@@ -84,6 +84,9 @@ private:
     std::int64_t patience_of(lt::piece_index_t piece) const;
     // Requests blocks, if there are some to request from the peer.
     void ask(lt::peer_connection& peer) const;
+    // Without another reader, the pieces of a `get` are fetched in order: files are hashed while they arrive.
+    // Pieces in the window of a reader have an order of their own.
+    void set_order(Clock::time_point now);
     void turn();
     // Sends the pieces that this node fetches from seeds to the other readers, if they have changed.
     void send_claims();
@@ -102,6 +105,7 @@ private:
     std::map<lt::piece_index_t, Clock::time_point> m_begun;  // the first request of each piece
     std::int64_t m_piece_time = 0;                           // milliseconds, averaged; 0 before the first
     std::uint64_t const m_number = std::uint64_t(std::random_device{}()) << 32 | std::random_device{}();
+    int m_seconds_alone = 0;  // with a peer, and without another reader
     bool m_turn = false;
     std::vector<std::uint32_t> m_claimed;
     Bucket m_messages{64, 32};
