@@ -17,7 +17,7 @@ pub const MAX_DEPTH: usize = 64;
 
 /// Limits of a file.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct YamlLimits {
     /// Largest number of bytes.
     pub bytes: usize,
     /// Largest number of scalars, lists and maps; the keys of maps count, too.
@@ -39,7 +39,7 @@ impl YamlError {
         Self { line: None, what: what.into() }
     }
 
-    fn of(error: &Error, limits: Limits) -> Self {
+    fn of(error: &Error, limits: YamlLimits) -> Self {
         let error = error.without_snippet();
         let place = error.location().filter(|place| place.line() > 0);
         let what = limit_message(error, limits).unwrap_or_else(|| {
@@ -62,7 +62,7 @@ impl YamlError {
 }
 
 /// The message for an exceeded limit or a refused feature; none for other errors.
-fn limit_message(error: &Error, limits: Limits) -> Option<String> {
+fn limit_message(error: &Error, limits: YamlLimits) -> Option<String> {
     let deep = || format!("collections are nested deeper than {MAX_DEPTH} levels");
     match error {
         Error::Budget { breach, .. } => Some(match breach {
@@ -87,7 +87,7 @@ fn limit_message(error: &Error, limits: Limits) -> Option<String> {
     }
 }
 
-fn strict(limits: Limits) -> Options {
+fn strict(limits: YamlLimits) -> Options {
     options! {
         budget: budget! {
             max_depth: MAX_DEPTH,
@@ -110,7 +110,7 @@ fn strict(limits: Limits) -> Options {
 }
 
 /// Reads one document. A text without a value is null.
-pub fn read<T: DeserializeOwned>(text: &[u8], limits: Limits) -> Result<T, YamlError> {
+pub fn read<T: DeserializeOwned>(text: &[u8], limits: YamlLimits) -> Result<T, YamlError> {
     if text.len() > limits.bytes {
         return Err(YamlError::new(format!("the text is longer than {} bytes", limits.bytes)));
     }
@@ -142,7 +142,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    const LIMITS: Limits = Limits { bytes: 1 << 20, values: 1000 };
+    const LIMITS: YamlLimits = YamlLimits { bytes: 1 << 20, values: 1000 };
 
     fn value(text: &str) -> Result<Value, YamlError> {
         read(text.as_bytes(), LIMITS)

@@ -69,14 +69,14 @@ pub const TICK: Duration = Duration::from_millis(250);
 
 /// The properties of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Connection {
+pub struct GossipConnection {
     /// Whether it belongs to the catalog's swarm.
     pub of_catalog: bool,
     /// The address of the peer.
     pub address: SocketAddr,
 }
 
-impl Connection {
+impl GossipConnection {
     /// The addresses that the peer can choose from freely.
     fn group(&self) -> AddressGroup {
         AddressGroup::of(self.address.ip())
@@ -85,7 +85,7 @@ impl Connection {
 
 /// The origin of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub enum RecordOrigin {
     /// This node's publisher.
     Own,
     /// Pushed by a peer as new.
@@ -98,7 +98,7 @@ pub enum Origin {
     Dht,
 }
 
-impl Origin {
+impl RecordOrigin {
     fn peer(self) -> Option<PeerId> {
         match self {
             Self::Pushed(peer) | Self::Wanted(peer) | Self::Found(peer) => Some(peer),
@@ -125,7 +125,7 @@ pub enum Action {
         why: &'static str,
     },
     /// Store records, and report the outcomes by [`Gossip::stored`].
-    Store(Origin, Vec<SharedRecord>),
+    Store(RecordOrigin, Vec<SharedRecord>),
     /// Send a notice to waiting operations.
     Notify(asks::Notice),
 }
@@ -138,12 +138,12 @@ pub struct Speaker {
     /// The node, as the peer claims.
     pub node: NodeId,
     /// The properties of the connection.
-    pub connection: Connection,
+    pub connection: GossipConnection,
 }
 
 /// One connection.
 struct Peer {
-    connection: Connection,
+    connection: GossipConnection,
     since: Instant,
     /// The peer's node, after its hello, and how many records it has.
     node: Option<NodeId>,
@@ -227,7 +227,13 @@ impl Gossip {
     }
 
     /// A peer is connected and supports gossip.
-    pub fn speaks(&mut self, now: Instant, peer: PeerId, connection: Connection, source: &dyn RecordSource) {
+    pub fn speaks(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        connection: GossipConnection,
+        source: &dyn RecordSource,
+    ) {
         let group = connection.group();
         let alike =
             |p: &&Peer| p.connection.group() == group && p.connection.of_catalog == connection.of_catalog;
@@ -343,7 +349,7 @@ impl Gossip {
     pub fn stored(
         &mut self,
         now: Instant,
-        origin: Origin,
+        origin: RecordOrigin,
         records: &[SharedRecord],
         outcomes: &[StoreOutcome],
         source: &dyn RecordSource,
@@ -363,7 +369,7 @@ impl Gossip {
         }
         let new = records.iter().zip(outcomes).filter(|(_, o)| **o == StoreOutcome::Stored).map(|(r, _)| r);
         self.spread(now, origin, new.cloned().collect());
-        if let Origin::Wanted(peer) = origin {
+        if let RecordOrigin::Wanted(peer) = origin {
             if outcomes.contains(&StoreOutcome::Stored)
                 && let Some(state) = self.peers.get_mut(&peer)
             {

@@ -21,10 +21,10 @@ pub mod store;
 mod wire;
 
 pub use query::Query;
-pub use record::{Body, ModelRecord, Record, SharedRecord, SignedRecord};
+pub use record::{ModelRecord, Record, RecordBody, SharedRecord, SignedRecord};
 pub use service::{
     Candidate, Catalog, CatalogError, CatalogSettings, CatalogStatus, FoundModel, HeldModel, Holdings, News,
-    Patience,
+    SearchPatience,
 };
 pub use store::CatalogStore;
 

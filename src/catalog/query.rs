@@ -21,7 +21,7 @@ use std::sync::Arc;
 use globset::{GlobBuilder, GlobMatcher};
 use memchr::memmem::Finder;
 
-use crate::catalog::record::{Body, ModelRecord, Record};
+use crate::catalog::record::{ModelRecord, Record, RecordBody};
 use crate::model::{PublisherKey, text};
 
 /// The longest query, in bytes of its text.
@@ -42,12 +42,12 @@ pub struct QueryError(pub String);
 #[derive(Debug, Clone, Default)]
 pub struct Query {
     text: String,
-    terms: Arc<Terms>,
+    terms: Arc<QueryTerms>,
 }
 
 /// The terms of a query; all must hold. Texts are in lower case.
 #[derive(Debug, Default)]
-pub(super) struct Terms {
+pub(super) struct QueryTerms {
     /// Texts that names must contain: the words, and the parts of globs between wildcards. Searching for these is much faster
     /// than matching the glob.
     words: Vec<Finder<'static>>,
@@ -81,8 +81,8 @@ impl Query {
     /// Whether a record announces a model that matches.
     pub fn matches(&self, record: &Record) -> bool {
         match &record.body {
-            Body::Model(model) => self.terms.fit(&record.publisher, model),
-            Body::Successor(_) => false,
+            RecordBody::Model(model) => self.terms.fit(&record.publisher, model),
+            RecordBody::Successor(_) => false,
         }
     }
 
@@ -91,12 +91,12 @@ impl Query {
         &self.text
     }
 
-    pub(super) fn terms(&self) -> &Terms {
+    pub(super) fn terms(&self) -> &QueryTerms {
         &self.terms
     }
 }
 
-impl Terms {
+impl QueryTerms {
     fn fit(&self, publisher: &PublisherKey, model: &ModelRecord) -> bool {
         let any = |texts: &[String], wanted: &String| texts.iter().any(|t| t.to_lowercase() == *wanted);
         self.size_fits(model.size)
@@ -222,7 +222,7 @@ impl std::str::FromStr for Query {
         if text.chars().filter(|c| matches!(c, '*' | '?' | '[' | '{')).count() > MAX_WILDCARDS {
             return too(&format!("has more than {MAX_WILDCARDS} wildcards"));
         }
-        let mut terms = Terms::default();
+        let mut terms = QueryTerms::default();
         for term in text.split_whitespace() {
             terms.add(term)?;
         }

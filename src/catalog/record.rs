@@ -38,12 +38,12 @@ pub struct Record {
     /// When it was signed.
     pub time: UnixTime,
     /// The content.
-    pub body: Body,
+    pub body: RecordBody,
 }
 
 /// The content of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Body {
+pub enum RecordBody {
     /// A revision of a model.
     Model(ModelRecord),
     /// The key that replaces the publisher's key from now on.
@@ -136,9 +136,9 @@ impl Record {
                 model.tags.push(tag.clone());
             }
         }
-        let mut record = Self { publisher, sequence, time, body: Body::Model(model) };
+        let mut record = Self { publisher, sequence, time, body: RecordBody::Model(model) };
         while value::encode(&record).len() > MAX_ITEM {
-            let Body::Model(model) = &mut record.body else { break };
+            let RecordBody::Model(model) = &mut record.body else { break };
             // Without tags the record fits: the longest names, licence and hashes take less than 700 bytes.
             if model.tags.pop().is_none() {
                 break;
@@ -150,8 +150,8 @@ impl Record {
     /// The salt of its DHT item: SHA-1 of `name@version`, or of a fixed text for a successor.
     pub fn salt(&self) -> [u8; 20] {
         match &self.body {
-            Body::Model(model) => salt(&model.name, &model.version),
-            Body::Successor(_) => successor_salt(),
+            RecordBody::Model(model) => salt(&model.name, &model.version),
+            RecordBody::Successor(_) => successor_salt(),
         }
     }
 }
@@ -297,8 +297,8 @@ impl SignedRecord {
 
     /// Checks the record's time against a clock. A successor does not expire: its signing key may be lost.
     pub fn check_time(&self, now: UnixTime) -> Result<(), RecordError> {
-        let expired =
-            matches!(self.record.body, Body::Model(_)) && self.record.time.saturating_add(EXPIRY) <= now;
+        let expired = matches!(self.record.body, RecordBody::Model(_))
+            && self.record.time.saturating_add(EXPIRY) <= now;
         let ahead = self.record.time > now.saturating_add(MAX_AHEAD);
         if expired || ahead { Err(RecordError::Untimely) } else { Ok(()) }
     }
@@ -311,8 +311,8 @@ impl SignedRecord {
     /// The model it announces; none for a successor.
     pub fn model(&self) -> Option<&ModelRecord> {
         match &self.record.body {
-            Body::Model(model) => Some(model),
-            Body::Successor(_) => None,
+            RecordBody::Model(model) => Some(model),
+            RecordBody::Successor(_) => None,
         }
     }
 }

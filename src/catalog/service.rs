@@ -50,7 +50,7 @@ use tokio::time::Instant;
 
 pub use self::core::Clock;
 use self::core::{CatalogEvent, Core, Subscriber};
-use crate::catalog::gossip::{Connection, Origin};
+use crate::catalog::gossip::{GossipConnection, RecordOrigin};
 use crate::catalog::query::Query;
 use crate::catalog::record::SharedRecord;
 use crate::catalog::store::CatalogStore;
@@ -60,8 +60,8 @@ pub use dht_entries::{ANNOUNCE_EVERY, ANNOUNCE_PAUSE, STORE_EVERY, STORE_PAUSE, 
 use holders::Holders;
 use local_records::LocalRecords;
 pub use manifest_transfer::PART_WITHIN;
-use manifests::Transfers;
-pub use name_search::{GRACE, LAN_SOON, LAN_WITHIN, Patience, WAVE};
+use manifests::ManifestTransfers;
+pub use name_search::{GRACE, LAN_SOON, LAN_WITHIN, SearchPatience, WAVE};
 pub use record_search::{MAX_PAGES, SETTLED};
 pub use searches::MISS;
 use searches::Searches;
@@ -77,8 +77,8 @@ pub struct Catalog {
     core: Arc<Core>,
     searches: Arc<Searches>,
     holders: Arc<Holders>,
-    transfers: Arc<Transfers>,
-    dht_entries: mpsc::Sender<dht_entries::Command>,
+    transfers: Arc<ManifestTransfers>,
+    dht_entries: mpsc::Sender<dht_entries::EntryCommand>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -104,7 +104,7 @@ impl Catalog {
         clock: Clock,
     ) -> Arc<Self> {
         let (searches, holders) = (Arc::new(Searches::default()), Arc::new(Holders::default()));
-        let transfers = Arc::new(Transfers::new(Arc::clone(&holders)));
+        let transfers = Arc::new(ManifestTransfers::new(Arc::clone(&holders)));
         let subscribers: Vec<Arc<dyn Subscriber>> =
             vec![Arc::clone(&searches) as _, Arc::clone(&holders) as _];
         let local = LocalRecords::new(store, holdings);
@@ -125,7 +125,7 @@ impl Catalog {
         let core = &self.core;
         match event {
             OverlayEvent::Speaks { torrent, peer, address, .. } => {
-                core.connected(peer, Connection { of_catalog: core.swarm() == Some(torrent), address });
+                core.connected(peer, GossipConnection { of_catalog: core.swarm() == Some(torrent), address });
             }
             OverlayEvent::Received(peer, bytes) => core.received(peer, bytes),
             OverlayEvent::Left(peer) => core.left(peer),
@@ -134,7 +134,7 @@ impl Catalog {
                 core.emit(&CatalogEvent::DhtItem(publisher, salt, item));
             }
             OverlayEvent::DhtStored(publisher, salt, nodes) => {
-                self.keep_in_dht(dht_entries::Command::Stored(publisher, salt, nodes));
+                self.keep_in_dht(dht_entries::EntryCommand::Stored(publisher, salt, nodes));
             }
             OverlayEvent::DhtNodes(nodes) => {
                 if core.dht_nodes.send_replace(nodes) == 0 && nodes > 0 {
@@ -166,19 +166,19 @@ impl Catalog {
             return Err(CatalogError::Stopped);
         }
         let (core, own) = (Arc::clone(&self.core), SharedRecord::clone(&record));
-        tokio::task::spawn_blocking(move || core.store(Origin::Own, &[own]))
+        tokio::task::spawn_blocking(move || core.store(RecordOrigin::Own, &[own]))
             .await
             .map_err(|_| CatalogError::Stopped)?
             .map_err(|error| CatalogError::Store(error.to_string()))?;
         if in_dht {
-            self.keep_in_dht(dht_entries::Command::Own(record));
+            self.keep_in_dht(dht_entries::EntryCommand::Own(record));
         }
         Ok(())
     }
 
     /// The models of this node have changed: names are announced again.
     pub fn holdings_changed(&self) {
-        self.keep_in_dht(dht_entries::Command::Held);
+        self.keep_in_dht(dht_entries::EntryCommand::Held);
     }
 
     /// The candidates for a model: from the store, the peers and the DHT. Ends when there is a candidate and every peer asked
@@ -189,7 +189,7 @@ impl Catalog {
         &self,
         model: &ModelRef,
         within: Duration,
-        patience: Patience,
+        patience: SearchPatience,
     ) -> Result<Vec<Candidate>, CatalogError> {
         name_search::resolve(&self.core, &self.searches, model, within, patience).await
     }
@@ -270,7 +270,7 @@ impl Catalog {
     }
 
     /// Commands the keeper of the DHT's entries, if the DHT is on.
-    fn keep_in_dht(&self, command: dht_entries::Command) {
+    fn keep_in_dht(&self, command: dht_entries::EntryCommand) {
         let _ = self.dht_entries.try_send(command);
     }
 

@@ -33,8 +33,8 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock};
 use redb::{Database, Durability};
 
-use self::disk::{RecordKey, Snapshot};
-use self::index::{Index, RowKey};
+use self::disk::{RecordKey, TableSnapshot};
+use self::index::{RecordIndex, RowKey};
 use self::memory::InMemory;
 use self::plan::WritePlan;
 use crate::catalog::UnixTime;
@@ -47,7 +47,7 @@ use crate::model::{ModelName, ModelRef, PublisherKey};
 /// Why the catalog's database fails.
 #[derive(Debug, thiserror::Error)]
 #[error("the catalog {}: {reason}", path.display())]
-pub struct StoreError {
+pub struct CatalogStoreError {
     /// Its file.
     pub path: PathBuf,
     /// The database's error.
@@ -99,13 +99,13 @@ const EXPIRE_AT_ONCE: usize = 10_000;
 
 /// The data for readers; both parts are of the same transaction.
 struct Readable {
-    index: Index,
+    index: RecordIndex,
     /// None while the database is not open.
-    snapshot: Option<Arc<Snapshot>>,
+    snapshot: Option<Arc<TableSnapshot>>,
 }
 
 /// The data of the writing thread.
-struct Writer {
+struct DatabaseWriter {
     /// None after a failure.
     database: Option<Database>,
     /// Set while the database is in memory instead of on disk.
@@ -120,28 +120,28 @@ struct Writer {
 pub struct CatalogStore {
     file: PathBuf,
     limits: Limits,
-    writer: Mutex<Writer>,
+    writer: Mutex<DatabaseWriter>,
     readable: RwLock<Readable>,
 }
 
 impl CatalogStore {
     /// Opens or makes the database below a directory. A damaged database is moved aside, with a warning, and a new one is
     /// made. Blocks.
-    pub fn open(dir: &Path, now: UnixTime) -> Result<Self, StoreError> {
+    pub fn open(dir: &Path, now: UnixTime) -> Result<Self, CatalogStoreError> {
         Self::open_with(dir, now, LIMITS)
     }
 
-    fn open_with(dir: &Path, now: UnixTime, limits: Limits) -> Result<Self, StoreError> {
+    fn open_with(dir: &Path, now: UnixTime, limits: Limits) -> Result<Self, CatalogStoreError> {
         let file = dir.join("records.redb");
         match fs::create_dir_all(dir) {
             // The database is in memory then.
             Err(error) if !is_full_or_read_only(error.kind()) => {
-                return Err(StoreError { path: file, reason: error.to_string() });
+                return Err(CatalogStoreError { path: file, reason: error.to_string() });
             }
             _ => {}
         }
-        let writer = Writer { database: None, in_memory: None, unsafe_commits: false, failed: None };
-        let readable = Readable { index: Index::default(), snapshot: None };
+        let writer = DatabaseWriter { database: None, in_memory: None, unsafe_commits: false, failed: None };
+        let readable = Readable { index: RecordIndex::default(), snapshot: None };
         let (writer, readable) = (Mutex::new(writer), RwLock::new(readable));
         let store = Self { file, limits, writer, readable };
         store.reopen(&mut store.writer.lock())?;
@@ -165,7 +165,7 @@ impl CatalogStore {
         records: &[SharedRecord],
         now: UnixTime,
         kept: &dyn Fn(&PublisherKey) -> bool,
-    ) -> Result<Vec<StoreOutcome>, StoreError> {
+    ) -> Result<Vec<StoreOutcome>, CatalogStoreError> {
         self.transact(Durability::Immediate, kept, |plan| plan.insert_all(records, now))
     }
 
@@ -176,12 +176,12 @@ impl CatalogStore {
         records: &[SharedRecord],
         now: UnixTime,
         kept: &dyn Fn(&PublisherKey) -> bool,
-    ) -> Result<Vec<StoreOutcome>, StoreError> {
+    ) -> Result<Vec<StoreOutcome>, CatalogStoreError> {
         self.transact(Durability::None, kept, |plan| plan.insert_all(records, now))
     }
 
     /// Saves all commits to disk, and opens the database again if it has failed. Blocks.
-    pub fn flush(&self) -> Result<(), StoreError> {
+    pub fn flush(&self) -> Result<(), CatalogStoreError> {
         let mut writer = self.writer.lock();
         self.reopen(&mut writer)?;
         let Some(database) = writer.database.as_ref().filter(|_| writer.unsafe_commits) else {
@@ -203,7 +203,11 @@ impl CatalogStore {
 
     /// Deletes expired records, and returns how many. The record of a successor stays while its publisher is kept or has other
     /// records. Blocks.
-    pub fn expire(&self, now: UnixTime, kept: &dyn Fn(&PublisherKey) -> bool) -> Result<usize, StoreError> {
+    pub fn expire(
+        &self,
+        now: UnixTime,
+        kept: &dyn Fn(&PublisherKey) -> bool,
+    ) -> Result<usize, CatalogStoreError> {
         let mut dropped = 0;
         loop {
             if !self.readable.read().index.has_expired(now, kept) {
@@ -342,19 +346,19 @@ impl CatalogStore {
     }
 
     /// Reads the records that the index selects.
-    fn records(&self, select: impl FnOnce(&Index) -> Vec<RecordKey>) -> Vec<SharedRecord> {
+    fn records(&self, select: impl FnOnce(&RecordIndex) -> Vec<RecordKey>) -> Vec<SharedRecord> {
         let readable = self.readable.read();
         let (keys, snapshot) = (select(&readable.index), readable.snapshot.clone());
         drop(readable);
         keys.iter().filter_map(|key| self.fetch(&snapshot, key)).collect()
     }
 
-    fn record(&self, select: impl FnOnce(&Index) -> Option<RecordKey>) -> Option<SharedRecord> {
+    fn record(&self, select: impl FnOnce(&RecordIndex) -> Option<RecordKey>) -> Option<SharedRecord> {
         self.records(|index| select(index).into_iter().collect()).pop()
     }
 
     /// Reads one record; none after a disk error, which is logged.
-    fn fetch(&self, snapshot: &Option<Arc<Snapshot>>, place: &RecordKey) -> Option<SharedRecord> {
+    fn fetch(&self, snapshot: &Option<Arc<TableSnapshot>>, place: &RecordKey) -> Option<SharedRecord> {
         match snapshot.as_ref()?.get(place) {
             Ok(bytes) => bytes.and_then(|bytes| disk::record(bytes.value())),
             Err(error) => {
@@ -374,7 +378,7 @@ impl CatalogStore {
         durability: Durability,
         kept: &dyn Fn(&PublisherKey) -> bool,
         change: impl Fn(&mut WritePlan<'_, '_>) -> Result<T, redb::Error>,
-    ) -> Result<T, StoreError> {
+    ) -> Result<T, CatalogStoreError> {
         let mut writer = self.writer.lock();
         self.reopen(&mut writer)?;
         loop {
@@ -387,7 +391,7 @@ impl CatalogStore {
 
     fn try_transact<T>(
         &self,
-        writer: &mut Writer,
+        writer: &mut DatabaseWriter,
         durability: Durability,
         kept: &dyn Fn(&PublisherKey) -> bool,
         change: impl Fn(&mut WritePlan<'_, '_>) -> Result<T, redb::Error>,

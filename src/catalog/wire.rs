@@ -19,7 +19,7 @@ const WRONG_TYPE: Malformed = Malformed("a field has the wrong type");
 const RANGE: Malformed = Malformed("a field is out of its range");
 
 /// A dictionary that is being read.
-pub(super) struct Fields<'a>(bencode::Entries<'a>);
+pub(super) struct Fields<'a>(bencode::DictEntries<'a>);
 
 impl<'a> Fields<'a> {
     /// Reads bytes that must be one dictionary in strict form.
@@ -105,9 +105,9 @@ fn string(raw: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// A dictionary that is being written.
 #[derive(Default)]
-pub(super) struct Writer(BTreeMap<ByteString, Value>);
+pub(super) struct MessageWriter(BTreeMap<ByteString, Value>);
 
-impl Writer {
+impl MessageWriter {
     /// Adds a string.
     pub fn bytes(mut self, key: &str, bytes: &[u8]) -> Self {
         self.0.insert(key.into(), Value::ByteStr(bytes.into()));

@@ -29,14 +29,14 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CacheCommand>,
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CacheCommand {
     /// List the files in the cache, longest unused first
     Show,
     /// Delete the whole cache; later reads fetch the parts again
@@ -49,7 +49,7 @@ enum Command {
 
 /// The document that `cache --json` prints.
 #[derive(Debug, Serialize)]
-pub(super) struct Contents {
+pub(super) struct CacheDocument {
     /// Bytes that the cache takes on the disk.
     pub used_bytes: u64,
     /// Bytes that the cache may take.
@@ -79,8 +79,8 @@ pub(super) struct CachedFile {
 /// Shows or clears.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     match args.command {
-        None | Some(Command::Show) => show(args.json, context),
-        Some(Command::Clear { yes }) => clear(yes, args.json, context),
+        None | Some(CacheCommand::Show) => show(args.json, context),
+        Some(CacheCommand::Clear { yes }) => clear(yes, args.json, context),
     }
 }
 
@@ -123,7 +123,7 @@ fn show(json: bool, context: &Context) -> Result<(), CommandError> {
     let max_bytes = resolve_size(library.config.cache.max_size, total);
     let out = &context.out;
     if json {
-        return out.json(&Contents { used_bytes, max_bytes, free_bytes, contents });
+        return out.json(&CacheDocument { used_bytes, max_bytes, free_bytes, contents });
     }
     if !contents.is_empty() {
         let cells = contents.iter().map(|row| {

@@ -6,8 +6,8 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::session::report_former_config;
 use crate::cli::table::text;
-use crate::config::{Config, Origin, Setting};
-use crate::node::control::Client;
+use crate::config::{Config, Setting, ValueOrigin};
+use crate::node::control::DaemonClient;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,7 +17,7 @@ Examples:
 /// Show the configuration that commands use
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
-pub enum Command {
+pub enum ConfigCommand {
     /// Print every key with its value and the value's origin: the file, the environment, an option or the default
     ///
     /// docs/CONFIGURATION.md and the file that `silmaril init` writes explain the keys. Passwords of proxies are hidden.
@@ -29,8 +29,8 @@ pub enum Command {
 }
 
 /// Prints the configuration. Starts no process and writes no file.
-pub fn run(command: &Command, context: &Context) -> Result<(), CommandError> {
-    let Command::Show { json } = *command;
+pub fn run(command: &ConfigCommand, context: &Context) -> Result<(), CommandError> {
+    let ConfigCommand::Show { json } = *command;
     let options = context.load_options();
     let settings = Config::settings(&options)?;
     if json {
@@ -38,10 +38,10 @@ pub fn run(command: &Command, context: &Context) -> Result<(), CommandError> {
     }
     let row = |setting: &Setting| {
         let origin = match setting.set_by {
-            Origin::Default => "default",
-            Origin::File => "file",
-            Origin::Environment => "SILMARIL_HOME",
-            Origin::Option => "--home",
+            ValueOrigin::Default => "default",
+            ValueOrigin::File => "file",
+            ValueOrigin::Environment => "SILMARIL_HOME",
+            ValueOrigin::Option => "--home",
         };
         vec![setting.key.to_owned(), origin.to_owned(), setting.value.clone()]
     };
@@ -52,7 +52,7 @@ pub fn run(command: &Command, context: &Context) -> Result<(), CommandError> {
         context.out.note(format_args!("file: {}{absent}", file.display()));
     }
     let config = context.config()?;
-    let running = context.block_on(async { Ok(Client::find(&config.paths()).await?) });
+    let running = context.block_on(async { Ok(DaemonClient::find(&config.paths()).await?) });
     if let Ok(Some((_, status))) = running {
         report_former_config(context, &config, status.pid, status.config.as_deref());
     }

@@ -17,7 +17,7 @@ use crate::cli::output::{clean, count, shell_quoted};
 use crate::config::Config;
 use crate::keys::{KeyError, PublisherKeypair};
 use crate::mount::{Liveness, liveness};
-use crate::node::control::{Client, Status};
+use crate::node::control::{DaemonClient, Status};
 use crate::trust::Trust;
 
 /// Check that this machine can mount and share, and print a remedy for each fault
@@ -99,7 +99,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             let is_default = if file.exists() { "" } else { " (does not exist: all defaults)" };
             report("configuration", Fine(format!("{}{is_default}", file.display())))?;
             let node = context
-                .block_on(async { Ok(Client::find(&config.paths()).await?.map(|(_, status)| status)) });
+                .block_on(async { Ok(DaemonClient::find(&config.paths()).await?.map(|(_, status)| status)) });
             report("base directory", base_directory(&config))?;
             report("publisher key", publisher_key(&config))?;
             report("trust", trust(&config))?;

@@ -9,7 +9,7 @@ use crate::cli::output::{Activity, Progress, clean, count, size};
 use crate::cli::session::with_daemon;
 use crate::cli::wanted;
 use crate::model::ModelRef;
-use crate::node::get::{GetProgress, GetReport, GetRequest, Origin};
+use crate::node::get::{GetProgress, GetReport, GetRequest, ManifestOrigin};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -153,13 +153,15 @@ fn print(args: &Args, context: &Context, report: &GetReport) -> Result<(), Comma
         (_, None) => "unsigned".to_owned(),
     };
     match report.origin {
-        Origin::Known => {}
-        Origin::Found => context.out.note(format_args!("found {model}, {}", clean(&by))),
-        Origin::NoneNewer => {
+        ManifestOrigin::Known => {}
+        ManifestOrigin::Found => context.out.note(format_args!("found {model}, {}", clean(&by))),
+        ManifestOrigin::NoneNewer => {
             context.out.note(format_args!("no newer state of {model} was found on the network"));
         }
-        Origin::Hub => context.out.note(format_args!("no peer has {model}; its files are from the hub")),
-        Origin::Outdated => context.out.note(format_args!(
+        ManifestOrigin::Hub => {
+            context.out.note(format_args!("no peer has {model}; its files are from the hub"))
+        }
+        ManifestOrigin::Outdated => context.out.note(format_args!(
             "its publisher has announced a newer state; to get it: silmaril get {model} --update"
         )),
     }

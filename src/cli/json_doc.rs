@@ -7,12 +7,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Cli;
-use super::cache::{CachedFile, Contents, Freed};
+use super::cache::{CacheDocument, CachedFile, Freed};
 use super::doctor::Check;
 use super::key::{KeyReport, ReplacedKey};
 use super::samples::{get_report, mirror_report, models, publisher, shared_model, status};
 use super::trust::{ListedRow, NameRow, ReplacedRow, TrustReport};
-use crate::config::{Origin, Setting};
+use crate::config::{Setting, ValueOrigin};
 use crate::model::{PiecesRoot, PublisherKey};
 use crate::node::adopt::{AdoptState, AdoptedDir};
 use crate::node::verify::Verified;
@@ -135,12 +135,15 @@ fn printed() -> Vec<(&'static str, Value)> {
         ("mirror", value(mirror_report())),
         ("adopt", value([adopted])),
         ("doctor", value([check])),
-        ("cache", value(Contents { used_bytes: 1, max_bytes: 1, free_bytes: 1, contents: vec![cached] })),
+        (
+            "cache",
+            value(CacheDocument { used_bytes: 1, max_bytes: 1, free_bytes: 1, contents: vec![cached] }),
+        ),
         ("cache clear", value(Freed { freed_bytes: 1 })),
         ("key", value(shown)),
         (
             "config show",
-            value([Setting { key: "hub.fallback", value: "true".to_owned(), set_by: Origin::Default }]),
+            value([Setting { key: "hub.fallback", value: "true".to_owned(), set_by: ValueOrigin::Default }]),
         ),
         ("trust list", value(trust)),
         ("verify", value(verified)),

@@ -15,7 +15,7 @@ use crate::keys::PublisherKeypair;
 use crate::model::PublisherKey;
 use crate::paths::Paths;
 use crate::trust::rotation;
-use crate::trust::{Document, NamedPublisher};
+use crate::trust::{NamedPublisher, TrustDocument};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,14 +27,14 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(subcommand)]
-    command: Command,
+    command: KeyCommand,
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum KeyCommand {
     /// Print the public key, its fingerprint and the path of the secret key
     ///
     /// Publish the fingerprint, so that users can check that a model is yours. Keys that this key has replaced are listed,
@@ -62,8 +62,8 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             .hint("`silmaril init` makes one"));
     }
     match args.command {
-        Command::Show => show(args.json, &paths, context),
-        Command::Rotate { yes } => rotate(yes, args.json, &paths, context),
+        KeyCommand::Show => show(args.json, &paths, context),
+        KeyCommand::Rotate { yes } => rotate(yes, args.json, &paths, context),
     }
 }
 
@@ -95,7 +95,7 @@ impl KeyReport {
         let replaced = |(former, successor): (PublisherKey, PublisherKey)| ReplacedKey {
             publisher: former,
             fingerprint: former.fingerprint(),
-            successor: Document::default().named(&successor),
+            successor: TrustDocument::default().named(&successor),
         };
         let replaced = rotation::successors(paths).into_iter().map(replaced).collect();
         Ok(Self { publisher, fingerprint: publisher.fingerprint(), path, replaced, former_path })

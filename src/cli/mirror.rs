@@ -8,7 +8,7 @@ use crate::cli::output::{clean, count, size};
 use crate::cli::seeding;
 use crate::cli::session::{Daemon, with_daemon};
 use crate::cli::signals::StopSignals;
-use crate::cli::transfers::Transfers;
+use crate::cli::transfers::TransferDisplay;
 use crate::config::Config;
 use crate::mirror::{GitRepository, MirrorError, Remote, Repository, token};
 use crate::model::ModelName;
@@ -267,7 +267,7 @@ async fn mirror(
     signals.unless(async { Ok(mirroring.await?) }).await
 }
 
-fn show(shown: &Transfers, progress: &MirrorProgress) {
+fn show(shown: &TransferDisplay, progress: &MirrorProgress) {
     match progress {
         MirrorProgress::Looking => shown.set_text("requesting the list of files"),
         MirrorProgress::Cloning { received, objects } => {

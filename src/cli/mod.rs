@@ -114,15 +114,15 @@ enum Command {
     Adopt(adopt::Args),
     Daemon(daemon::Args),
     #[command(subcommand)]
-    Registry(registry::Command),
+    Registry(registry::RegistryCommand),
     Verify(verify::Args),
     Remove(remove::Args),
     Cache(cache::Args),
     #[command(subcommand)]
-    Trust(trust::Command),
+    Trust(trust::TrustCommand),
     Key(key::Args),
     #[command(subcommand)]
-    Config(config::Command),
+    Config(config::ConfigCommand),
     Doctor(doctor::Args),
     Completions(completions::Args),
     Man(man::Args),

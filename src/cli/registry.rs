@@ -16,7 +16,7 @@ use crate::fsutil;
 use crate::model::magnet::is_magnet;
 use crate::model::metainfo::MAX_METAINFO;
 use crate::model::{Manifest, ModelRef, text};
-use crate::node::control::Client;
+use crate::node::control::DaemonClient;
 use crate::node::import::{ImportRequest, Imported};
 use crate::node::{NodeError, export};
 use crate::paths::Paths;
@@ -38,7 +38,7 @@ Examples:
 /// Import and export manifests: the signed descriptions of models
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
-pub enum Command {
+pub enum RegistryCommand {
     /// Add a model from its manifest or a torrent; its files are not downloaded yet
     Import(Import),
     /// Write the manifest of a model for other hosts, or its torrent for other BitTorrent clients
@@ -85,11 +85,11 @@ pub struct Export {
     v2_only: bool,
 }
 
-pub fn run(command: &Command, context: &Context) -> Result<(), CommandError> {
+pub fn run(command: &RegistryCommand, context: &Context) -> Result<(), CommandError> {
     match command {
-        Command::Import(args) => import(args, context),
-        Command::Export(args) => export(args, context),
-        Command::List(args) => list::run(args, context),
+        RegistryCommand::Import(args) => import(args, context),
+        RegistryCommand::Export(args) => export(args, context),
+        RegistryCommand::List(args) => list::run(args, context),
     }
 }
 
@@ -162,7 +162,7 @@ fn import_from_network(
 /// that is ending is ignored: the next one reads the files at its start.
 pub(in crate::cli) fn reload_daemon(paths: &Paths, context: &Context) -> Result<(), CommandError> {
     context.block_on(async {
-        if let Some(client) = Client::connect(paths).await? {
+        if let Some(client) = DaemonClient::connect(paths).await? {
             match client.reload().await {
                 Ok(()) | Err(NodeError::HostLost) => {}
                 Err(e) => return Err(e.into()),

@@ -8,16 +8,16 @@ use crate::model::{InfoHash, PublisherKey};
 use crate::mount::Namespaces;
 use crate::node::clients::JobStatus;
 use crate::node::control::Status;
+use crate::node::directory_faults::StorageProblem;
 use crate::node::discover::SharedModel;
 use crate::node::disputes::{DisputedName, ModelNote};
 use crate::node::endpoint::EndpointStatus;
-use crate::node::get::{GetReport, Origin};
+use crate::node::get::{GetReport, ManifestOrigin};
 use crate::node::limited::LimitedProcess;
 use crate::node::mirror::MirrorReport;
 use crate::node::models::KnownModel;
 use crate::node::mounts::{MountStatus, ServeOptions};
-use crate::node::places::StorageProblem;
-use crate::node::sharing::Withheld;
+use crate::node::sharing::WithheldReason;
 use crate::node::space::LackOfSpace;
 use crate::node::unresolved::UnresolvedName;
 use crate::trust::{NamedPublisher, Standing};
@@ -58,8 +58,8 @@ pub fn model(name: &str) -> KnownModel {
 pub fn models() -> Vec<KnownModel> {
     let withheld = KnownModel {
         shared: false,
-        reason: Some(Withheld::Licence.reason().to_owned()),
-        withheld: Some(Withheld::Licence),
+        reason: Some(WithheldReason::Licence.reason().to_owned()),
+        withheld: Some(WithheldReason::Licence),
         alias: None,
         runs_code: Vec::new(),
         path: None,
@@ -244,7 +244,7 @@ pub fn get_report() -> GetReport {
         publisher: Some(publisher),
         fingerprint: Some(fingerprint),
         alias,
-        origin: Origin::Known,
+        origin: ManifestOrigin::Known,
         warnings: vec!["w".to_owned()],
         seeded: true,
     }
@@ -262,7 +262,7 @@ pub fn mirror_report() -> MirrorReport {
         up_to_date: false,
         pointers: vec!["model.safetensors".to_owned()],
         info_hash: None,
-        withheld: Some(Withheld::Gated),
+        withheld: Some(WithheldReason::Gated),
         warnings: vec!["w".to_owned()],
     }
 }

@@ -7,7 +7,7 @@ use crate::cli::error::CommandError;
 use crate::cli::session::{Daemon, with_daemon};
 use crate::cli::status::not_running;
 use crate::config::listen_address;
-use crate::node::control::Client;
+use crate::node::control::DaemonClient;
 use crate::node::endpoint::{EndpointStatus, ServeRequest};
 
 const EXAMPLES: &str = "\
@@ -72,7 +72,7 @@ pub async fn serve_again(context: &Context, daemon: &Daemon, former: &EndpointSt
 fn stop(context: &Context) -> Result<(), CommandError> {
     let paths = context.config()?.paths();
     context.block_on(async {
-        let client = Client::connect(&paths).await?.ok_or_else(|| not_running(&paths))?;
+        let client = DaemonClient::connect(&paths).await?.ok_or_else(|| not_running(&paths))?;
         let was_serving = client.stop_serving().await?;
         context.out.note(if was_serving { "the endpoint has ended" } else { "no endpoint was served" });
         Ok(())

@@ -17,7 +17,7 @@ use crate::cli::signals::StopSignals;
 use crate::cli::{mount, serve};
 use crate::config::Config;
 use crate::mount::Namespaces;
-use crate::node::control::Client;
+use crate::node::control::DaemonClient;
 use crate::node::lock::NodeLock;
 use crate::node::mounts::MountStatus;
 use crate::node::patience::Patience;
@@ -37,7 +37,7 @@ const LONG_LIVED: Duration = Duration::from_secs(10);
 /// Connection to the daemon.
 #[derive(Debug)]
 pub struct Daemon {
-    pub client: Client,
+    pub client: DaemonClient,
     /// Process identifier of the daemon.
     pub pid: u32,
     /// Namespaces of the daemon; none if it does not report them.
@@ -111,7 +111,7 @@ pub fn with_daemon_here(
         let Some(node) = signals.unless(starting).await? else { return Ok(None) };
         let hosted = async {
             node.seed_local()?;
-            let client = Client::connect(&paths).await?.ok_or(NodeError::HostLost)?;
+            let client = DaemonClient::connect(&paths).await?.ok_or(NodeError::HostLost)?;
             let daemon =
                 Daemon { client, pid: std::process::id(), namespaces: Namespaces::of_this_process().ok() };
             tokio::select! {
@@ -187,7 +187,7 @@ async fn start_node(
     loop {
         match Node::start(config.clone(), options.clone()).await {
             Err(NodeError::Busy { pid, .. }) => {
-                let answers = match Client::connect(&paths).await? {
+                let answers = match DaemonClient::connect(&paths).await? {
                     Some(client) => client.hello().await.is_ok(),
                     None => false,
                 };
@@ -274,7 +274,7 @@ pub async fn find_or_start(
     let mut endpoint = None;
     let mut starts = 0..MAX_DAEMONS;
     loop {
-        if let Some(client) = Client::connect(&paths).await? {
+        if let Some(client) = DaemonClient::connect(&paths).await? {
             match client.hello().await {
                 Ok(hello) => match version(&hello.version).cmp(&version(env!("CARGO_PKG_VERSION"))) {
                     std::cmp::Ordering::Equal => {
@@ -368,7 +368,7 @@ fn check_base(paths: &Paths) -> Result<(), CommandError> {
 /// the daemon ends during the work, the work is repeated.
 pub fn with_daemon_or_library<T>(
     context: &Context,
-    mut by_daemon: impl AsyncFnMut(&Client, &mut StopSignals) -> Result<T, CommandError>,
+    mut by_daemon: impl AsyncFnMut(&DaemonClient, &mut StopSignals) -> Result<T, CommandError>,
     local: impl AsyncFnOnce(Library, &mut StopSignals) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     let config = context.config()?;
@@ -378,7 +378,7 @@ pub fn with_daemon_or_library<T>(
         let mut signals = StopSignals::new()?;
         let mut wait = HolderWait::default();
         loop {
-            if let Some(client) = Client::connect(&paths).await?
+            if let Some(client) = DaemonClient::connect(&paths).await?
                 && !matches!(client.hello().await, Err(NodeError::HostLost))
             {
                 // Replaces a daemon of an older version.

@@ -12,7 +12,7 @@ use crate::cli::error::CommandError;
 use crate::cli::output::terminal_width;
 use crate::cli::session::report_former_config;
 use crate::cli::signals::StopSignals;
-use crate::node::control::{Client, Status};
+use crate::node::control::{DaemonClient, Status};
 use crate::paths::Paths;
 
 /// Interval at which `--watch` requests the status.
@@ -54,7 +54,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         let mut clock = tokio::time::interval_at(Instant::now() + WATCH_EVERY, WATCH_EVERY);
         let mut shown: Option<Instant> = None;
         loop {
-            match Client::find(&paths).await? {
+            match DaemonClient::find(&paths).await? {
                 Some((_, status)) => {
                     show(args, context, &status)?;
                     if shown.replace(Instant::now()).is_none() {

@@ -4,7 +4,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::signals::StopSignals;
 use crate::cli::status::not_running;
-use crate::node::control::Client;
+use crate::node::control::DaemonClient;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,7 +24,7 @@ pub fn run(_args: &Args, context: &Context) -> Result<(), CommandError> {
     context.block_on(async {
         let mut signals = StopSignals::new()?;
         let stopping = async {
-            let (client, status) = Client::find(&paths).await?.ok_or_else(|| not_running(&paths))?;
+            let (client, status) = DaemonClient::find(&paths).await?.ok_or_else(|| not_running(&paths))?;
             client.stop(status.pid, false).await?;
             Ok(status.pid)
         };

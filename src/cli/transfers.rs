@@ -16,7 +16,7 @@ const LARGE: u64 = 8 << 20;
 
 /// A running display. It disappears from the terminal when dropped. Without a terminal it prints the total at intervals.
 #[derive(Debug)]
-pub struct Transfers {
+pub struct TransferDisplay {
     shape: TransferShape,
 }
 
@@ -35,7 +35,7 @@ struct Bars {
 
 impl Output {
     /// Starts a display of many files on stderr.
-    pub fn transfers(&self, what: &str) -> Transfers {
+    pub fn transfers(&self, what: &str) -> TransferDisplay {
         let what = clean(what);
         let shape = if self.is_quiet() || !std::io::stderr().is_terminal() {
             TransferShape::Plain(self.progress(&what))
@@ -45,11 +45,11 @@ impl Output {
             total.enable_steady_tick(Duration::from_millis(200));
             TransferShape::Bars(Bars { all, total: Bar::new(&what, total), files: Mutex::default() })
         };
-        Transfers { shape }
+        TransferDisplay { shape }
     }
 }
 
-impl Transfers {
+impl TransferDisplay {
     /// Shows a text while there is nothing to count.
     pub fn set_text(&self, text: impl Display) {
         if let TransferShape::Bars(bars) = &self.shape {
@@ -99,7 +99,7 @@ impl Bars {
     }
 }
 
-impl Drop for Transfers {
+impl Drop for TransferDisplay {
     fn drop(&mut self) {
         if let TransferShape::Bars(bars) = &self.shape {
             for bar in bars.files.lock().values() {

@@ -13,7 +13,7 @@ use crate::cli::registry::reload_daemon;
 use crate::cli::table;
 use crate::model::{ModelName, PublisherKey};
 use crate::node::Library;
-use crate::node::control::Client;
+use crate::node::control::DaemonClient;
 use crate::node::discover::DiscoverRequest;
 use crate::trust::{Alias, NamedPublisher};
 use crate::trust::{Trust, TrustError};
@@ -37,7 +37,7 @@ Examples:
 /// list and your own key are accepted.
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
-pub enum Command {
+pub enum TrustCommand {
     /// Add a publisher to the list
     Add(Add),
     /// Remove a publisher from the list, or release a name
@@ -73,12 +73,12 @@ pub struct Remove {
     names: bool,
 }
 
-pub fn run(command: &Command, context: &Context) -> Result<(), CommandError> {
+pub fn run(command: &TrustCommand, context: &Context) -> Result<(), CommandError> {
     let library = context.library()?;
     match command {
-        Command::Add(args) => add(args, &library, context),
-        Command::Remove(args) => remove(args, &library, context),
-        Command::List { json } => list(*json, &library.trust, context),
+        TrustCommand::Add(args) => add(args, &library, context),
+        TrustCommand::Remove(args) => remove(args, &library, context),
+        TrustCommand::List { json } => list(*json, &library.trust, context),
     }
 }
 
@@ -143,7 +143,7 @@ fn announced(text: &str, library: &Library, context: &Context) -> Result<Vec<Pub
         return Ok(Vec::new());
     }
     context.block_on(async {
-        let Some(client) = Client::connect(&library.paths).await? else { return Ok(Vec::new()) };
+        let Some(client) = DaemonClient::connect(&library.paths).await? else { return Ok(Vec::new()) };
         let within = u64::try_from(ASK_WITHIN.as_millis()).unwrap_or(u64::MAX);
         let request = DiscoverRequest { query, within, peers: Vec::new() };
         let found = client.discover(&request, |_| {}).await?;

@@ -6,7 +6,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::mount::{self, MountError, Namespaces};
 use crate::node::NodeError;
-use crate::node::control::Client;
+use crate::node::control::DaemonClient;
 use crate::node::mounts::UnmountRequest;
 use crate::paths::Paths;
 
@@ -48,7 +48,7 @@ fn is_mounted(point: &Path) -> Result<bool, CommandError> {
 
 /// Has the daemon end the mount. Returns whether the daemon served it.
 async fn end(paths: &Paths, point: &Path) -> Result<bool, CommandError> {
-    let Some(client) = Client::connect(paths).await? else { return Ok(false) };
+    let Some(client) = DaemonClient::connect(paths).await? else { return Ok(false) };
     let namespaces = Namespaces::of_this_process().map_err(CommandError::internal)?;
     match client.unmount(&UnmountRequest { path: point.to_owned(), namespaces }).await {
         Err(NodeError::HostLost | NodeError::Stopped) => Ok(false),

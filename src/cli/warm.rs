@@ -9,7 +9,7 @@ use crate::cli::output::{count, size};
 use crate::cli::session::with_daemon;
 use crate::cli::signals::StopSignals;
 use crate::cli::status::not_running;
-use crate::node::control::{Client, WarmRequest};
+use crate::node::control::{DaemonClient, WarmRequest};
 use crate::node::mounts::MountStatus;
 use crate::node::{ErrorKind, NodeError, Surroundings};
 
@@ -74,7 +74,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     context.block_on(async {
         let mut signals = StopSignals::new()?;
         let paths = config.paths();
-        let (client, status) = Client::find(&paths).await?.ok_or_else(|| not_running(&paths))?;
+        let (client, status) = DaemonClient::find(&paths).await?.ok_or_else(|| not_running(&paths))?;
         let wanted =
             args.paths.iter().map(|path| below_mount(path, &status.mounts)).collect::<Result<Vec<_>, _>>()?;
         let surroundings = surroundings(token_if_usable());
@@ -91,7 +91,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
 /// Repeats [`warm_with_progress`] while the model cannot be found or no peer delivers it.
 async fn warm_when_found(
     context: &Context,
-    client: &Client,
+    client: &DaemonClient,
     request: &WarmRequest,
 ) -> Result<String, CommandError> {
     let mut has_reported = false;
@@ -117,7 +117,7 @@ fn is_of_the_moment(kind: ErrorKind) -> bool {
 /// Fetches a path and shows the progress. Returns the number of files and bytes as a text.
 async fn warm_with_progress(
     context: &Context,
-    client: &Client,
+    client: &DaemonClient,
     request: &WarmRequest,
 ) -> Result<String, NodeError> {
     let path = &request.path;

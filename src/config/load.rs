@@ -9,10 +9,10 @@ use serde::Serialize;
 use super::keys::{Config, File, StorageConfig};
 use super::table::{KeyEntry, keys};
 use crate::paths::Paths;
-use crate::yaml::{self, Limits, YamlError};
+use crate::yaml::{self, YamlError, YamlLimits};
 
 /// Limits of a configuration file. An ordinary file has a few kilobytes.
-const LIMITS: Limits = Limits { bytes: 1 << 20, values: 10_000 };
+const LIMITS: YamlLimits = YamlLimits { bytes: 1 << 20, values: 10_000 };
 
 /// The command line options that concern the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub enum ConfigError {
 /// The origin of a key's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Origin {
+pub enum ValueOrigin {
     /// The table of keys.
     Default,
     /// The configuration file.
@@ -79,7 +79,7 @@ pub struct Setting {
     /// The value as in a file, a list in brackets. The password of a proxy is hidden.
     pub value: String,
     /// The origin of the value.
-    pub set_by: Origin,
+    pub set_by: ValueOrigin,
 }
 
 /// The part of the process's environment that concerns the configuration.
@@ -155,12 +155,12 @@ impl Config {
     fn settings_in(options: &LoadOptions, env: &Environment) -> Result<Vec<Setting>, ConfigError> {
         let file = File::find(options, env)?;
         let origin = |key: &KeyEntry| match key.name {
-            "storage.base_dir" if options.home.is_some() => Origin::Option,
-            "storage.base_dir" if env.silmaril_home.is_some() => Origin::Environment,
-            _ if (key.is_set)(&file) => Origin::File,
-            _ => Origin::Default,
+            "storage.base_dir" if options.home.is_some() => ValueOrigin::Option,
+            "storage.base_dir" if env.silmaril_home.is_some() => ValueOrigin::Environment,
+            _ if (key.is_set)(&file) => ValueOrigin::File,
+            _ => ValueOrigin::Default,
         };
-        let origins: Vec<Origin> = keys().map(origin).collect();
+        let origins: Vec<ValueOrigin> = keys().map(origin).collect();
         let config = Self::effective(file, options, env)?;
         let setting =
             |(key, set_by): (&KeyEntry, _)| Setting { key: key.name, value: (key.write)(&config), set_by };

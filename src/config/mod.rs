@@ -20,5 +20,5 @@ pub use keys::{
     CacheConfig, Config, DaemonConfig, HubConfig, MetricsConfig, MountConfig, NetworkConfig, SecurityConfig,
     ServeConfig, StorageConfig, TorrentConfig,
 };
-pub use load::{ConfigError, LoadOptions, Origin, Setting};
+pub use load::{ConfigError, LoadOptions, Setting, ValueOrigin};
 pub use values::{Encryption, NamePattern, Show, SizeOrPercent, TrustPolicy, Utp, listen_address};

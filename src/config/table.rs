@@ -35,7 +35,7 @@ pub(super) fn keys() -> impl Iterator<Item = &'static KeyEntry> {
 
 /// Parses a default of the table.
 pub(super) fn default<F: Format>(text: &str) -> F::Value {
-    let limits = yaml::Limits { bytes: text.len(), values: 1000 };
+    let limits = yaml::YamlLimits { bytes: text.len(), values: 1000 };
     let parsed: Parsed<F> = yaml::read(text.as_bytes(), limits).expect("the default of a key is valid");
     parsed.0
 }

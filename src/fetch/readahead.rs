@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::contents::{AllContents, JoinedContent};
 use super::tensors::FileTensors;
 use super::transfers::AllTransfers;
-use super::wants::{ClaimId, Extent, Level, TorrentPiece};
-use super::window::{Reach, STALE, share, within};
+use super::wants::{ClaimId, ClaimLevel, Extent, TorrentPiece};
+use super::window::{STALE, WindowReach, share, within};
 use super::{FetchSettings, FileRef};
 use crate::model::{InfoHash, PieceIndex};
 use crate::store::ContentKey;
@@ -54,7 +54,7 @@ impl AllContents {
         let shared = transfer.peers.readers > 0;
         let piece_length = u64::from(file.revision.layout.piece_length());
         let FetchSettings { readahead_max, window_bound, .. } = *self.settings;
-        let reach = Reach::new(readahead_max, piece_length, window_bound, shared);
+        let reach = WindowReach::new(readahead_max, piece_length, window_bound, shared);
         let new_id = transfers.effects.new_id();
         let Some(joined) = self.all.get_mut(&key) else { return };
         let (id, evicted) = joined.windows.on_read(range, now, reach, new_id);
@@ -158,7 +158,7 @@ impl JoinedContent {
         new.truncate(within(bounds.window, lengths));
         transfers.release(old.iter().filter(|c| new.binary_search(c).is_err()), id);
         for (i, &piece) in new.iter().enumerate() {
-            let level = if i < NEAR_PIECES { Level::Near } else { Level::Ahead };
+            let level = if i < NEAR_PIECES { ClaimLevel::Near } else { ClaimLevel::Ahead };
             transfers.claim(piece, id, level, NEAR_STEP * (i as u32 + 1), Extent::Whole);
         }
         if let Some(cursor) = self.windows.cursor_mut(id) {

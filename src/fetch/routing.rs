@@ -8,7 +8,7 @@ use super::parts::{extent_of, numbers};
 use super::transfer::Transfer;
 use super::transfers::AllTransfers;
 use super::waiters::WaitKind;
-use super::wants::{ClaimId, Extent, Level, TorrentPiece};
+use super::wants::{ClaimId, ClaimLevel, Extent, TorrentPiece};
 use crate::model::{Layout, PieceIndex};
 
 impl JoinedContent {
@@ -120,7 +120,7 @@ impl JoinedContent {
         }
         transfers.release(waiter.claims.iter().filter(|c| new.binary_search(c).is_err()), id);
         let is_read = waiter.kind == WaitKind::Read;
-        let level = if is_read { Level::Urgent } else { Level::Bulk };
+        let level = if is_read { ClaimLevel::Urgent } else { ClaimLevel::Bulk };
         for &piece in &new {
             let extent = if is_read { self.extent(piece, &waiter.range, transfers) } else { Extent::Whole };
             transfers.claim(piece, id, level, Duration::ZERO, extent);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::parts::EngineBlocks;
-use super::wants::{Level, Need, Wants};
+use super::wants::{ClaimLevel, Need, Wants};
 use crate::model::{BLOCK_LEN, PieceIndex};
 use crate::store::{Rooms, SpaceClass, StoredRevision};
 
@@ -62,7 +62,7 @@ impl Space {
             return true;
         }
         let len = len - reserved;
-        if rooms.reserve(lies, len, level == Level::Urgent) {
+        if rooms.reserve(lies, len, level == ClaimLevel::Urgent) {
             self.lacking.remove(&piece);
             self.reserved.insert(piece, (lies, reserved + len));
             self.stuck_since = None;
@@ -197,7 +197,7 @@ mod tests {
         Store::open(&Paths::below(dir)).unwrap().revision(Arc::new(manifest)).unwrap()
     }
 
-    fn whole(piece: u32, level: Level) -> Need {
+    fn whole(piece: u32, level: ClaimLevel) -> Need {
         Need { piece, level, blocks: None }
     }
 
@@ -214,16 +214,16 @@ mod tests {
         };
         let mut space = Space::default();
         for _ in 0..3 {
-            assert!(admit(&mut space, 0, Level::Ahead));
-            assert!(admit(&mut space, 1, Level::Ahead));
+            assert!(admit(&mut space, 0, ClaimLevel::Ahead));
+            assert!(admit(&mut space, 1, ClaimLevel::Ahead));
         }
-        assert!(!admit(&mut space, 2, Level::Ahead));
+        assert!(!admit(&mut space, 2, ClaimLevel::Ahead));
         assert!(space.holds(2) && space.lacks_any() && !space.holds(0));
 
         space.came(0, &rooms);
-        assert!(!admit(&mut space, 2, Level::Ahead), "its bytes are in the cache now");
+        assert!(!admit(&mut space, 2, ClaimLevel::Ahead), "its bytes are in the cache now");
         rooms.cache.freed(MIB);
-        assert!(admit(&mut space, 2, Level::Ahead));
+        assert!(admit(&mut space, 2, ClaimLevel::Ahead));
         assert!(!space.holds(2) && !space.lacks_any());
     }
 
@@ -235,11 +235,11 @@ mod tests {
             space.admit(&revision, &EngineBlocks::default(), &rooms, whole(piece, level), Instant::now())
         };
         let mut space = Space::default();
-        assert!(admit(&mut space, 0, Level::Bulk));
-        for level in [Level::Bulk, Level::Ahead, Level::Near] {
+        assert!(admit(&mut space, 0, ClaimLevel::Bulk));
+        for level in [ClaimLevel::Bulk, ClaimLevel::Ahead, ClaimLevel::Near] {
             assert!(!admit(&mut space, 1, level), "{level:?}");
         }
-        assert!(admit(&mut space, 1, Level::Urgent));
+        assert!(admit(&mut space, 1, ClaimLevel::Urgent));
     }
 
     #[test]
@@ -251,10 +251,10 @@ mod tests {
         };
         let mut space = Space::default();
         space.begin_deletion(3);
-        assert!(!admit(&mut space, 3, Level::Urgent) && space.holds(3));
+        assert!(!admit(&mut space, 3, ClaimLevel::Urgent) && space.holds(3));
         assert!(!rooms.cache.is_reserved());
         assert!(space.end_deletion(3) && !space.end_deletion(3));
-        assert!(admit(&mut space, 3, Level::Urgent));
+        assert!(admit(&mut space, 3, ClaimLevel::Urgent));
     }
 
     #[test]
@@ -267,8 +267,8 @@ mod tests {
         let mut space = Space::default();
         let mut wants = Wants::default();
         for piece in 0..4 {
-            wants.claim(piece, 1, Level::Ahead, Duration::ZERO, Extent::Whole, Instant::now());
-            assert_eq!(admit(&mut space, piece, Level::Ahead), piece < 2);
+            wants.claim(piece, 1, ClaimLevel::Ahead, Duration::ZERO, Extent::Whole, Instant::now());
+            assert_eq!(admit(&mut space, piece, ClaimLevel::Ahead), piece < 2);
         }
         for piece in [0, 2] {
             wants.release(piece, 1);
@@ -277,9 +277,9 @@ mod tests {
         assert_eq!(space.reserved.keys().collect::<Vec<_>>(), [&1]);
         assert_eq!(space.lacking.keys().collect::<Vec<_>>(), [&3]);
         // Its blocks may have been written: the space is free when the cache is measured.
-        assert!(!admit(&mut space, 3, Level::Ahead));
+        assert!(!admit(&mut space, 3, ClaimLevel::Ahead));
         rooms.cache.measured(0);
-        assert!(admit(&mut space, 3, Level::Ahead));
+        assert!(admit(&mut space, 3, ClaimLevel::Ahead));
         space.release_all(&rooms);
         assert!(!rooms.cache.is_reserved() && !space.lacks_any());
     }
@@ -288,7 +288,7 @@ mod tests {
     fn blocks_reserve_only_their_own_bytes() {
         let dir = tempfile::tempdir().unwrap();
         let (revision, rooms) = (revision(dir.path()), rooms(MIB));
-        let granule = |piece| Need { piece, level: Level::Ahead, blocks: Some(4) };
+        let granule = |piece| Need { piece, level: ClaimLevel::Ahead, blocks: Some(4) };
         let mut space = Space::default();
         let admit = |space: &mut Space, need| {
             space.admit(&revision, &EngineBlocks::default(), &rooms, need, Instant::now())
@@ -297,7 +297,7 @@ mod tests {
             admit(&mut space, granule(0)) && admit(&mut space, granule(0)) && admit(&mut space, granule(1))
         );
         assert_eq!(space.reserved.values().map(|(_, len)| len).sum::<u64>(), 128 << 10);
-        assert!(!admit(&mut space, whole(0, Level::Ahead)), "the piece is longer than the room");
+        assert!(!admit(&mut space, whole(0, ClaimLevel::Ahead)), "the piece is longer than the room");
         space.blocks_came(0, 4, &rooms);
         space.blocks_came(1, 4, &rooms);
         assert!(!space.has_any() && !rooms.cache.is_reserved());
@@ -309,11 +309,11 @@ mod tests {
         let mut engine_has = EngineBlocks::default();
         engine_has.insert(0, &(0..4));
         let mut space = Space::default();
-        assert!(space.admit(&revision, &engine_has, &rooms, whole(0, Level::Ahead), Instant::now()));
+        assert!(space.admit(&revision, &engine_has, &rooms, whole(0, ClaimLevel::Ahead), Instant::now()));
         assert_eq!(space.reserved[&0].1, MIB - (64 << 10));
         engine_has.insert(0, &(4..64));
         space.blocks_came(0, 60, &rooms);
-        assert!(space.admit(&revision, &engine_has, &rooms, whole(0, Level::Ahead), Instant::now()));
+        assert!(space.admit(&revision, &engine_has, &rooms, whole(0, ClaimLevel::Ahead), Instant::now()));
         assert!(!space.has_any() && !rooms.cache.is_reserved());
     }
     #[test]
@@ -323,7 +323,7 @@ mod tests {
         let mut space = Space::default();
         let engine_has = EngineBlocks::default();
         let mut admit = || {
-            let need = whole(0, Level::Ahead);
+            let need = whole(0, ClaimLevel::Ahead);
             assert!(space.admit(&revision, &engine_has, &rooms, need, Instant::now()));
             (rooms.cache.is_reserved(), rooms.memory.is_reserved())
         };

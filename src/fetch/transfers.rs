@@ -12,7 +12,7 @@ use super::effects::{Effects, EngineCommand};
 use super::issue::AddedWith;
 use super::timer::SAVE_EVERY;
 use super::transfer::{Phase, REMOVAL, Transfer};
-use super::wants::{ClaimId, Extent, Level, TorrentPiece};
+use super::wants::{ClaimId, ClaimLevel, Extent, TorrentPiece};
 use crate::model::{InfoHash, PieceIndex};
 use crate::store::{ContentKey, Rooms};
 use crate::torrent::{GivenPeers, TorrentId};
@@ -227,7 +227,7 @@ impl AllTransfers {
         &mut self,
         (info_hash, piece): TorrentPiece,
         by: ClaimId,
-        level: Level,
+        level: ClaimLevel,
         deadline: Duration,
         extent: Extent,
     ) {

@@ -18,7 +18,7 @@ use super::effects::{Effects, EngineCommand};
 use super::handed::HandedFrom;
 use super::transfer::Transfer;
 use super::transfers::AllTransfers;
-use super::wants::Level;
+use super::wants::ClaimLevel;
 use crate::model::{BLOCK_LEN, InfoHash, PieceIndex};
 use crate::store::Content;
 use crate::torrent::TorrentId;
@@ -235,7 +235,7 @@ impl Transfer {
         }
         let waits = wants.readings().filter(|r| unproved.is_idle(r.piece));
         match waits.max_by_key(|r| (r.level, std::cmp::Reverse(r.piece))) {
-            Some(reading) if reading.level == Level::Urgent || busy < AT_A_TIME => Some(reading.piece),
+            Some(reading) if reading.level == ClaimLevel::Urgent || busy < AT_A_TIME => Some(reading.piece),
             _ if busy >= AT_A_TIME => None,
             _ => {
                 let mut pieces = unproved.pieces.ones().filter_map(|piece| u32::try_from(piece).ok());

@@ -25,7 +25,7 @@ pub(super) type TorrentPiece = (InfoHash, u32);
 
 /// How strongly a piece is claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Level {
+pub(super) enum ClaimLevel {
     /// Wanted by a whole-file job.
     Bulk,
     /// The tail of a window.
@@ -57,7 +57,7 @@ pub(super) enum Extent {
 #[derive(Debug, Clone)]
 struct PieceClaim {
     by: ClaimId,
-    level: Level,
+    level: ClaimLevel,
     deadline: Duration,
     extent: Extent,
 }
@@ -70,12 +70,12 @@ struct WantedPiece {
     blocks: BTreeSet<u32>,
     /// When the first of the claims was made.
     since: Option<Instant>,
-    /// When the first claim stronger than `Level::Bulk` was made.
+    /// When the first claim stronger than `ClaimLevel::Bulk` was made.
     read_since: Option<Instant>,
 }
 
 impl WantedPiece {
-    fn level(&self) -> Option<Level> {
+    fn level(&self) -> Option<ClaimLevel> {
         self.claims.iter().map(|c| c.level).max()
     }
 
@@ -97,7 +97,7 @@ impl WantedPiece {
 pub(super) struct Need {
     pub piece: u32,
     /// The strongest claim.
-    pub level: Level,
+    pub level: ClaimLevel,
     /// The number of claimed blocks that the engine does not have; none for the whole piece.
     pub blocks: Option<u32>,
 }
@@ -107,7 +107,7 @@ pub(super) struct Need {
 pub(super) struct ReaderClaim {
     pub piece: u32,
     /// The strongest claim.
-    pub level: Level,
+    pub level: ClaimLevel,
     pub since: Instant,
 }
 
@@ -150,7 +150,7 @@ impl Wants {
         &mut self,
         piece: u32,
         by: ClaimId,
-        level: Level,
+        level: ClaimLevel,
         deadline: Duration,
         extent: Extent,
         now: Instant,
@@ -159,7 +159,7 @@ impl Wants {
         want.claims.retain(|claim| claim.by != by);
         want.claims.push(PieceClaim { by, level, deadline, extent });
         want.since.get_or_insert(now);
-        if level > Level::Bulk {
+        if level > ClaimLevel::Bulk {
             want.read_since.get_or_insert(now);
             self.read.insert(piece);
         }
@@ -186,7 +186,7 @@ impl Wants {
             if want.claims.is_empty() {
                 want.since = None;
             }
-            if want.level().is_none_or(|level| level == Level::Bulk) {
+            if want.level().is_none_or(|level| level == ClaimLevel::Bulk) {
                 want.read_since = None;
                 self.read.remove(&piece);
             }
@@ -329,9 +329,9 @@ impl Wants {
                 continue;
             }
             let order = match level {
-                Level::Bulk => Ordered::Normal,
-                Level::Ahead => Ordered::Ahead,
-                Level::Near | Level::Urgent => Ordered::Requested,
+                ClaimLevel::Bulk => Ordered::Normal,
+                ClaimLevel::Ahead => Ordered::Ahead,
+                ClaimLevel::Near | ClaimLevel::Urgent => Ordered::Requested,
             };
             if want.ordered >= Some(order) {
                 continue;
@@ -378,7 +378,7 @@ mod tests {
     }
 
     impl Wants {
-        fn whole(&mut self, piece: u32, by: ClaimId, level: Level, deadline: Duration, now: Instant) {
+        fn whole(&mut self, piece: u32, by: ClaimId, level: ClaimLevel, deadline: Duration, now: Instant) {
             self.claim(piece, by, level, deadline, Extent::Whole, now);
         }
     }
@@ -390,9 +390,9 @@ mod tests {
     #[test]
     fn two_readers_of_a_piece_make_one_request() {
         let mut wants = Wants::default();
-        wants.whole(3, 1, Level::Urgent, NOW, at());
+        wants.whole(3, 1, ClaimLevel::Urgent, NOW, at());
         assert_eq!(requests(&wants.orders(&NONE, none_held)), [3]);
-        wants.whole(3, 2, Level::Urgent, NOW, at());
+        wants.whole(3, 2, ClaimLevel::Urgent, NOW, at());
         assert!(wants.orders(&NONE, none_held).is_empty());
         wants.release(3, 1);
         assert!(wants.orders(&NONE, none_held).is_empty());
@@ -404,8 +404,8 @@ mod tests {
     #[test]
     fn a_reader_who_leaves_does_not_take_the_windows_piece_back() {
         let mut wants = Wants::default();
-        wants.whole(3, 1, Level::Urgent, NOW, at());
-        wants.whole(3, 2, Level::Ahead, NOW, at());
+        wants.whole(3, 1, ClaimLevel::Urgent, NOW, at());
+        wants.whole(3, 2, ClaimLevel::Ahead, NOW, at());
         wants.orders(&NONE, none_held);
         wants.release(3, 1);
         assert!(wants.orders(&NONE, none_held).is_empty());
@@ -414,20 +414,20 @@ mod tests {
     #[test]
     fn stronger_claim_is_ordered_and_weaker_one_is_not() {
         let mut wants = Wants::default();
-        wants.whole(1, 1, Level::Bulk, NOW, at());
+        wants.whole(1, 1, ClaimLevel::Bulk, NOW, at());
         assert_eq!(wants.orders(&NONE, none_held).priorities, [(PieceIndex(1), Priority::Normal)]);
-        wants.whole(1, 2, Level::Ahead, NOW, at());
+        wants.whole(1, 2, ClaimLevel::Ahead, NOW, at());
         assert_eq!(wants.orders(&NONE, none_held).priorities, [(PieceIndex(1), Priority::Ahead)]);
-        wants.whole(1, 2, Level::Near, NOW, at());
+        wants.whole(1, 2, ClaimLevel::Near, NOW, at());
         assert_eq!(requests(&wants.orders(&NONE, none_held)), [1]);
-        wants.whole(1, 2, Level::Ahead, NOW, at());
+        wants.whole(1, 2, ClaimLevel::Ahead, NOW, at());
         assert!(wants.orders(&NONE, none_held).is_empty());
     }
 
     #[test]
     fn claim_released_before_the_orders_causes_none() {
         let mut wants = Wants::default();
-        wants.whole(1, 1, Level::Urgent, NOW, at());
+        wants.whole(1, 1, ClaimLevel::Urgent, NOW, at());
         wants.release(1, 1);
         assert!(wants.orders(&NONE, none_held).is_empty());
     }
@@ -435,8 +435,8 @@ mod tests {
     #[test]
     fn cancelled_piece_is_ordered_off_and_fulfilled_one_is_not() {
         let mut wants = Wants::default();
-        wants.whole(1, 1, Level::Urgent, NOW, at());
-        wants.whole(2, 1, Level::Urgent, NOW, at());
+        wants.whole(1, 1, ClaimLevel::Urgent, NOW, at());
+        wants.whole(2, 1, ClaimLevel::Urgent, NOW, at());
         wants.orders(&NONE, none_held);
         wants.fulfilled(1);
         wants.cancel(2);
@@ -448,9 +448,9 @@ mod tests {
     #[test]
     fn all_orders_are_repeated_for_a_torrent_added_again() {
         let mut wants = Wants::default();
-        wants.whole(1, 1, Level::Urgent, NOW, at());
-        wants.whole(2, 1, Level::Bulk, NOW, at());
-        wants.whole(3, 1, Level::Bulk, NOW, at());
+        wants.whole(1, 1, ClaimLevel::Urgent, NOW, at());
+        wants.whole(2, 1, ClaimLevel::Bulk, NOW, at());
+        wants.whole(3, 1, ClaimLevel::Bulk, NOW, at());
         wants.orders(&NONE, none_held);
         wants.release(3, 1);
         wants.forget_orders();
@@ -462,14 +462,14 @@ mod tests {
     #[test]
     fn held_piece_is_ordered_when_it_is_released() {
         let mut wants = Wants::default();
-        wants.whole(1, 1, Level::Urgent, NOW, at());
-        wants.whole(2, 1, Level::Urgent, NOW, at());
+        wants.whole(1, 1, ClaimLevel::Urgent, NOW, at());
+        wants.whole(2, 1, ClaimLevel::Urgent, NOW, at());
         assert_eq!(requests(&wants.orders(&NONE, |need| need.piece == 1)), [2]);
         wants.mark_changed(1);
         wants.mark_changed(7);
         assert_eq!(requests(&wants.orders(&NONE, none_held)), [1]);
         // A piece that is released while it is held back is never ordered.
-        wants.whole(3, 1, Level::Urgent, NOW, at());
+        wants.whole(3, 1, ClaimLevel::Urgent, NOW, at());
         assert!(wants.orders(&NONE, |_| true).is_empty());
         wants.release(3, 1);
         assert!(wants.orders(&NONE, |_| true).is_empty());
@@ -478,10 +478,10 @@ mod tests {
     #[test]
     fn earliest_deadline_is_ordered_last() {
         let mut wants = Wants::default();
-        wants.whole(5, 1, Level::Urgent, NOW, at());
-        wants.whole(6, 2, Level::Near, Duration::from_secs(1), at());
-        wants.whole(7, 2, Level::Near, Duration::from_secs(2), at());
-        wants.whole(4, 1, Level::Urgent, NOW, at());
+        wants.whole(5, 1, ClaimLevel::Urgent, NOW, at());
+        wants.whole(6, 2, ClaimLevel::Near, Duration::from_secs(1), at());
+        wants.whole(7, 2, ClaimLevel::Near, Duration::from_secs(2), at());
+        wants.whole(4, 1, ClaimLevel::Urgent, NOW, at());
         assert_eq!(requests(&wants.orders(&NONE, none_held)), [7, 6, 5, 4]);
     }
 
@@ -489,19 +489,19 @@ mod tests {
     fn claims_record_their_first_time_and_readers() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut wants = Wants::default();
-        wants.whole(1, 1, Level::Bulk, NOW, start);
-        wants.whole(1, 2, Level::Ahead, NOW, start + second);
-        wants.whole(1, 3, Level::Urgent, NOW, start + 2 * second);
-        let reading = ReaderClaim { piece: 1, level: Level::Urgent, since: start + second };
+        wants.whole(1, 1, ClaimLevel::Bulk, NOW, start);
+        wants.whole(1, 2, ClaimLevel::Ahead, NOW, start + second);
+        wants.whole(1, 3, ClaimLevel::Urgent, NOW, start + 2 * second);
+        let reading = ReaderClaim { piece: 1, level: ClaimLevel::Urgent, since: start + second };
         assert_eq!((wants.since(1), wants.readings().collect::<Vec<_>>()), (Some(start), vec![reading]));
         wants.release(1, 2);
         wants.release(1, 3);
         assert_eq!((wants.since(1), wants.reading(1), wants.readings().count()), (Some(start), None, 0));
-        wants.whole(1, 3, Level::Near, NOW, start + 3 * second);
+        wants.whole(1, 3, ClaimLevel::Near, NOW, start + 3 * second);
         assert_eq!(wants.reading(1).map(|r| r.since), Some(start + 3 * second));
         wants.cancel(1);
         assert_eq!((wants.since(1), wants.next_claimed(0), wants.readings().count()), (None, None, 0));
-        wants.whole(7, 1, Level::Bulk, NOW, start);
+        wants.whole(7, 1, ClaimLevel::Bulk, NOW, start);
         assert_eq!((wants.next_claimed(2), wants.next_claimed(8)), (Some(7), None));
     }
 
@@ -512,11 +512,11 @@ mod tests {
     #[test]
     fn only_the_claimed_blocks_are_ordered() {
         let mut wants = Wants::default();
-        wants.claim(3, 1, Level::Urgent, NOW, blocks(4..8), at());
+        wants.claim(3, 1, ClaimLevel::Urgent, NOW, blocks(4..8), at());
         assert_eq!(wants.orders(&NONE, none_held).blocks, [(PieceIndex(3), vec![4..8], NOW)]);
-        wants.claim(3, 2, Level::Urgent, NOW, blocks(4..8), at());
+        wants.claim(3, 2, ClaimLevel::Urgent, NOW, blocks(4..8), at());
         assert!(wants.orders(&NONE, none_held).is_empty(), "they are ordered");
-        wants.claim(3, 3, Level::Urgent, NOW, blocks(12..16), at());
+        wants.claim(3, 3, ClaimLevel::Urgent, NOW, blocks(12..16), at());
         assert_eq!(wants.orders(&NONE, none_held).blocks, [(PieceIndex(3), vec![4..8, 12..16], NOW)]);
         for by in 1..=3 {
             wants.release(3, by);
@@ -526,9 +526,10 @@ mod tests {
 
     #[test]
     fn claim_on_the_whole_piece_ends_the_restriction() {
-        for (level, priority) in [(Level::Bulk, Priority::Normal), (Level::Ahead, Priority::Ahead)] {
+        for (level, priority) in [(ClaimLevel::Bulk, Priority::Normal), (ClaimLevel::Ahead, Priority::Ahead)]
+        {
             let mut wants = Wants::default();
-            wants.claim(3, 1, Level::Urgent, NOW, blocks(4..8), at());
+            wants.claim(3, 1, ClaimLevel::Urgent, NOW, blocks(4..8), at());
             wants.orders(&NONE, none_held);
             wants.whole(3, 2, level, NOW, at());
             let orders = wants.orders(&NONE, none_held);
@@ -538,7 +539,7 @@ mod tests {
                 "{priority:?}: a reader waits"
             );
             wants.release(3, 1);
-            wants.claim(3, 4, Level::Urgent, NOW, blocks(8..12), at());
+            wants.claim(3, 4, ClaimLevel::Urgent, NOW, blocks(8..12), at());
             assert!(wants.orders(&NONE, none_held).is_empty(), "the whole piece is ordered");
         }
     }
@@ -546,25 +547,25 @@ mod tests {
     #[test]
     fn held_blocks_need_their_own_space_only() {
         let mut wants = Wants::default();
-        wants.claim(3, 1, Level::Urgent, NOW, blocks(4..8), at());
+        wants.claim(3, 1, ClaimLevel::Urgent, NOW, blocks(4..8), at());
         let mut needs = Vec::new();
         wants.orders(&NONE, |need| {
             needs.push(need);
             true
         });
-        wants.whole(3, 2, Level::Ahead, NOW, at());
+        wants.whole(3, 2, ClaimLevel::Ahead, NOW, at());
         wants.orders(&NONE, |need| {
             needs.push(need);
             true
         });
-        let need = |blocks| Need { piece: 3, level: Level::Urgent, blocks };
+        let need = |blocks| Need { piece: 3, level: ClaimLevel::Urgent, blocks };
         assert_eq!(needs, [need(Some(4)), need(None)]);
     }
 
     #[test]
     fn withdrawn_piece_is_ordered_again() {
         let mut wants = Wants::default();
-        wants.whole(1, 1, Level::Urgent, NOW, at());
+        wants.whole(1, 1, ClaimLevel::Urgent, NOW, at());
         wants.orders(&NONE, none_held);
         wants.forget_order(1);
         assert_eq!(requests(&wants.orders(&NONE, none_held)), [1]);
@@ -573,8 +574,8 @@ mod tests {
     fn claims_on_blocks_that_came_end() {
         let mut wants = Wants::default();
         let mut engine_has = EngineBlocks::default();
-        wants.claim(3, 1, Level::Urgent, NOW, blocks(4..8), at());
-        wants.claim(3, 2, Level::Urgent, NOW, blocks(4..12), at());
+        wants.claim(3, 1, ClaimLevel::Urgent, NOW, blocks(4..8), at());
+        wants.claim(3, 2, ClaimLevel::Urgent, NOW, blocks(4..12), at());
         wants.orders(&engine_has, none_held);
         engine_has.insert(3, &(4..8));
         wants.blocks_came(3, &engine_has);
@@ -583,7 +584,7 @@ mod tests {
             needs.push(need);
             false
         });
-        assert_eq!(needs, [Need { piece: 3, level: Level::Urgent, blocks: Some(4) }]);
+        assert_eq!(needs, [Need { piece: 3, level: ClaimLevel::Urgent, blocks: Some(4) }]);
         engine_has.insert(3, &(8..12));
         wants.blocks_came(3, &engine_has);
         assert!(!wants.any());

@@ -65,7 +65,7 @@ impl Cursor {
         start <= self.pos.saturating_add(SLACK) && start.saturating_add(SLACK) >= self.pos
     }
 
-    fn advance(&mut self, range: &Range<u64>, reach: Reach) {
+    fn advance(&mut self, range: &Range<u64>, reach: WindowReach) {
         let len = range.end - range.start;
         self.start = self.start.min(range.start);
         if range.end <= self.pos {
@@ -121,14 +121,14 @@ impl Cursor {
 
 /// How far windows may reach.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reach {
+pub(super) struct WindowReach {
     /// Bytes of the widest window.
     max: u64,
     /// Whether other hosts read the torrent too.
     shared: bool,
 }
 
-impl Reach {
+impl WindowReach {
     /// For a file with pieces of `piece` bytes: the setting, but never under two pieces, or 16 while other hosts read too, and
     /// never over `bound` bytes.
     pub(super) fn new(readahead_max: u64, piece: u64, bound: u64, shared: bool) -> Self {
@@ -163,7 +163,7 @@ impl Windows {
         &mut self,
         range: Range<u64>,
         now: Instant,
-        reach: Reach,
+        reach: WindowReach,
         new_id: ClaimId,
     ) -> (ClaimId, Option<Cursor>) {
         let nearest = (0..self.cursors.len())
@@ -230,7 +230,7 @@ mod tests {
     const KIB: u64 = 1 << 10;
     const MIB: u64 = 1 << 20;
     const MAX: u64 = 32 * MIB;
-    const ALONE: Reach = Reach { max: MAX, shared: false };
+    const ALONE: WindowReach = WindowReach { max: MAX, shared: false };
 
     fn read(w: &mut Windows, start: u64, len: u64, id: ClaimId) -> ClaimId {
         w.on_read(start..start + len, Instant::now(), ALONE, id).0
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn window_stays_within_its_bound() {
-        let widest = |setting, piece, bound, shared| Reach::new(setting, piece, bound, shared).max;
+        let widest = |setting, piece, bound, shared| WindowReach::new(setting, piece, bound, shared).max;
         assert_eq!(widest(MIB, 4 * MIB, MAX, false), 8 * MIB);
         assert_eq!(widest(MAX, 4 * MIB, 16 * MIB, false), 16 * MIB);
         assert_eq!(widest(MIB, 4 * MIB, 2 * MIB, false), 2 * MIB);
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn stream_next_to_other_readers_has_a_wide_window_soon() {
         let mut w = Windows::default();
-        let shared = Reach::new(MAX, 4 * MIB, 256 * MIB, true);
+        let shared = WindowReach::new(MAX, 4 * MIB, 256 * MIB, true);
         let mut read = |start| w.on_read(start..start + 128 * KIB, Instant::now(), shared, 1).0;
         assert_eq!((read(0), read(128 * KIB)), (1, 1));
         assert_eq!(window(&w, 1), MAX, "after 256 KiB");
@@ -370,7 +370,7 @@ mod tests {
             let mut w = Windows::default();
             let mut total = 0;
             for (i, &(start, len)) in reads.iter().enumerate() {
-                let (id, evicted) = w.on_read(start..start + len, Instant::now(), Reach { max, shared: false }, i as u64 + 1);
+                let (id, evicted) = w.on_read(start..start + len, Instant::now(), WindowReach { max, shared: false }, i as u64 + 1);
                 total += len;
                 prop_assert!(w.cursors().len() <= MAX_CURSORS);
                 prop_assert_eq!(w.cursors()[0].id, id);

@@ -3,7 +3,7 @@
 //! These rules always hold:
 //! - This module follows redirects, not reqwest. A credential is sent only to its own origin ([`Auth`]).
 //! - Each request and each redirect goes only to permitted addresses: never to link-local and metadata addresses, and to
-//!   private addresses only for hosts that the user configured ([`Client::allowing_private`]). The client connects to the
+//!   private addresses only for hosts that the user configured ([`HttpClient::allowing_private`]). The client connects to the
 //!   same address that was checked ([`NameLookup`]). Names that a proxy resolves are not checked.
 //! - Every wait has a deadline: for a connection, for a response, for the next bytes of a body.
 //! - All bodies of a client and its clones share one rate limit.
@@ -51,7 +51,7 @@ const HARMLESS: [HeaderName; 3] =
 
 /// An HTTP client. Clones share connections and the rate limit.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub struct HttpClient {
     /// Client for hosts that may have private addresses. It does not share connections with `strict`.
     open: reqwest::Client,
     /// Client for all other hosts.
@@ -144,7 +144,7 @@ impl HttpResponse {
     }
 }
 
-impl Client {
+impl HttpClient {
     /// A client with the configured proxy (otherwise the proxy of the environment) and the configured download rate. Fails
     /// if TLS cannot be set up or the proxy is invalid.
     pub fn new(network: &NetworkConfig) -> Result<Self, HttpError> {

@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::http::{Client, Request};
+    use crate::http::{HttpClient, Request};
 
     #[tokio::test]
     async fn proxies_of_another_process_are_used() {
@@ -92,12 +92,12 @@ mod tests {
         let environment = EnvironmentProxies { http: Some(proxy), ..EnvironmentProxies::default() };
         assert!(!environment.is_empty() && !format!("{environment:?}").contains("127.0.0.1"));
         let network = Config::defaults(std::path::Path::new("/nowhere")).network;
-        let client = Client::for_process(&network, &environment).unwrap();
+        let client = HttpClient::for_process(&network, &environment).unwrap();
         let mut answer = client.send(Request::get("http://files.example/x".parse().unwrap())).await.unwrap();
         let text = answer.body.next().await.unwrap().unwrap();
         assert_eq!(&text[..], b"http://files.example/x");
         let wrong = EnvironmentProxies { http: Some("http://".to_owned()), ..environment };
-        let error = Client::for_process(&network, &wrong).err().unwrap().to_string();
+        let error = HttpClient::for_process(&network, &wrong).err().unwrap().to_string();
         assert!(error.contains("environment"), "{error}");
     }
 }

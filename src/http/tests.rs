@@ -50,10 +50,10 @@ impl Drop for Server {
     }
 }
 
-fn client() -> Client {
+fn client() -> HttpClient {
     let home = tempfile::tempdir().unwrap();
     let options = LoadOptions { home: Some(home.path().to_owned()), ..LoadOptions::default() };
-    let client = Client::new(&Config::load(&options).unwrap().network).unwrap();
+    let client = HttpClient::new(&Config::load(&options).unwrap().network).unwrap();
     // The servers of these tests have private addresses.
     client.allowing_private(&"http://127.0.0.1".parse().unwrap())
 }

@@ -21,7 +21,7 @@ use super::repo::{HubRepository, Reference};
 use super::retry::Retries;
 use super::source::{FileBody, Listing, OpenedFile, RemoteFile, RepositorySource, Snapshot};
 use super::{GitOid, HubLimits, MirrorError};
-use crate::http::{Auth, Client, HttpError, HttpResponse, Request, Token, Url, next_page};
+use crate::http::{Auth, HttpClient, HttpError, HttpResponse, Request, Token, Url, next_page};
 use crate::model::ModelName;
 use crate::model::manifest::SourceEntry as ManifestSource;
 
@@ -39,7 +39,7 @@ const LINK_LASTS: Duration = Duration::from_secs(50 * 60);
 
 /// The restrictions of a repository on a hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Terms {
+pub struct AccessTerms {
     /// Whether users must accept conditions first.
     pub gated: bool,
     /// Whether only certain users may read it.
@@ -50,7 +50,7 @@ pub struct Terms {
 
 /// A repository of a hub.
 pub struct HubSource {
-    client: Client,
+    client: HttpClient,
     repository: HubRepository,
     reference: Option<Reference>,
     auth: Option<Auth>,
@@ -69,7 +69,7 @@ pub struct HubSource {
 impl HubSource {
     /// A repository at a branch, tag or commit (`main` if it is none). The token is sent only to the hub.
     pub fn new(
-        client: Client,
+        client: HttpClient,
         repository: HubRepository,
         reference: Option<Reference>,
         token: Option<&Token>,
@@ -195,9 +195,9 @@ impl HubSource {
     }
 
     /// The restrictions of the repository.
-    pub async fn terms(&self) -> Result<Terms, MirrorError> {
+    pub async fn terms(&self) -> Result<AccessTerms, MirrorError> {
         let info = self.info().await?;
-        Ok(Terms { gated: info.gated(), private: info.private, license: info.license() })
+        Ok(AccessTerms { gated: info.gated(), private: info.private, license: info.license() })
     }
 
     async fn list(&self) -> Result<Snapshot, MirrorError> {

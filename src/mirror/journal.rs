@@ -93,7 +93,7 @@ fn line(event: &JournalEntry) -> Vec<u8> {
 
 /// The journal of a staging directory.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(super) struct StagingJournal {
     file: File,
     path: PathBuf,
 }
@@ -107,7 +107,7 @@ pub(super) struct JournalContent {
     pub etags: HashMap<Identity, String>,
 }
 
-impl Journal {
+impl StagingJournal {
     /// Reads the journal of a staging directory, and rewrites it with the valid records only.
     pub fn open(staging: &Path) -> io::Result<(Self, JournalContent)> {
         let path = staging.join("journal");
@@ -201,7 +201,7 @@ mod tests {
         let (complete, hashes) = put(dir.path(), "tree/a/x", &[7; 40_000]);
         let (changed, _) = put(dir.path(), "tree/y", b"y");
         let (in_parts, _) = put(dir.path(), "tree/z", b"z");
-        let (journal, known) = Journal::open(dir.path()).unwrap();
+        let (journal, known) = StagingJournal::open(dir.path()).unwrap();
         assert!(known.files.is_empty());
         for file in [&complete, &changed, &in_parts] {
             journal.complete(file.clone()).unwrap();
@@ -217,7 +217,7 @@ mod tests {
         bytes.extend_from_slice(b"{\"file\":{\"identity\":{\"git\":\"12");
         fs::write(journal.path(), bytes).unwrap();
         for _ in 0..2 {
-            let (_, known) = Journal::open(dir.path()).unwrap();
+            let (_, known) = StagingJournal::open(dir.path()).unwrap();
             assert_eq!(known.files.len(), 2);
             let (place, found) = &known.files[&complete.identity][0];
             assert_eq!(*place, dir.path().join("tree/a/x"));

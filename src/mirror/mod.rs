@@ -29,9 +29,9 @@ pub use crate::model::{GitOid, Identity};
 pub use download::{DownloadJob, Downloaded, LocalCopy, download};
 pub use error::{MirrorError, MirrorErrorKind};
 pub use git::{GitOptions, GitSource};
-pub use hub::{HubSource, Terms};
+pub use hub::{AccessTerms, HubSource};
 pub use limits::{DownloadPermit, HubLimits};
-pub use progress::{DownloadProgress, FileProgress, GitProgress, Pause, ProgressBoard};
+pub use progress::{DownloadProgress, FileProgress, GitProgress, ProgressBoard, RetryPause};
 pub use repo::{
     Credential, GitRepository, HubRepository, ParsedRepository, Reference, Remote, Repository,
     RepositoryError,
@@ -40,11 +40,11 @@ pub use source::{FileBody, OpenedFile, RemoteFile, RepositorySource, Snapshot};
 
 /// A client with the default configuration.
 #[cfg(test)]
-fn test_client() -> crate::http::Client {
+fn test_client() -> crate::http::HttpClient {
     let home = tempfile::tempdir().unwrap();
     let options = crate::config::LoadOptions {
         home: Some(home.path().to_owned()),
         ..crate::config::LoadOptions::default()
     };
-    crate::http::Client::new(&crate::config::Config::load(&options).unwrap().network).unwrap()
+    crate::http::HttpClient::new(&crate::config::Config::load(&options).unwrap().network).unwrap()
 }

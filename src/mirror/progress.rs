@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// A pause before a request is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pause {
+pub struct RetryPause {
     /// The end of the pause.
     pub until: SystemTime,
     /// Whether the server requests the pause; otherwise it follows a failure.
@@ -49,7 +49,7 @@ pub struct DownloadProgress {
     /// Files that are being received.
     pub files: Vec<FileProgress>,
     /// The current pause that ends last.
-    pub waiting: Option<Pause>,
+    pub waiting: Option<RetryPause>,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +58,7 @@ struct BoardState {
     done: u64,
     total: u64,
     files: BTreeMap<u64, FileProgress>,
-    waiting: BTreeMap<u64, Pause>,
+    waiting: BTreeMap<u64, RetryPause>,
     next: u64,
 }
 
@@ -114,7 +114,7 @@ impl ProgressBoard {
     }
 
     /// Shows a pause until the guard is dropped.
-    pub(super) fn wait(&self, waiting: Pause) -> WaitGuard<'_> {
+    pub(super) fn wait(&self, waiting: RetryPause) -> WaitGuard<'_> {
         let mut state = self.state();
         let id = state.next();
         state.waiting.insert(id, waiting);
@@ -178,7 +178,7 @@ mod tests {
         file.finish(50);
         assert_eq!((board.now().done, board.now().files.len()), (60, 0));
         drop(board.file("b", 40));
-        let until = |seconds| Pause {
+        let until = |seconds| RetryPause {
             until: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
             rate_limited: true,
         };

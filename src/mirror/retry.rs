@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::progress::{Pause, ProgressBoard};
+use super::progress::{ProgressBoard, RetryPause};
 use super::{MirrorError, MirrorErrorKind};
 
 /// Number of failures in a row without progress after which a task fails.
@@ -52,7 +52,7 @@ impl<'a> Retries<'a> {
         };
         tracing::debug!(%error, ?pause, "repeating a request after a pause");
         let rate_limited = error.kind() == MirrorErrorKind::RateLimited || requested.is_some();
-        let _shown = self.board.wait(Pause { until: SystemTime::now() + pause, rate_limited });
+        let _shown = self.board.wait(RetryPause { until: SystemTime::now() + pause, rate_limited });
         tokio::time::sleep(pause).await;
         Ok(())
     }

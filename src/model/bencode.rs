@@ -31,12 +31,12 @@ pub const MAX_VALUES: usize = 4_000_000;
 
 /// The entries of a checked dictionary, with the position of each value.
 #[derive(Debug)]
-pub struct Entries<'a> {
+pub struct DictEntries<'a> {
     bytes: &'a [u8],
     entries: Vec<(&'a [u8], Range<usize>)>,
 }
 
-impl<'a> Entries<'a> {
+impl<'a> DictEntries<'a> {
     /// The bencoded bytes of a key's value.
     pub fn raw(&self, key: &str) -> Option<&'a [u8]> {
         let at = self.entries.iter().find(|(k, _)| *k == key.as_bytes())?;
@@ -57,7 +57,7 @@ enum Open {
 }
 
 /// Checks bencoded bytes that must be a dictionary, and finds its entries.
-pub fn check(bytes: &[u8]) -> Result<Entries<'_>, BencodeError> {
+pub fn check(bytes: &[u8]) -> Result<DictEntries<'_>, BencodeError> {
     let mut open: Vec<Open> = Vec::new();
     let mut entries: Vec<(&[u8], Range<usize>)> = Vec::new();
     let mut at = 0;
@@ -109,7 +109,7 @@ pub fn check(bytes: &[u8]) -> Result<Entries<'_>, BencodeError> {
         }
         // A value has ended at `at`.
         match &mut open[..] {
-            [] if at == bytes.len() => return Ok(Entries { bytes, entries }),
+            [] if at == bytes.len() => return Ok(DictEntries { bytes, entries }),
             [] => return Err(BencodeError::Syntax(at)),
             [Open::Dict(_, awaits_value)] => {
                 *awaits_value = false;

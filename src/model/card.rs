@@ -9,12 +9,12 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 
-use crate::yaml::{self, Limits};
+use crate::yaml::{self, YamlLimits};
 
 /// The longest front matter that is read, in bytes. Evaluation results make some of them long.
 pub const MAX_FRONT_MATTER: usize = 2 << 20;
 /// Bounds of one key and its value.
-const LIMITS: Limits = Limits { bytes: 16 << 10, values: 16 << 10 };
+const LIMITS: YamlLimits = YamlLimits { bytes: 16 << 10, values: 16 << 10 };
 /// The longest text that is kept of a value, in characters.
 const MAX_TEXT: usize = 256;
 /// The most items that are kept of a list.

@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 
 use super::gguf::{self, GgufError};
 use super::path;
-use super::safetensors::{self, Header, LENGTH_LEN, SafetensorsError};
+use super::safetensors::{self, LENGTH_LEN, SafetensorsError, TensorHeader};
 use super::scan::ScannedFile;
 use crate::nofollow;
 
@@ -38,7 +38,7 @@ impl fmt::Display for Gap {
 #[derive(Debug, Default)]
 pub struct Survey {
     /// The header of each safetensors file that has one, by its path.
-    pub headers: BTreeMap<String, Header>,
+    pub headers: BTreeMap<String, TensorHeader>,
     /// Files that are cut or missing.
     pub gaps: Vec<Gap>,
     /// Files that cannot be checked, each as a message with the reason.
@@ -127,7 +127,7 @@ impl Survey {
             Ok(bytes) => bytes,
             Err(error) => return self.doubts.push(format!("{} cannot be read: {error}", file.path)),
         };
-        let index = match serde_json::from_slice::<Index>(&bytes) {
+        let index = match serde_json::from_slice::<TensorIndex>(&bytes) {
             Ok(index) => index,
             Err(error) if error.is_eof() || bytes.contains(&0) => {
                 return self.gap(&file.path, "is not whole: it ends within its text");
@@ -154,7 +154,7 @@ fn has_not(len: u64, how: &str, expected: u64) -> String {
 
 /// An index of tensors: `*.safetensors.index.json`, `*.bin.index.json` and the like.
 #[derive(Deserialize)]
-pub(super) struct Index {
+pub(super) struct TensorIndex {
     #[serde(default)]
     pub metadata: IndexMetadata,
     weight_map: BTreeMap<String, IndexValue>,
@@ -172,7 +172,7 @@ enum IndexValue {
     Other(IgnoredAny),
 }
 
-impl Index {
+impl TensorIndex {
     /// The file of each tensor.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         self.weight_map.values().filter_map(|value| match value {

@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::card::{self, ModelCard};
 use super::code::Findings;
-use super::complete::{self, Index, MAX_INDEX, Survey, find, read_start};
+use super::complete::{self, MAX_INDEX, Survey, TensorIndex, find, read_start};
 use super::files::{self, TorrentFile};
 use super::hash::{self, Control, FileHashes, HashError};
 use super::license::{self, LicenseError};
 use super::manifest::SourceEntry;
 use super::merkle::Hash;
 use super::pointer::POINTER_LIMIT;
-use super::safetensors::Header;
+use super::safetensors::TensorHeader;
 use super::scan::{self, OutsideLinks, ScanError, ScannedFile};
 use super::text;
 use super::{
@@ -276,10 +276,10 @@ fn apply_config(manifest: &mut Manifest, files: &[ScannedFile], warnings: &mut V
 
 /// Counts parameters. If the model has several sets of weights, only the set that libraries load by default is counted:
 /// the files of the index, else `model.safetensors`, else all files.
-fn apply_tensors(manifest: &mut Manifest, files: &[ScannedFile], headers: &BTreeMap<String, Header>) {
+fn apply_tensors(manifest: &mut Manifest, files: &[ScannedFile], headers: &BTreeMap<String, TensorHeader>) {
     let index = find(files, "model.safetensors.index.json").and_then(|file| {
         let bytes = read_start(file, MAX_INDEX).ok()?;
-        serde_json::from_slice::<Index>(&bytes).ok()
+        serde_json::from_slice::<TensorIndex>(&bytes).ok()
     });
     let all = || files.iter().filter(|file| file.path.ends_with(".safetensors"));
     let chosen: Vec<&ScannedFile> = match (&index, find(files, "model.safetensors")) {

@@ -87,7 +87,7 @@ pub struct Control<'a> {
 }
 
 /// The tree of one file, built leaf by leaf.
-struct Tree {
+struct FileTree {
     piece_length: u32,
     /// Leaves of the current piece.
     pending: Vec<Hash>,
@@ -97,7 +97,7 @@ struct Tree {
     granules: Vec<Hash>,
 }
 
-impl Tree {
+impl FileTree {
     fn push(&mut self, leaves: &[Hash]) {
         let per_piece = (u64::from(self.piece_length) / BLOCK_LEN) as usize;
         for leaf in leaves {
@@ -132,7 +132,7 @@ impl Tree {
 /// Computes the hashes of one file from its bytes in order.
 pub struct FileHasher {
     sha256: Sha256,
-    tree: Tree,
+    tree: FileTree,
     /// Bytes of the current block.
     block: Vec<u8>,
     len: u64,
@@ -141,7 +141,7 @@ pub struct FileHasher {
 impl FileHasher {
     /// Hashes for a torrent with `piece_length` bytes per piece.
     pub fn new(piece_length: u32) -> Self {
-        let tree = Tree {
+        let tree = FileTree {
             piece_length,
             pending: Vec::new(),
             layer: Vec::new(),

@@ -11,18 +11,18 @@ use super::codec::{MAX_MANIFEST, MAX_VALUES, ManifestError, parse_json};
 use super::magnet::Magnet;
 use super::metainfo::ParsedMetainfo;
 use super::{Manifest, ModelName, Revision, Sha256Digest, path};
-use crate::yaml::{self, Limits};
+use crate::yaml::{self, YamlLimits};
 
 /// The content of a file given to `registry import`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Document {
+pub enum ImportedDocument {
     /// A manifest of schema 1, checked.
     Manifest(Box<Manifest>),
     /// A manifest of the older format.
     Legacy(Box<LegacyManifest>),
 }
 
-impl Document {
+impl ImportedDocument {
     /// Reads a manifest of either format, in JSON or YAML.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let value = match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
@@ -147,7 +147,7 @@ impl LegacyManifest {
 }
 
 /// Bounds of a manifest in YAML. [`MAX_VALUES`] does not count the keys of maps.
-const LIMITS: Limits = Limits { bytes: MAX_MANIFEST, values: 2 * MAX_VALUES };
+const LIMITS: YamlLimits = YamlLimits { bytes: MAX_MANIFEST, values: 2 * MAX_VALUES };
 
 #[cfg(test)]
 mod tests {
@@ -164,9 +164,9 @@ mod tests {
     }
 
     fn legacy(text: &str) -> LegacyManifest {
-        match Document::parse(text.as_bytes()).unwrap() {
-            Document::Legacy(legacy) => *legacy,
-            Document::Manifest(_) => panic!("read as schema 1"),
+        match ImportedDocument::parse(text.as_bytes()).unwrap() {
+            ImportedDocument::Legacy(legacy) => *legacy,
+            ImportedDocument::Manifest(_) => panic!("read as schema 1"),
         }
     }
 
@@ -216,7 +216,7 @@ mod tests {
         let list = format!("a: &a [{}]\nb: [{}]\n", "0,".repeat(20_000), "*a,".repeat(20_000));
         let text = format!("a: &a '{}'\nb: [{}]\n", "x".repeat(1_000_000), "*a,".repeat(1000));
         for bomb in [list, text, "a: &a [*a]".to_owned(), "[ # ]\n".repeat(100_000)] {
-            assert!(matches!(Document::parse(bomb.as_bytes()), Err(ManifestError::Yaml(_))));
+            assert!(matches!(ImportedDocument::parse(bomb.as_bytes()), Err(ManifestError::Yaml(_))));
         }
     }
 
@@ -225,7 +225,7 @@ mod tests {
         for text in
             ["", "7", "[]", "{}", "name: org/model", "a: 1", "{\"name\": \"org/model\"}", "\u{0}", "{"]
         {
-            assert!(Document::parse(text.as_bytes()).is_err(), "{text:?}");
+            assert!(ImportedDocument::parse(text.as_bytes()).is_err(), "{text:?}");
         }
     }
 }

@@ -37,7 +37,7 @@ pub use codec::ManifestError;
 pub use identity::{GitOid, Identity};
 pub use ids::{InfoHash, PiecesRoot, PublisherKey, Sha256Digest};
 pub use layout::{FileSpan, Layout, PieceIndex};
-pub use legacy::{Document, LegacyManifest};
+pub use legacy::{ImportedDocument, LegacyManifest};
 pub use magnet::Magnet;
 pub use manifest::{FileEntry, Manifest};
 pub use merkle::PieceLayers;

@@ -65,7 +65,7 @@ impl Tensor {
 
 /// A header that passed every check.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
+pub struct TensorHeader {
     /// End of the header and beginning of the first tensor, in bytes from the start of the file.
     pub end: u64,
     /// The tensors in the order of their bytes.
@@ -74,7 +74,7 @@ pub struct Header {
     pub metadata: BTreeMap<String, String>,
 }
 
-impl Header {
+impl TensorHeader {
     /// End of the last tensor, which is the expected length of the file.
     pub fn file_len(&self) -> u64 {
         self.tensors.last().map_or(self.end, |tensor| tensor.range.end)
@@ -155,7 +155,7 @@ impl<'de> Deserialize<'de> for RawHeader {
 }
 
 /// Parses a header from the start of a file: the 8 bytes of length and the JSON. Bytes after the JSON are ignored.
-pub fn parse_header(prefix: &[u8]) -> Result<Header, SafetensorsError> {
+pub fn parse_header(prefix: &[u8]) -> Result<TensorHeader, SafetensorsError> {
     let (first, rest) = prefix.split_first_chunk::<8>().ok_or(SafetensorsError::Truncated)?;
     let len = header_len(*first, u64::MAX)?;
     let json = rest.get(..len as usize).ok_or(SafetensorsError::Truncated)?;
@@ -188,7 +188,7 @@ pub fn parse_header(prefix: &[u8]) -> Result<Header, SafetensorsError> {
         }
         checked.push(Tensor { name, dtype, shape, range: end + start..end + stop });
     }
-    Ok(Header { end, tensors: checked, metadata: raw.metadata })
+    Ok(TensorHeader { end, tensors: checked, metadata: raw.metadata })
 }
 
 #[cfg(test)]

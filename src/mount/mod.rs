@@ -89,7 +89,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(3);
 
 /// A mounted file system that no process serves yet.
 #[derive(Debug)]
-pub struct Connection {
+pub struct FuseConnection {
     /// The connection to the kernel, an open file of `/dev/fuse`.
     pub device: OwnedFd,
     /// Where it is mounted, as the process that mounted it sees it.
@@ -111,7 +111,7 @@ pub struct MountLocation {
 
 /// Mounts on a directory that [`prepare`] has checked. [`Mounted::serve`] must then serve the connection, in this process
 /// or another one; until then every access to the directory waits.
-pub fn attach(path: &Path, allow_other: bool) -> Result<Connection, MountError> {
+pub fn attach(path: &Path, allow_other: bool) -> Result<FuseConnection, MountError> {
     let io_error = |source| MountError::Io { what: "mounting on", path: path.to_owned(), source };
     let device = attach::attach(path, allow_other)?;
     let entry = mountinfo::at(path).map_err(io_error)?.filter(MountEntry::is_silmaril);
@@ -123,7 +123,7 @@ pub fn attach(path: &Path, allow_other: bool) -> Result<Connection, MountError> 
         device: (entry.major, entry.minor),
         namespaces,
     };
-    Ok(Connection { device, place })
+    Ok(FuseConnection { device, place })
 }
 
 /// A mount that this process serves. Dropping it detaches the mount; [`Mounted::stop`] answers waiting readers first.
@@ -141,13 +141,13 @@ impl Mounted {
     /// Serves a connection. Reads that have to wait are tasks on `runtime`; with `asks_hub` they may request bytes of models of
     /// which no manifest is known from a hub. On an error the caller must unmount.
     pub fn serve(
-        connection: Connection,
+        connection: FuseConnection,
         layout: MountLayout,
         fetch: Arc<Fetch>,
         runtime: tokio::runtime::Handle,
         asks_hub: bool,
     ) -> Result<Self, MountError> {
-        let Connection { device, place } = connection;
+        let FuseConnection { device, place } = connection;
         let names = Arc::new(ModelNames::new(Owner::of_this_process(), layout, runtime.clone()));
         let counters = Arc::new(ReadCounters::default());
         let closing = watch::Sender::new(false);

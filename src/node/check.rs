@@ -16,7 +16,7 @@ use crate::store::{ContentVersion, StoredRevision};
 const CHUNK: u64 = 4 << 20;
 
 /// The check of some files of a revision.
-pub(super) struct Check {
+pub(super) struct HashCheck {
     revision: Arc<StoredRevision>,
     files: Vec<Mutex<FileCheck>>,
     /// The files are complete: hashing during the download is over.
@@ -34,7 +34,7 @@ struct FileCheck {
     version: ContentVersion,
 }
 
-impl Check {
+impl HashCheck {
     /// `files` are indices into the manifest.
     pub fn new(revision: &Arc<StoredRevision>, files: &[usize]) -> Arc<Self> {
         let version = |file: usize| revision.contents[file].version();
@@ -71,7 +71,7 @@ impl Check {
 }
 
 /// Hashes what has arrived since the last pass.
-fn pass(check: &Weak<Check>) {
+fn pass(check: &Weak<HashCheck>) {
     let count = check.upgrade().map_or(0, |check| check.files.len());
     for number in 0..count {
         loop {
@@ -166,7 +166,7 @@ mod tests {
     }
 
     /// The damaged files, and how many bytes were reported.
-    fn damaged(check: &Check) -> (Vec<String>, u64) {
+    fn damaged(check: &HashCheck) -> (Vec<String>, u64) {
         let read = AtomicU64::new(0);
         let found = check.damaged(&|bytes| {
             read.fetch_add(bytes, Ordering::Relaxed);
@@ -179,7 +179,7 @@ mod tests {
         let (dir, right) = (tempfile::tempdir().unwrap(), bytes(1));
         let (_store, revision) = revision(dir.path(), &right);
         let content = &revision.contents[0];
-        let check = Check::new(&revision, &[0]);
+        let check = HashCheck::new(&revision, &[0]);
         let hashed = || {
             pass(&Arc::downgrade(&check));
             check.files[0].lock().at
@@ -199,7 +199,7 @@ mod tests {
         let (_store, revision) = revision(dir.path(), &right);
         let content = &revision.contents[0];
         for (first, then, found) in [(&right, &wrong, vec!["w".to_owned()]), (&wrong, &right, vec![])] {
-            let check = Check::new(&revision, &[0]);
+            let check = HashCheck::new(&revision, &[0]);
             arrive(content, first, 0..LEN);
             pass(&Arc::downgrade(&check));
             content.mark_missing(0..LEN as u64).unwrap();
@@ -214,6 +214,6 @@ mod tests {
         let (dir, right) = (tempfile::tempdir().unwrap(), bytes(1));
         let (_store, revision) = revision(dir.path(), &right);
         arrive(&revision.contents[0], &right, 0..5 << 20);
-        assert_eq!(damaged(&Check::new(&revision, &[0])), (vec!["w".to_owned()], CHUNK));
+        assert_eq!(damaged(&HashCheck::new(&revision, &[0])), (vec!["w".to_owned()], CHUNK));
     }
 }

@@ -18,7 +18,7 @@ use crate::fetch::Fetch;
 use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
 use crate::mount::{RequestedModel, ShownModels};
 use crate::store::StoredRevision;
-use crate::trust::{Choice, Document, NamedPublisher, Pinning, TrustError};
+use crate::trust::{Choice, NamedPublisher, Pinning, TrustDocument, TrustError};
 
 /// A name that several publishers dispute, as `status` reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,7 +176,7 @@ impl Disputes {
     }
 
     /// The manifests of the registry with a name that is not pinned.
-    fn unpinned(&self, document: &Document) -> impl Iterator<Item = Arc<Manifest>> {
+    fn unpinned(&self, document: &TrustDocument) -> impl Iterator<Item = Arc<Manifest>> {
         let all = self.library.registry.all().into_iter();
         all.filter(|manifest| document.pinned(&manifest.name).is_none())
     }

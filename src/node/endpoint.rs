@@ -20,7 +20,9 @@ use crate::http::{Auth, HttpError, Method, Request, Token};
 use crate::mirror::HubRepository;
 use crate::model::{ModelName, ModelRef};
 use crate::mount::{FindError, ModelNames, MountLayout, Owner};
-use crate::serve::{DEFAULT_PORT, Endpoint, Guard, HubError, Listener, ModelSource, Server, is_loopback};
+use crate::serve::{
+    DEFAULT_PORT, Endpoint, EndpointServer, Guard, HubError, Listener, ModelSource, is_loopback,
+};
 use crate::store::StoredRevision;
 
 /// How long an answer of the hub about one client and one model is used. The hub limits requests, and a client sends two
@@ -86,13 +88,13 @@ pub(super) struct Endpoints {
     changing: tokio::sync::Mutex<()>,
     /// Why the endpoint of the configuration is not served.
     pub problem: Mutex<Option<String>>,
-    metrics: Mutex<Option<Server>>,
+    metrics: Mutex<Option<EndpointServer>>,
     /// Why the figures of the configuration are not served.
     pub metrics_problem: Mutex<Option<String>>,
 }
 
 struct Running {
-    server: Server,
+    server: EndpointServer,
     endpoint: Arc<Endpoint>,
     names: Arc<ModelNames>,
     token: bool,
@@ -144,7 +146,7 @@ impl Endpoints {
 
     /// The address that serves figures; none if none does.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics.lock().as_ref().map(Server::address)
+        self.metrics.lock().as_ref().map(EndpointServer::address)
     }
 
     /// Ends the endpoint. Returns whether there was one.

@@ -176,7 +176,7 @@ pub enum NodeError {
         /// Which model.
         model: ModelRef,
         /// The reason.
-        why: super::sharing::Withheld,
+        why: super::sharing::WithheldReason,
     },
     /// Another job has the model.
     #[error(

@@ -16,7 +16,7 @@ use crate::catalog::{HeldModel, Holdings};
 use crate::fetch::Fetch;
 use crate::model::codec::MAX_MANIFEST;
 use crate::model::{InfoHash, Manifest, ModelName, ModelRef, PublisherKey, Sha256Digest};
-use crate::node::sharing::Sharing;
+use crate::node::sharing::SharingRules;
 use crate::store::Registry;
 use crate::trust::Trust;
 
@@ -28,8 +28,8 @@ pub(super) struct NodeHoldings {
     registry: Arc<Registry>,
     fetch: Arc<Fetch>,
     trust: Arc<Trust>,
-    sharing: Arc<Sharing>,
-    index: RwLock<Arc<Index>>,
+    sharing: Arc<SharingRules>,
+    index: RwLock<Arc<HoldingsIndex>>,
     /// Held while the index is built.
     refreshing: Mutex<()>,
     texts: Mutex<Texts>,
@@ -37,7 +37,7 @@ pub(super) struct NodeHoldings {
 
 /// A signed manifest, and its JSON's length and digest.
 #[derive(Clone)]
-struct HeldManifest {
+struct MeasuredManifest {
     manifest: Arc<Manifest>,
     publisher: PublisherKey,
     len: u32,
@@ -45,17 +45,22 @@ struct HeldManifest {
 }
 
 #[derive(Default)]
-struct Index {
+struct HoldingsIndex {
     /// The generations of the registry and of the rules of sharing when this was built; none before the first time.
     generation: Option<(u64, u64)>,
-    entries: HashMap<ModelRef, HeldManifest>,
+    entries: HashMap<ModelRef, MeasuredManifest>,
     by_name: HashMap<ModelName, Vec<ModelRef>>,
     by_digest: HashMap<Sha256Digest, ModelRef>,
 }
 
 impl NodeHoldings {
     /// Empty until the first [`refresh`](Self::refresh).
-    pub fn new(registry: Arc<Registry>, fetch: Arc<Fetch>, trust: Arc<Trust>, sharing: Arc<Sharing>) -> Self {
+    pub fn new(
+        registry: Arc<Registry>,
+        fetch: Arc<Fetch>,
+        trust: Arc<Trust>,
+        sharing: Arc<SharingRules>,
+    ) -> Self {
         Self {
             registry,
             fetch,
@@ -75,7 +80,7 @@ impl NodeHoldings {
         if old.generation == Some(generation) {
             return;
         }
-        let mut new = Index { generation: Some(generation), ..Index::default() };
+        let mut new = HoldingsIndex { generation: Some(generation), ..HoldingsIndex::default() };
         for manifest in self.registry.all() {
             let Some(publisher) = manifest.signed_by() else { continue };
             let model = manifest.model_ref();
@@ -91,7 +96,7 @@ impl NodeHoldings {
                         tracing::warn!(%model, "the manifest is too long for peers and is not announced");
                         continue;
                     };
-                    HeldManifest {
+                    MeasuredManifest {
                         publisher,
                         len,
                         digest: Sha256Digest(Sha256::digest(&json).into()),
@@ -116,11 +121,11 @@ impl NodeHoldings {
         Arc::ptr_eq(&entry.manifest, manifest).then_some(entry.digest)
     }
 
-    fn index(&self) -> Arc<Index> {
+    fn index(&self) -> Arc<HoldingsIndex> {
         self.index.read().clone()
     }
 
-    fn held(&self, model: &ModelRef, entry: &HeldManifest) -> HeldModel {
+    fn held(&self, model: &ModelRef, entry: &MeasuredManifest) -> HeldModel {
         let info_hash = entry.manifest.torrent.info_hash;
         HeldModel {
             model: model.clone(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::http::{Scope, scope};
-use crate::model::legacy::{Document, LegacyManifest};
+use crate::model::legacy::{ImportedDocument, LegacyManifest};
 use crate::model::magnet::Magnet;
 use crate::model::metainfo::{ParsedMetainfo, parse_info, parse_metainfo};
 use crate::model::{InfoHash, Manifest, ModelRef};
@@ -58,9 +58,9 @@ impl Library {
         if let Some(name) = name {
             return Err(refused(origin, format!("a manifest names itself; --name {name} is for torrents")));
         }
-        match Document::parse(bytes).map_err(|e| refused(origin, e))? {
-            Document::Manifest(manifest) => Ok(Imported::Stored(self.admit(*manifest, allow_older)?)),
-            Document::Legacy(legacy) => Ok(Imported::Legacy(legacy)),
+        match ImportedDocument::parse(bytes).map_err(|e| refused(origin, e))? {
+            ImportedDocument::Manifest(manifest) => Ok(Imported::Stored(self.admit(*manifest, allow_older)?)),
+            ImportedDocument::Legacy(legacy) => Ok(Imported::Legacy(legacy)),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::model::{Manifest, ModelRef};
 use crate::mount::RequestedModel;
 use crate::node::lock::NodeLock;
 use crate::node::models::KnownFindings;
-use crate::node::sharing::Sharing;
+use crate::node::sharing::SharingRules;
 use crate::node::{NodeError, rotation, unshared};
 use crate::paths::Paths;
 use crate::store::{ByPublisher, Registry, SignedStates, Store, StoreError, StoredRevision};
@@ -32,7 +32,7 @@ pub struct Library {
     /// Which publisher each name belongs to.
     pub trust: Arc<Trust>,
     /// Which models are not shared or not announced.
-    pub sharing: Arc<Sharing>,
+    pub sharing: Arc<SharingRules>,
     /// The files of complete models that can run code.
     pub findings: KnownFindings,
     /// How many manifests lookups have accepted since the last count of them.
@@ -55,7 +55,7 @@ impl Library {
         let registry = Arc::new(Registry::open(&paths)?);
         let store = open(&paths)?;
         let trust = Arc::new(Trust::open(&paths, config.security.trust));
-        let sharing = Arc::new(Sharing::open(&paths, config.network.announce)?);
+        let sharing = Arc::new(SharingRules::open(&paths, config.network.announce)?);
         let (by_publisher, states) = (Arc::new(ByPublisher::open(&paths)?), SignedStates::new(&paths));
         let library = Self {
             config,

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::accept::Intent;
-use super::candidates::{Chosen, ManifestSource};
+use super::candidates::{Chosen, ManifestFetcher};
 use super::jobs::Jobs;
 use super::node_catalog::NodeCatalog;
 use super::{ErrorKind, Library, Node, NodeError, blocking, candidates, chain};
-use crate::catalog::{Candidate, CatalogError, Patience};
+use crate::catalog::{Candidate, CatalogError, SearchPatience};
 use crate::model::{Manifest, ModelRef, PublisherKey, Sha256Digest};
 use crate::mount::RequestedModel;
 use crate::store::{Announced, SignedState};
@@ -23,7 +23,7 @@ const SUCCESSOR_WITHIN: Duration = Duration::from_secs(8);
 const MAX_SUCCESSIONS: usize = 8;
 
 /// A lookup: the model, the requested publisher, the intent, and how long the caller waits for a name that no peer has.
-pub(super) type LookupKey = (ModelRef, Option<String>, Intent, Patience);
+pub(super) type LookupKey = (ModelRef, Option<String>, Intent, SearchPatience);
 
 /// A failure, for all callers that waited for it.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ pub(super) async fn look_up(
     node: &Arc<Node>,
     sought: &RequestedModel,
     within: Duration,
-    patience: Patience,
+    patience: SearchPatience,
 ) -> Result<Arc<Manifest>, NodeError> {
     let RequestedModel { model, publisher } = sought;
     node.reach.check_model(model, &[])?;
@@ -77,7 +77,7 @@ pub(super) async fn resolve(
     model: &ModelRef,
     publisher: Option<&str>,
     within: Duration,
-    patience: Patience,
+    patience: SearchPatience,
     intent: Intent,
 ) -> Result<Arc<Manifest>, NodeError> {
     let asked = Instant::now();
@@ -107,7 +107,7 @@ pub(super) async fn resolve_in_network(
     model: &ModelRef,
     publisher: Option<&str>,
     within: Duration,
-    patience: Patience,
+    patience: SearchPatience,
     intent: Intent,
 ) -> Result<Arc<Manifest>, NodeError> {
     let part = node.catalog()?;
@@ -144,7 +144,7 @@ pub(super) async fn resolve_by(
     model: &ModelRef,
     fingerprint: &str,
     within: Duration,
-    patience: Patience,
+    patience: SearchPatience,
 ) -> Result<Arc<Manifest>, NodeError> {
     let part = node.catalog()?;
     let until = Instant::now() + within;
@@ -330,7 +330,7 @@ impl ManifestPeers<'_> {
     }
 }
 
-impl ManifestSource for ManifestPeers<'_> {
+impl ManifestFetcher for ManifestPeers<'_> {
     /// Fails as soon as a newer record replaces that of the candidate. Refuses a state older than the known one, unless
     /// the user allows it.
     async fn fetch(&self, candidate: &Candidate, within: Duration) -> Result<Manifest, NodeError> {

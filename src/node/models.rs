@@ -7,13 +7,13 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::sharing::Withheld;
+use super::sharing::WithheldReason;
 use super::unshared::{self, Memory, Unshared};
 use super::{Library, NodeError};
 use crate::model::code::{Findings, RunsCode};
 use crate::model::{InfoHash, ModelName, ModelRef, PublisherKey, Revision, complete};
 use crate::store::StoredRevision;
-use crate::trust::Document;
+use crate::trust::TrustDocument;
 
 /// One known model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub struct KnownModel {
     pub reason: Option<String>,
     /// Which rule withholds it, if one does.
     #[serde(default)]
-    pub withheld: Option<Withheld>,
+    pub withheld: Option<WithheldReason>,
     /// Licence, where known.
     pub license: Option<String>,
     /// Who signed it.
@@ -65,7 +65,7 @@ pub struct KnownModel {
 const MAX_FINDINGS: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
 
 impl KnownModel {
-    fn of(revision: &StoredRevision, library: &Library, trust: &Document) -> Self {
+    fn of(revision: &StoredRevision, library: &Library, trust: &TrustDocument) -> Self {
         let manifest = &revision.manifest;
         let withheld = library.sharing.of(&manifest.model_ref()).withheld;
         Self {
@@ -95,8 +95,8 @@ impl KnownModel {
         let listing = &revision.hub.as_ref()?.listing;
         let manifest = &revision.manifest;
         let withheld = match (listing.private, listing.gated) {
-            (true, _) => Some(Withheld::Private),
-            (false, true) => Some(Withheld::Gated),
+            (true, _) => Some(WithheldReason::Private),
+            (false, true) => Some(WithheldReason::Gated),
             (false, false) => None,
         };
         let ahead = listing.newer.is_some();

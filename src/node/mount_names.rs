@@ -9,10 +9,10 @@ use super::disputes::paths_by;
 use super::hub::{self, access::HubAccess};
 use super::readable::{self, LookupLimits};
 use super::{ErrorKind, Node, NodeError, chain, offline};
-use crate::catalog::Patience;
+use crate::catalog::SearchPatience;
 use crate::model::{Manifest, PublisherKey};
 use crate::mount::{PublisherTrust, RequestedModel, ResolveError, Resolver, Resolving};
-use crate::trust::Document;
+use crate::trust::TrustDocument;
 use crate::trust::{Trust, TrustError};
 
 /// Looks unknown models up in the network.
@@ -29,7 +29,7 @@ impl Resolver for NetworkNames {
         Box::pin(async move {
             let node = node.upgrade().ok_or(ResolveError::NotFound)?;
             let access = access.upgrade();
-            let limits = LookupLimits { within, patience: Patience::Peers };
+            let limits = LookupLimits { within, patience: SearchPatience::Peers };
             let found = readable::look_up(&node, &sought, access.as_ref(), limits).await;
             let error = match found {
                 Ok(found)
@@ -106,7 +106,7 @@ const PINS_CACHED: Duration = Duration::from_secs(1);
 /// cached for a moment.
 pub(super) struct Publishers {
     trust: Arc<Trust>,
-    latest: Mutex<Option<(Instant, Option<Arc<Document>>)>>,
+    latest: Mutex<Option<(Instant, Option<Arc<TrustDocument>>)>>,
 }
 
 impl Publishers {

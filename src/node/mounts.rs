@@ -23,7 +23,7 @@ use crate::catalog::News;
 use crate::config::Show;
 use crate::fetch::web::Lent;
 use crate::mount::{
-    Connection, LookupRules, ModelNames, MountError, MountLayout, MountLocation, Mounted, Namespaces,
+    FuseConnection, LookupRules, ModelNames, MountError, MountLayout, MountLocation, Mounted, Namespaces,
     NeverResolve,
 };
 use crate::torrent::PeersGuard;
@@ -85,7 +85,7 @@ pub struct UnmountRequest {
 pub(super) struct Mounts {
     disputes: Arc<Disputes>,
     hub: Arc<HubModels>,
-    served: Mutex<Vec<Arc<Served>>>,
+    served: Mutex<Vec<Arc<ServedMount>>>,
     /// The names of other doors, which show the same models.
     doors: Mutex<Vec<Weak<ModelNames>>>,
     /// One publication at a time, so that a former state never replaces a newer one.
@@ -93,7 +93,7 @@ pub(super) struct Mounts {
 }
 
 /// One mount.
-pub(super) struct Served {
+pub(super) struct ServedMount {
     request: MountRequest,
     mounted: Mounted,
     _peers: PeersGuard,
@@ -102,7 +102,7 @@ pub(super) struct Served {
     access: HubUser,
 }
 
-impl Served {
+impl ServedMount {
     /// Resolves when the mount closes or is gone.
     pub async fn closing(&self) {
         self.mounted.closing().await;
@@ -139,7 +139,7 @@ impl Mounts {
 
     /// For `status`.
     pub fn status(&self) -> Vec<MountStatus> {
-        let of = |served: &Arc<Served>| MountStatus {
+        let of = |served: &Arc<ServedMount>| MountStatus {
             path: served.request.place.path.clone(),
             options: served.request.options.clone(),
             held: served.request.held,
@@ -233,7 +233,7 @@ pub(super) async fn serve(
     node: &Arc<Node>,
     request: MountRequest,
     device: OwnedFd,
-) -> Result<Arc<Served>, NodeError> {
+) -> Result<Arc<ServedMount>, NodeError> {
     let MountRequest { place, options, .. } = request.clone();
     let path = place.path.clone();
     if node.mounts.served.lock().iter().any(|served| served.is_at(&path, &place.namespaces)) {
@@ -247,13 +247,13 @@ pub(super) async fn serve(
     let access = node.hub.with_access(access);
     let (fetch, runtime) = (node.fetch.clone(), tokio::runtime::Handle::current());
     let asks_hub = access.is_online;
-    let connection = Connection { device, place };
+    let connection = FuseConnection { device, place };
     let layout = options.layout;
     let serving =
         tokio::task::spawn_blocking(move || Mounted::serve(connection, layout, fetch, runtime, asks_hub));
     let mounted = serving.await.map_err(NodeError::internal)??;
     set_up(node, &mounted, &options, &access)?;
-    let served = Arc::new(Served { request, mounted, _peers: peers, _lent: lent, access });
+    let served = Arc::new(ServedMount { request, mounted, _peers: peers, _lent: lent, access });
     // So that unshared models are shown when the mount is ready. On a slow disk they appear later.
     let _ = tokio::time::timeout(LOCAL_WITHIN, node.local.first_scan()).await;
     node.mounts.served.lock().push(served.clone());

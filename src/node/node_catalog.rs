@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::holdings::NodeHoldings;
 use super::{Library, Node, announce};
 use crate::catalog::record::SharedRecord;
-use crate::catalog::{Body, Catalog, CatalogError, CatalogSettings, CatalogStore, UnixTime};
+use crate::catalog::{Catalog, CatalogError, CatalogSettings, CatalogStore, RecordBody, UnixTime};
 use crate::fetch::Fetch;
 use crate::model::PublisherKey;
 use crate::torrent::Session;
@@ -70,8 +70,8 @@ impl NodeCatalog {
         let store = Arc::new(open(library).await?);
         let known = store.clone();
         library.trust.follow(Arc::new(move |key| match known.successor(key)?.record().body {
-            Body::Successor(successor) => Some(successor),
-            Body::Model(_) => None,
+            RecordBody::Successor(successor) => Some(successor),
+            RecordBody::Model(_) => None,
         }));
         let (trust, sharing) = (library.trust.clone(), library.sharing.clone());
         let holdings = NodeHoldings::new(library.registry.clone(), fetch.clone(), trust, sharing);

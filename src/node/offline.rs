@@ -15,14 +15,14 @@ use crate::torrent::GivenPeers;
 const ROUTE_IS_UP: u32 = 1;
 
 /// Checks whether this node can reach a peer or a server.
-pub(super) struct Reach {
+pub(super) struct NetworkReach {
     pub library: Arc<Library>,
     pub catalog: Option<Arc<NodeCatalog>>,
     /// The peers that the node was started with.
     pub peers: GivenPeers,
 }
 
-impl Reach {
+impl NetworkReach {
     /// Fails if a model cannot be fetched because the machine has no network: [`Self::is_offline`], and the hub is not
     /// on this machine.
     pub fn check_model(&self, model: &ModelRef, peers: &[SocketAddr]) -> Result<(), NodeError> {

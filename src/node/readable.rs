@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::hub::access::HubAccess;
 use super::hub::{self, is_restricted, may_read};
 use super::{ErrorKind, Node, NodeError, lookup};
-use crate::catalog::Patience;
+use crate::catalog::SearchPatience;
 use crate::mirror::MirrorError;
 use crate::model::ModelRef;
 use crate::mount::RequestedModel;
@@ -26,7 +26,7 @@ pub(super) struct LookupLimits {
     /// How long the swarm and the hub may take.
     pub within: Duration,
     /// How the swarm is asked.
-    pub patience: Patience,
+    pub patience: SearchPatience,
 }
 
 /// The model at a path of a mount: the known one or, with `limits`, the one that the swarm or the hub has. `access` is how

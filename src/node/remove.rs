@@ -107,7 +107,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::model::{FileEntry, InfoHash, Manifest, PiecesRoot};
-    use crate::node::sharing::Withheld;
+    use crate::node::sharing::WithheldReason;
     use crate::paths::Paths;
     use crate::store::Stamp;
 
@@ -173,7 +173,7 @@ mod tests {
         let model: ModelRef = "acme/m".parse().unwrap();
         let manifest = got(&library, &library.paths.models.join("acme/m"), &[("a", 1)]);
         library.registry.insert(manifest).unwrap();
-        let withheld = Rule { withheld: Some(Withheld::Private), ..Rule::default() };
+        let withheld = Rule { withheld: Some(WithheldReason::Private), ..Rule::default() };
         library.sharing.set(&model, withheld).unwrap();
         let history = library.paths.mirror_of(&model);
         fs::create_dir_all(history.parent().unwrap()).unwrap();

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::clients::Clients;
 use super::control::{self, Status};
+use super::directory_faults::{self, DirectoryFaults};
 use super::disputes::{self, Disputes};
 use super::endpoint::Endpoints;
 use super::hub::HubModels;
@@ -23,8 +24,7 @@ use super::lookup::NetworkLookups;
 use super::metadata::MetadataWaiters;
 use super::mounts::Mounts;
 use super::node_catalog::NodeCatalog;
-use super::offline::Reach;
-use super::places::{self, Places};
+use super::offline::NetworkReach;
 use super::seeds::Seeds;
 use super::sharing::Rule;
 use super::unresolved::Unresolved;
@@ -74,7 +74,7 @@ pub struct Node {
     /// The catalog, if it could be opened.
     pub(super) catalog: Option<Arc<NodeCatalog>>,
     /// Whether a peer or a server can be reached.
-    pub(super) reach: Reach,
+    pub(super) reach: NetworkReach,
     pub(super) lookups: NetworkLookups,
     pub(super) unresolved: Unresolved,
     pub(super) limited: Limited,
@@ -82,14 +82,14 @@ pub struct Node {
     pub(super) local: Arc<LocalModels>,
     /// Models that are read from the hub.
     pub(super) hub: Arc<HubModels>,
-    pub(super) places: Places,
+    pub(super) places: DirectoryFaults,
     pub(super) started: Instant,
     pub(super) listening: watch::Receiver<Vec<SocketAddr>>,
     pub(super) ending: watch::Sender<Option<Ending>>,
     pub(super) stopping: AtomicBool,
     pub(super) _peers: PeersGuard,
     pub(super) tasks: Mutex<Vec<JoinHandle<()>>>,
-    pub(super) server: Mutex<Option<control::Server>>,
+    pub(super) server: Mutex<Option<control::ControlServer>>,
     /// Shared with each thread that writes below the base directory, which may outlive the node.
     pub(super) lock: Arc<NodeLock>,
 }
@@ -179,8 +179,11 @@ impl Node {
     pub fn status(&self) -> Status {
         let transfers = self.fetch.status();
         let mut problems = self.places.problems();
-        problems
-            .extend(transfers.iter().filter_map(|transfer| places::damage_in_cache(&self.library, transfer)));
+        problems.extend(
+            transfers
+                .iter()
+                .filter_map(|transfer| directory_faults::damage_in_cache(&self.library, transfer)),
+        );
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

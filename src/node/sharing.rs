@@ -17,10 +17,10 @@ use crate::fsutil;
 use crate::model::ModelRef;
 use crate::paths::Paths;
 use crate::store::StoreError;
-use crate::yaml::{self, Limits};
+use crate::yaml::{self, YamlLimits};
 
 /// Bounds of the file: more models than one disk holds.
-const LIMITS: Limits = Limits { bytes: 16 << 20, values: 1_000_000 };
+const LIMITS: YamlLimits = YamlLimits { bytes: 16 << 20, values: 1_000_000 };
 
 const HEADING: &str =
     "# Models that silmaril mirrored and does not share, or shares without announcing them.\n";
@@ -28,7 +28,7 @@ const HEADING: &str =
 /// Why a model is not shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Withheld {
+pub enum WithheldReason {
     /// It was mirrored with `--no-auto-share`, or fetched with `--seed=false`.
     NotAsked,
     /// Its licence is unknown, or not known to permit it.
@@ -39,7 +39,7 @@ pub enum Withheld {
     Private,
 }
 
-impl Withheld {
+impl WithheldReason {
     /// Whether the user must confirm the right to share it.
     pub fn needs_right(self) -> bool {
         match self {
@@ -65,7 +65,7 @@ impl Withheld {
 pub struct Rule {
     /// Why it is not shared; none if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub withheld: Option<Withheld>,
+    pub withheld: Option<WithheldReason>,
     /// Shared without the DHT, LAN discovery and the catalog: only with peers that know this host in another way.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unannounced: bool,
@@ -97,7 +97,7 @@ struct SharingFile {
 
 /// The rules of one base directory.
 #[derive(Debug)]
-pub struct Sharing {
+pub struct SharingRules {
     path: PathBuf,
     /// `network.announce`.
     announce: bool,
@@ -105,7 +105,7 @@ pub struct Sharing {
     generation: AtomicU64,
 }
 
-impl Sharing {
+impl SharingRules {
     /// Reads the rules; no file means no rules. Without `announce` no model is announced, also if its rule permits it.
     pub fn open(paths: &Paths, announce: bool) -> Result<Self, NodeError> {
         let path = paths.sharing();
@@ -171,17 +171,17 @@ mod tests {
     fn rules_survive_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path());
-        let sharing = Sharing::open(&paths, true).unwrap();
+        let sharing = SharingRules::open(&paths, true).unwrap();
         let (gated, quiet) = ("meta/llama@v1".parse().unwrap(), "acme/m".parse().unwrap());
-        let withheld = Rule { withheld: Some(Withheld::Gated), ..Rule::default() };
+        let withheld = Rule { withheld: Some(WithheldReason::Gated), ..Rule::default() };
         sharing.set(&gated, withheld).unwrap();
         sharing.set(&quiet, Rule { unannounced: true, ..Rule::default() }).unwrap();
         assert_eq!(sharing.generation(), 2);
-        let again = Sharing::open(&paths, true).unwrap();
+        let again = SharingRules::open(&paths, true).unwrap();
         assert_eq!(again.of(&gated), withheld);
         assert!(again.of(&quiet).unannounced);
         again.set(&gated, Rule::default()).unwrap();
-        assert_eq!(Sharing::open(&paths, true).unwrap().of(&gated), Rule::default());
+        assert_eq!(SharingRules::open(&paths, true).unwrap().of(&gated), Rule::default());
         let text = std::fs::read_to_string(paths.sharing()).unwrap();
         assert!(text.contains("acme/m") && !text.contains("meta/llama"), "{text}");
     }
@@ -193,7 +193,7 @@ mod tests {
         for bad in ["models: [", "models: {acme/m: {withheld: perhaps}}", "modells: {}", &"[".repeat(100_000)]
         {
             std::fs::write(paths.sharing(), bad).unwrap();
-            let error = Sharing::open(&paths, true).unwrap_err().to_string();
+            let error = SharingRules::open(&paths, true).unwrap_err().to_string();
             assert!(error.contains("sharing.yaml"), "{error}");
         }
     }

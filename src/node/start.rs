@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::clients::Clients;
+use super::directory_faults::DirectoryFaults;
 use super::disputes::Disputes;
 use super::endpoint::{self, Endpoints};
 use super::hub::access::HubAccess;
@@ -20,8 +21,7 @@ use super::lookup::NetworkLookups;
 use super::metadata::MetadataWaiters;
 use super::mounts::Mounts;
 use super::node_catalog::NodeCatalog;
-use super::offline::Reach;
-use super::places::Places;
+use super::offline::NetworkReach;
 use super::pump::Pump;
 use super::seeds::Seeds;
 use super::unresolved::Unresolved;
@@ -111,7 +111,7 @@ impl Node {
         let disputes = Arc::new(Disputes::new(library.clone(), catalog.clone(), local.clone()));
         let node = Arc::new(Self {
             seeds: Seeds::new(library.clone(), fetch.clone(), session.clone(), settings.clone()),
-            reach: Reach {
+            reach: NetworkReach {
                 library: library.clone(),
                 catalog: catalog.clone(),
                 peers: settings.peers.clone(),
@@ -133,7 +133,7 @@ impl Node {
             disputes,
             local,
             hub: hub_models,
-            places: Places::default(),
+            places: DirectoryFaults::default(),
             started: Instant::now(),
             listening,
             ending: watch::Sender::new(None),
@@ -157,7 +157,7 @@ impl Node {
         });
         let keeper = tokio::spawn(super::space::run(Arc::downgrade(&node), node.settings.rooms.clone()));
         let looking = tokio::spawn(local_models::run(Arc::downgrade(&node)));
-        let tending = tokio::spawn(super::places::run(Arc::downgrade(&node)));
+        let tending = tokio::spawn(super::directory_faults::run(Arc::downgrade(&node)));
         let completing = tokio::spawn(hub::complete::run(Arc::downgrade(&node), completed));
         let handing = tokio::spawn(hub::hand_over::run(Arc::downgrade(&node)));
         let comparing = tokio::spawn(hub::twins::run(Arc::downgrade(&node)));

@@ -17,9 +17,9 @@ use crate::model::InfoHash;
 const MAX_SEARCHES: usize = 32;
 
 /// A running search. Dropping this ends it.
-struct HolderSearch(AbortHandle);
+struct RunningSearch(AbortHandle);
 
-impl Drop for HolderSearch {
+impl Drop for RunningSearch {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -28,7 +28,7 @@ impl Drop for HolderSearch {
 /// Searches for hosts while reads starve. Runs until the node is gone.
 pub(super) async fn run(node: Weak<Node>, part: Arc<NodeCatalog>) {
     let Some(mut starving) = node.upgrade().map(|node| node.fetch.starving()) else { return };
-    let mut searches: HashMap<InfoHash, HolderSearch> = HashMap::new();
+    let mut searches: HashMap<InfoHash, RunningSearch> = HashMap::new();
     while starving.changed().await.is_ok() {
         let now = starving.borrow_and_update().clone();
         searches.retain(|info_hash, _| now.contains(info_hash));
@@ -47,7 +47,7 @@ pub(super) async fn run(node: Weak<Node>, part: Arc<NodeCatalog>) {
 }
 
 /// None for a torrent that is not public.
-fn begin(node: &Arc<Node>, part: &Arc<NodeCatalog>, info_hash: InfoHash) -> Option<HolderSearch> {
+fn begin(node: &Arc<Node>, part: &Arc<NodeCatalog>, info_hash: InfoHash) -> Option<RunningSearch> {
     if node.fetch.exposure(&info_hash) != Exposure::Public {
         return None;
     }
@@ -62,5 +62,5 @@ fn begin(node: &Arc<Node>, part: &Arc<NodeCatalog>, info_hash: InfoHash) -> Opti
         part.catalog.look_for_holders(&model, &info_hash, introduce).await;
     });
     tokio::spawn(search);
-    Some(HolderSearch(handle))
+    Some(RunningSearch(handle))
 }

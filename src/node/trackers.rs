@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use url::{Host, Url};
 
-use crate::http::{Client, HttpError, without_secrets};
+use crate::http::{HttpClient, HttpError, without_secrets};
 use crate::model::InfoHash;
 use announce::Announce;
 
@@ -36,7 +36,7 @@ pub(super) struct Trackers {
 
 impl Trackers {
     /// Checks untrusted trackers. Refused or invalid ones are logged and left out.
-    pub async fn of(named: &[String], client: &Client, proxied: bool) -> Self {
+    pub async fn of(named: &[String], client: &HttpClient, proxied: bool) -> Self {
         let checks = named.iter().take(MAX_TRACKERS).map(async |tracker| {
             let checked = check(tracker, client, proxied).await;
             checked
@@ -54,7 +54,7 @@ impl Trackers {
     /// Asks the HTTP trackers, each again at its interval, and reports the peers that they name. Never ends.
     pub async fn ask(
         &self,
-        client: &Client,
+        client: &HttpClient,
         info_hash: InfoHash,
         port: u16,
         found: impl Fn(SocketAddr),
@@ -104,7 +104,7 @@ impl From<HttpError> for TrackerError {
     }
 }
 
-async fn check(tracker: &str, client: &Client, proxied: bool) -> Result<Trackers, TrackerError> {
+async fn check(tracker: &str, client: &HttpClient, proxied: bool) -> Result<Trackers, TrackerError> {
     let shape = || TrackerError::Shape(tracker.chars().take(100).collect());
     let url: Url = tracker.trim().parse().map_err(|_| shape())?;
     if matches!(url.scheme(), "http" | "https") {

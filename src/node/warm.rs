@@ -8,7 +8,7 @@ use super::hub;
 use super::hub::access::HubAccess;
 use super::readable::{self, LookupLimits};
 use super::{Node, NodeError, blocking, space};
-use crate::catalog::Patience;
+use crate::catalog::SearchPatience;
 use crate::model::ModelRef;
 use crate::model::gguf::{self, GgufError};
 use crate::model::names::NameError;
@@ -51,7 +51,7 @@ pub(super) async fn run(node: &Arc<Node>, request: &WarmRequest) -> Result<Warme
     let access = HubAccess::new(&node.web, &config.hub.endpoint, lazy, &request.surroundings)?;
     let access = node.hub.with_access(access);
     let within = config.mount.resolve_timeout;
-    let limits = request.resolve.then_some(LookupLimits { within, patience: Patience::All });
+    let limits = request.resolve.then_some(LookupLimits { within, patience: SearchPatience::All });
     let found = readable::readable(node, &sought, Some(&access), limits).await?;
     if found.is_local {
         return warmed(&found, &sought.model, &below).map(|(_, warmed)| warmed);

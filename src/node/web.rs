@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Library, NodeError};
 use crate::fetch::hub::REQUESTS;
 use crate::fetch::web::{HttpSource, Lent, WebSettings};
-use crate::http::{Client, EnvironmentProxies, Token};
+use crate::http::{EnvironmentProxies, HttpClient, Token};
 use crate::mirror::{HubLimits, token};
 
 /// What a command has in its own environment. The node uses it only for the work of that command.
@@ -31,7 +31,7 @@ impl Surroundings {
 /// The HTTP client of a node, and the web as a source of bytes.
 pub(super) struct Web {
     /// Uses the proxy of the configuration.
-    pub client: Client,
+    pub client: HttpClient,
     library: Arc<Library>,
     /// The web as the seed of last resort; none with `hub.fallback: false`.
     source: Option<Arc<HttpSource>>,
@@ -46,7 +46,7 @@ impl Web {
     /// none.
     pub fn new(library: Arc<Library>) -> Result<Self, NodeError> {
         let hub = &library.config.hub;
-        let client = Client::new(&library.config.network)?.allowing_private(&hub.endpoint);
+        let client = HttpClient::new(&library.config.network)?.allowing_private(&hub.endpoint);
         let token = token::find()
             .inspect_err(|error| tracing::warn!(%error, "the hub receives requests without a token"));
         let token = token.ok().flatten();
@@ -70,12 +70,12 @@ impl Web {
     }
 
     /// An HTTP client that uses the proxies of a command.
-    pub fn client_with(&self, surroundings: &Surroundings) -> Result<Client, NodeError> {
+    pub fn client_with(&self, surroundings: &Surroundings) -> Result<HttpClient, NodeError> {
         if surroundings.proxies.is_empty() {
             return Ok(self.client.clone());
         }
         let config = &self.library.config;
-        Ok(Client::for_process(&config.network, &surroundings.proxies)?
+        Ok(HttpClient::for_process(&config.network, &surroundings.proxies)?
             .allowing_private(&config.hub.endpoint)
             .counting_with(&self.client))
     }

@@ -73,7 +73,7 @@ impl Bodies {
         file: FileRef,
         range: std::ops::Range<u64>,
     ) -> impl Stream<Item = Result<Bytes, ReadError>> + Send + use<> {
-        let reader = OpenFile::new(self, file);
+        let reader = BodyFile::new(self, file);
         stream::unfold(Some((reader, range.start)), move |state| async move {
             let (reader, at) = state.filter(|(_, at)| *at < range.end)?;
             let len = reader.next_len(at, range.end);
@@ -95,12 +95,12 @@ impl Bodies {
 }
 
 /// A file that a body reads.
-struct OpenFile {
+struct BodyFile {
     bodies: Arc<Bodies>,
     file: FileRef,
 }
 
-impl OpenFile {
+impl BodyFile {
     fn new(bodies: &Arc<Bodies>, file: FileRef) -> Self {
         *bodies.open.lock().entry(Self::key(&file)).or_default() += 1;
         Self { bodies: bodies.clone(), file }
@@ -120,7 +120,7 @@ impl OpenFile {
     }
 }
 
-impl Drop for OpenFile {
+impl Drop for BodyFile {
     fn drop(&mut self) {
         let is_last = {
             let mut open = self.bodies.open.lock();

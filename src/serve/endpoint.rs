@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::body::Bodies;
-use super::file::Served;
+use super::file::ServedFile;
 use super::find::{Found, find};
 use super::route::Route;
 use super::{Guard, HubError, ModelSource, describe, file, registry};
@@ -153,7 +153,7 @@ impl Endpoint {
                             .map(|value| (header::HeaderName::from_static(name), value)),
                     );
                 }
-                let served = Served { revision: found.revision, file: index, etag, headers };
+                let served = ServedFile { revision: found.revision, file: index, etag, headers };
                 file::respond(&self.bodies, served, &call.method, &call.headers).await
             }
         }

@@ -13,7 +13,7 @@ use crate::fetch::{FileRef, ReadError};
 use crate::store::StoredRevision;
 
 /// The file that a response sends.
-pub struct Served {
+pub struct ServedFile {
     /// The revision.
     pub revision: Arc<StoredRevision>,
     /// Index into its files.
@@ -27,11 +27,11 @@ pub struct Served {
 /// Answers GET and HEAD of a file: the whole file, a range of it, 304 if the client has it, or 416.
 pub async fn respond(
     bodies: &Arc<Bodies>,
-    served: Served,
+    served: ServedFile,
     method: &Method,
     request: &HeaderMap,
 ) -> Result<Response, HubError> {
-    let Served { revision, file, etag, headers } = served;
+    let ServedFile { revision, file, etag, headers } = served;
     let text = |name: header::HeaderName| request.get(name).and_then(|value| value.to_str().ok());
     let size = revision.manifest.files[file].size;
     let mut response = Response::new(Body::empty());

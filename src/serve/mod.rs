@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `server` | the listening socket and its connections |
 //! | `local_user` | the user of a loopback connection |
-//! | `places` | which connections stay open if there are too many |
+//! | `slots` | which connections stay open if there are too many |
 //! | `guard` | which requests are refused before a route sees them |
 //! | `route` | paths of requests |
 //! | `endpoint` | the routes: from a request to a response |
@@ -29,11 +29,11 @@ mod file;
 mod find;
 mod guard;
 mod local_user;
-mod places;
 mod range;
 mod registry;
 mod route;
 mod server;
+mod slots;
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ use futures_util::future::BoxFuture;
 pub use endpoint::Endpoint;
 pub use error::HubError;
 pub use guard::{Guard, is_loopback};
-pub use server::{Listener, Server};
+pub use server::{EndpointServer, Listener};
 
 use crate::http::Token;
 use crate::model::{ModelName, ModelRef};

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::HubError;
 use super::body::Bodies;
-use super::file::{self, Served};
+use super::file::{self, ServedFile};
 use super::find::Found;
 use crate::fetch::FileRef;
 use crate::model::{FileEntry, GRANULE_LEN, gguf};
@@ -86,7 +86,7 @@ pub(super) async fn blob(
     if let Some(index) = files.iter().position(|file| file.sha256.is_some() && digest(file) == wanted) {
         let etag = super::describe::etag(&found.revision, &files[index]);
         let served =
-            Served { revision: found.revision.clone(), file: index, etag, headers: HeaderMap::new() };
+            ServedFile { revision: found.revision.clone(), file: index, etag, headers: HeaderMap::new() };
         return file::respond(bodies, served, method, request).await;
     }
     for (index, _) in models(files) {

@@ -16,10 +16,10 @@ use tokio::task::JoinSet;
 
 use super::is_loopback;
 use super::local_user::owner_of;
-use super::places::{Limits, Places};
+use super::slots::{ConnectionLimits, ConnectionSlots};
 
 /// The most connections.
-const LIMITS: Limits = Limits { all: 1024, of_client: 256 };
+const LIMITS: ConnectionLimits = ConnectionLimits { all: 1024, of_client: 256 };
 /// Time within which a client must send the head of a request, also on a connection that it keeps open.
 const HEAD_WITHIN: Duration = Duration::from_secs(90);
 /// Time after which a connection ends whose client takes no bytes.
@@ -47,23 +47,23 @@ impl Listener {
     }
 
     /// Serves connections until the returned server is dropped.
-    pub fn serve(self, router: Router) -> Server {
+    pub fn serve(self, router: Router) -> EndpointServer {
         let (ending, ends) = watch::channel(false);
         let mut task = JoinSet::new();
         task.spawn(accept(self.socket, router, ends));
-        Server { address: self.address, _ending: ending, task }
+        EndpointServer { address: self.address, _ending: ending, task }
     }
 }
 
 /// A running server. Dropping it closes all its connections.
 #[derive(Debug)]
-pub struct Server {
+pub struct EndpointServer {
     address: SocketAddr,
     _ending: watch::Sender<bool>,
     task: JoinSet<()>,
 }
 
-impl Server {
+impl EndpointServer {
     /// The address in use.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -77,7 +77,7 @@ impl Server {
 
 async fn accept(listener: TcpListener, router: Router, mut ends: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
-    let places = Places::new(LIMITS);
+    let places = ConnectionSlots::new(LIMITS);
     loop {
         let accepted = tokio::select! {
             biased;

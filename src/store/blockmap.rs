@@ -5,7 +5,7 @@
 //! identity of the boot that wrote it) and one bit a block, least significant first.
 //!
 //! Versions before 2 recorded what libtorrent called verified. Their maps are still read, but their blocks are not proved (see
-//! [`Header::proved`]). Blocks that came from a hub have maps of another kind ([`MapKind::Hub`]), which no content of a swarm
+//! [`MapHeader::proved`]). Blocks that came from a hub have maps of another kind ([`MapKind::Hub`]), which no content of a swarm
 //! accepts: no hash of a torrent covers these blocks.
 
 use std::ops::Range;
@@ -36,7 +36,7 @@ pub(super) enum MapKind {
 
 /// The header of a map file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header {
+pub(super) struct MapHeader {
     /// The boot that wrote the file.
     pub boot: [u8; 16],
     /// Whether our own code proved the blocks before they were recorded.
@@ -240,7 +240,7 @@ impl BlockMap {
     }
 
     /// Reads a map file for a content of `len` bytes. None if it is damaged, or belongs to another length or kind.
-    pub fn decode(kind: MapKind, len: u64, file: &[u8]) -> Option<(Self, Header)> {
+    pub fn decode(kind: MapKind, len: u64, file: &[u8]) -> Option<(Self, MapHeader)> {
         let mut map = Self::none_of(kind, len);
         let (header, bits) = file.split_at_checked(HEADER_LEN)?;
         let (proved, known) = match kind {
@@ -251,7 +251,7 @@ impl BlockMap {
         if !known || header[8..16] != len.to_le_bytes() || bits.len() != map.blocks.div_ceil(8) {
             return None;
         }
-        let header = Header { boot: header[16..].try_into().ok()?, proved };
+        let header = MapHeader { boot: header[16..].try_into().ok()?, proved };
         let words = bits.chunks(size_of::<usize>()).map(|chunk| {
             let mut word = [0; size_of::<usize>()];
             word[..chunk.len()].copy_from_slice(chunk);
@@ -306,7 +306,7 @@ mod tests {
                     Op::Remove(r) => { map.remove(&r); (r, false) }
                     Op::Recode => {
                         let (back, header) = BlockMap::decode(MapKind::Proved, len, &map.encode(&[7; 16])).unwrap();
-                        prop_assert_eq!(header, Header { boot: [7; 16], proved: true });
+                        prop_assert_eq!(header, MapHeader { boot: [7; 16], proved: true });
                         map = back;
                         continue;
                     }
@@ -371,6 +371,6 @@ mod tests {
         let mut file = BlockMap::all(3 * BLOCK_LEN).encode(&[5; 16]);
         file[..8].copy_from_slice(UNPROVED_MAGIC);
         let (map, header) = BlockMap::decode(MapKind::Proved, 3 * BLOCK_LEN, &file).unwrap();
-        assert_eq!((map.bytes(), header), (3 * BLOCK_LEN, Header { boot: [5; 16], proved: false }));
+        assert_eq!((map.bytes(), header), (3 * BLOCK_LEN, MapHeader { boot: [5; 16], proved: false }));
     }
 }

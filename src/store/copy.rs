@@ -11,7 +11,7 @@ use crate::{fsutil, nofollow};
 
 /// What two files with the same bytes may share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sharing {
+pub(crate) enum ExtentSharing {
     /// The inode: both belong to this program, and an edit of one may show in the other.
     Inode,
     /// The extents: the first belongs to the user, and its edits must not show in the second.
@@ -21,14 +21,14 @@ pub(crate) enum Sharing {
 /// Makes the new file `to` with the bytes of `from`, on the disk when this returns: by reflink, else by a hard
 /// link if `sharing` allows one, else by copying. Returns the metadata after the reading of the file that was read: another
 /// file may have its path by then.
-pub(crate) fn duplicate(from: &Path, to: &Path, sharing: Sharing) -> io::Result<Metadata> {
+pub(crate) fn duplicate(from: &Path, to: &Path, sharing: ExtentSharing) -> io::Result<Metadata> {
     let found = duplicate_unsynced(from, to, sharing)?;
     fsutil::flush(&nofollow::read(to)?)?;
     Ok(found)
 }
 
 /// [`duplicate`] for a caller that makes `to` durable.
-pub(super) fn duplicate_unsynced(from: &Path, to: &Path, sharing: Sharing) -> io::Result<Metadata> {
+pub(super) fn duplicate_unsynced(from: &Path, to: &Path, sharing: ExtentSharing) -> io::Result<Metadata> {
     nofollow::remove_if_there(to)?;
     let source = nofollow::read(from)?;
     let target = nofollow::create_new(to)?;
@@ -37,7 +37,7 @@ pub(super) fn duplicate_unsynced(from: &Path, to: &Path, sharing: Sharing) -> io
         Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS | Errno::PERM) => {}
         Err(e) => return Err(e.into()),
     }
-    if sharing == Sharing::Inode {
+    if sharing == ExtentSharing::Inode {
         nofollow::remove_if_there(to)?;
         if nofollow::hard_link(&source, from, to).is_ok() {
             return source.metadata();

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::blockmap::{BlockMap, MapKind};
-use super::copy::{Sharing, crosses_devices, duplicate};
+use super::copy::{ExtentSharing, crosses_devices, duplicate};
 use super::mapfile::{self, OwnStamp};
 use super::placement::{PlacedFile, Stamp};
 use super::{ContentKey, HubKey};
@@ -66,7 +66,7 @@ impl DataFiles {
         if self.move_into_cache(key, placed, &data)? {
             return Ok(());
         }
-        let copied = duplicate(&placed.path, &data, Sharing::Extents);
+        let copied = duplicate(&placed.path, &data, ExtentSharing::Extents);
         if !copied.as_ref().is_ok_and(|copied| Stamp::of(copied) == placed.stamp) {
             nofollow::remove_if_there(&data)?;
             return copied.map(drop);

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::placement::Record;
+use super::placement::PlacementRecord;
 use super::remove::{is_known, remove_files, remove_manifest_copy};
 use super::staging::staging_dir;
 use super::{ContentKey, Store, StoreError, mapfile};
@@ -92,7 +92,7 @@ impl FormerStates<'_> {
             // Files in common with the present state are recorded for that one; an edited file belongs to its editor.
             false => record.places.retain(|place| place.dir != dir),
         })?;
-        if !twin && self.store.placements.record(info_hash) == Record::default() {
+        if !twin && self.store.placements.record(info_hash) == PlacementRecord::default() {
             self.store.torrents.remove(info_hash)?;
         }
         Ok(doomed.len())
@@ -113,7 +113,7 @@ impl FormerStates<'_> {
 }
 
 /// The contents in a record.
-fn keys(record: &Record) -> BTreeSet<ContentKey> {
+fn keys(record: &PlacementRecord) -> BTreeSet<ContentKey> {
     let placed = record.places.iter().flat_map(|place| &place.files).filter_map(|file| file.key());
     let staged = record.staging.iter().filter_map(|dir| nofollow::read_dir(dir).ok()).flatten();
     let staged = staged.filter_map(|(name, _)| ContentKey::parse(mapfile::data_name(name.to_str()?)));

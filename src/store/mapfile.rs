@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use super::blockmap::{BlockMap, Header, MapKind};
+use super::blockmap::{BlockMap, MapHeader, MapKind};
 use super::placement::{Stamp, change_time};
 use crate::model::BLOCK_LEN;
 use crate::{fsutil, nofollow};
@@ -218,7 +218,7 @@ fn keep_unproved(
     outdated.iter().try_for_each(|path| nofollow::remove_if_there(path).map(drop))
 }
 
-fn read(kind: MapKind, path: &Path, len: u64) -> io::Result<Option<(BlockMap, Header)>> {
+fn read(kind: MapKind, path: &Path, len: u64) -> io::Result<Option<(BlockMap, MapHeader)>> {
     let map = match nofollow::read_capped(path, BlockMap::encoded_len(len)) {
         Ok(bytes) => BlockMap::decode(kind, len, &bytes),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),

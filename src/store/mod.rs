@@ -91,7 +91,7 @@ pub use staging::Staging;
 pub use states::{Announced, SignedState, SignedStates};
 use torrents::TorrentFiles;
 pub use verify::VerifyReport;
-use withheld::Withheld;
+use withheld::WithheldModels;
 
 /// Why the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -203,7 +203,7 @@ pub struct Store {
     /// The progress of the background check.
     pub(crate) scrub: Scrub,
     /// Models that are not shared.
-    pub(crate) withheld: Withheld,
+    pub(crate) withheld: WithheldModels,
     /// Held while contents move or are evicted, so that no file is renamed or emptied between the check of it and its use by
     /// another thread. The first lock of all: taken before the locks of live contents, the journals of contents and the locks
     /// of the placements, never twice, and not by readers.
@@ -247,7 +247,7 @@ impl Store {
             torrents: TorrentFiles { paths: paths.clone() },
             granules: Granules { dir: paths.granules() },
             scrub: Scrub::open(paths.scrub(), &boot, locked),
-            withheld: Withheld::default(),
+            withheld: WithheldModels::default(),
             files: DataFiles { paths, boot, locked },
             moving: Mutex::new(()),
         }))

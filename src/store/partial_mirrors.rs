@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::copy::{Sharing, crosses_devices, duplicate, same_bytes};
+use super::copy::{ExtentSharing, crosses_devices, duplicate, same_bytes};
 use super::publish::refuse_links;
 use super::removable::Removable;
 use super::remove::remove_files;
@@ -223,7 +223,7 @@ fn copy_near<'a>(files: impl Iterator<Item = &'a mut PathBuf>, tree: &Path, dest
     }
     for (at, file) in files.enumerate() {
         let copy = dest.join(format!("{}{at}", fsutil::TEMP_PREFIX));
-        if let Err(e) = duplicate(file, &copy, Sharing::Extents) {
+        if let Err(e) = duplicate(file, &copy, ExtentSharing::Extents) {
             nofollow::remove_temporary(dest)?;
             return Err(e);
         }

@@ -17,7 +17,7 @@ use super::placement_index::PlacementIndex;
 use super::record::Delta;
 pub use super::record::Stamp;
 pub(super) use super::record::change_time;
-pub(super) use super::record::{PlacedDir, PlacedEntry, Record};
+pub(super) use super::record::{PlacedDir, PlacedEntry, PlacementRecord};
 use super::recordfile;
 use super::tend::PlacedDirId;
 use super::{ContentKey, StoreError};
@@ -80,7 +80,7 @@ impl Placements {
     }
 
     /// The record of a torrent; empty if there is none.
-    pub fn record(&self, info_hash: &InfoHash) -> Record {
+    pub fn record(&self, info_hash: &InfoHash) -> PlacementRecord {
         self.lock().records.get(info_hash).cloned().unwrap_or_default()
     }
 
@@ -111,7 +111,11 @@ impl Placements {
     }
 
     /// Changes the record of a torrent: first durably on disk, then in memory. An empty record is removed.
-    pub fn update(&self, info_hash: &InfoHash, change: impl FnOnce(&mut Record)) -> Result<(), StoreError> {
+    pub fn update(
+        &self,
+        info_hash: &InfoHash,
+        change: impl FnOnce(&mut PlacementRecord),
+    ) -> Result<(), StoreError> {
         let _writing = self.writing.lock();
         let (old, known) = {
             let state = self.lock();
@@ -258,7 +262,7 @@ impl Placements {
     }
 
     /// The records of all torrents.
-    pub fn all(&self) -> Vec<Record> {
+    pub fn all(&self) -> Vec<PlacementRecord> {
         self.lock().records.values().cloned().collect()
     }
 
@@ -326,7 +330,8 @@ impl Placements {
         let is_it = |dir: &Path, file: &PlacedEntry| file.key() == Some(*key) && file.real_path(dir) == path;
         let holders: Vec<InfoHash> = {
             let state = self.lock();
-            let holds = |r: &Record| r.places.iter().any(|p| p.files.iter().any(|f| is_it(&p.dir, f)));
+            let holds =
+                |r: &PlacementRecord| r.places.iter().any(|p| p.files.iter().any(|f| is_it(&p.dir, f)));
             state.records.iter().filter(|(_, r)| holds(r)).map(|(h, _)| *h).collect()
         };
         for info_hash in holders {

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use super::ContentKey;
 use super::blockmap::BlockMap;
-use super::record::{DirDelta, PlacedEntry, Record, Stamp};
-use super::recordfile::Extent;
+use super::record::{DirDelta, PlacedEntry, PlacementRecord, Stamp};
+use super::recordfile::PartLengths;
 use crate::model::InfoHash;
 
 /// A verified file outside the cache.
@@ -43,9 +43,9 @@ impl PlacedFile {
 /// All records, and the files in them by content.
 #[derive(Default)]
 pub(super) struct PlacementIndex {
-    pub records: BTreeMap<InfoHash, Record>,
+    pub records: BTreeMap<InfoHash, PlacementRecord>,
     /// The lengths of the record files.
-    pub extents: HashMap<InfoHash, Extent>,
+    pub extents: HashMap<InfoHash, PartLengths>,
     pub by_key: HashMap<ContentKey, Vec<PlacedFile>>,
     /// Files that could not be read or had wrong bytes for a reader, and until when they are ignored.
     pub ignored: HashMap<PathBuf, Instant>,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::aside::Kept;
 use super::content::{Content, Location};
-use super::copy::{Sharing, same_bytes};
+use super::copy::{ExtentSharing, same_bytes};
 use super::data::remove_data_unsynced;
 use super::placement::{PlacedEntry, PlacedFile, Stamp};
 use super::publish_step::{Method, PublishStep};
@@ -111,7 +111,7 @@ impl Store {
     ) -> Result<(Vec<PublishStep>, Removable), StoreError> {
         let mut steps = Vec::with_capacity(files.len());
         // The first path of each content, from which further ones are made.
-        let mut first: HashMap<ContentKey, (PathBuf, Sharing)> = HashMap::new();
+        let mut first: HashMap<ContentKey, (PathBuf, ExtentSharing)> = HashMap::new();
         let manifest = &revision.manifest;
         let new: HashSet<PathBuf> = files.iter().map(|&i| dest.join(&manifest.files[i].path)).collect();
         let (mut replaceable, removable) = self.staging().replaceable_at(&manifest.model_ref(), dest, new);
@@ -135,11 +135,11 @@ impl Store {
                         let models = &self.dirs.models;
                         let both_ours =
                             placed.ours && placed.path.starts_with(models) && dest.starts_with(models);
-                        let sharing = if both_ours { Sharing::Inode } else { Sharing::Extents };
+                        let sharing = if both_ours { ExtentSharing::Inode } else { ExtentSharing::Extents };
                         Method::Duplicate(placed.path, sharing, Some(placed.stamp))
                     }
                     (None, Location::Own(data)) => {
-                        first.insert(key, (data.clone(), Sharing::Inode));
+                        first.insert(key, (data.clone(), ExtentSharing::Inode));
                         Method::Move(data)
                     }
                     (None, Location::Empty | Location::Memory(_)) => Method::Create,

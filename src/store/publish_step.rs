@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::aside::{Kept, set_aside};
-use super::copy::{Sharing, crosses_devices, duplicate_unsynced};
+use super::copy::{ExtentSharing, crosses_devices, duplicate_unsynced};
 use super::placement::Stamp;
 use super::removable::Removable;
 use crate::{fsutil, nofollow};
@@ -21,7 +21,7 @@ pub(super) enum Method {
     /// The store's own file is renamed.
     Move(PathBuf),
     /// It is made from another file; from a placed file only while that has the given stamp.
-    Duplicate(PathBuf, Sharing, Option<Stamp>),
+    Duplicate(PathBuf, ExtentSharing, Option<Stamp>),
 }
 
 /// The step for one file.
@@ -64,7 +64,7 @@ impl PublishStep {
             Method::Duplicate(from, sharing, stamp) => {
                 let fits = is_executable(&nofollow::metadata(from)?) == self.executable;
                 // Links of one file have one mode.
-                let sharing = if fits { *sharing } else { Sharing::Extents };
+                let sharing = if fits { *sharing } else { ExtentSharing::Extents };
                 let copied = Stamp::of(&duplicate_unsynced(from, &temporary, sharing)?);
                 if stamp.is_some_and(|stamp| stamp != copied) {
                     let text = format!("{} has changed since it was verified", from.display());
@@ -108,7 +108,7 @@ impl PublishStep {
             Err(e) if crosses_devices(&e) => {
                 let copied = staging.join(format!("{}.new", self.file));
                 if copied != ready {
-                    duplicate_unsynced(&ready, &copied, Sharing::Extents)?;
+                    duplicate_unsynced(&ready, &copied, ExtentSharing::Extents)?;
                     self.set_executable(&copied)?;
                     fsutil::flush(&nofollow::read(&copied)?)?;
                     self.stamp = Some(Stamp::at(&copied)?);

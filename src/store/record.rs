@@ -101,7 +101,7 @@ pub(super) struct PlacedDir {
 
 /// The directories of one torrent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(super) struct PlacementRecord {
     /// The models that it is or was a state of.
     #[serde(default)]
     pub models: BTreeSet<ModelRef>,
@@ -140,7 +140,7 @@ pub(super) struct DirDelta {
     pub gone: Vec<String>,
 }
 
-impl Record {
+impl PlacementRecord {
     /// The entry of the directory `dir`, made if it is missing.
     pub fn place_mut(&mut self, dir: &Path) -> &mut PlacedDir {
         let at = self.places.binary_search_by(|place| place.dir.as_path().cmp(dir)).unwrap_or_else(|at| {
@@ -185,7 +185,7 @@ impl Record {
         }
     }
 
-    /// Applies a difference that [`Record::delta`] returned.
+    /// Applies a difference that [`PlacementRecord::delta`] returned.
     pub fn apply(&mut self, delta: Delta) {
         if let Some(models) = delta.models {
             self.models = models;

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use super::record::{Delta, Record};
+use super::record::{Delta, PlacementRecord};
 use crate::fsutil;
 
 /// Longest file read, in bytes; 100 000 files of long paths fit twice.
@@ -25,7 +25,7 @@ const SUM_LEN: usize = 16;
 
 /// The lengths of the parts of the file, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Extent {
+pub(super) struct PartLengths {
     /// The record at the beginning.
     whole: u64,
     /// The record and the changes that count. The next change is appended here, if the file is as long.
@@ -33,15 +33,15 @@ pub(super) struct Extent {
 }
 
 /// Reads a record. The extent ends with the last whole change.
-pub(super) fn read(path: &Path) -> io::Result<(Record, Extent)> {
+pub(super) fn read(path: &Path) -> io::Result<(PlacementRecord, PartLengths)> {
     let bytes = fsutil::read_capped(path, MAX_LEN)?;
     let mut lines = bytes.split_inclusive(|&byte| byte == b'\n');
     let whole = lines.next().unwrap_or_default();
-    let mut record: Record = serde_json::from_slice(whole)?;
+    let mut record: PlacementRecord = serde_json::from_slice(whole)?;
     record.normalise();
     // A change after a line without a line break would make that line unreadable: the file is written again instead.
     let end = if whole.ends_with(b"\n") { whole.len() as u64 } else { 0 };
-    let mut extent = Extent { whole: whole.len() as u64, end };
+    let mut extent = PartLengths { whole: whole.len() as u64, end };
     for line in lines {
         let Some(delta) = parse(line) else {
             let lost = bytes.len() as u64 - extent.end;
@@ -56,7 +56,12 @@ pub(super) fn read(path: &Path) -> io::Result<(Record, Extent)> {
 
 /// Writes durably that a record becomes `new` by `delta`. `known` is the extent that [`read`] or this function returned, none
 /// if there is no file. After an error a later read may return either record.
-pub(super) fn write(path: &Path, known: Option<Extent>, new: &Record, delta: &Delta) -> io::Result<Extent> {
+pub(super) fn write(
+    path: &Path,
+    known: Option<PartLengths>,
+    new: &PlacementRecord,
+    delta: &Delta,
+) -> io::Result<PartLengths> {
     if let Some(known) = known
         && let Some(extent) = append(path, known, delta)?
     {
@@ -65,11 +70,11 @@ pub(super) fn write(path: &Path, known: Option<Extent>, new: &Record, delta: &De
     let mut bytes = serde_json::to_vec(new)?;
     bytes.push(b'\n');
     fsutil::write_atomic(path, &bytes, fsutil::MODE_PRIVATE)?;
-    Ok(Extent { whole: bytes.len() as u64, end: bytes.len() as u64 })
+    Ok(PartLengths { whole: bytes.len() as u64, end: bytes.len() as u64 })
 }
 
 /// Appends a change. None if the file must be written again: it has too many changes, or another program has changed it.
-fn append(path: &Path, known: Extent, delta: &Delta) -> io::Result<Option<Extent>> {
+fn append(path: &Path, known: PartLengths, delta: &Delta) -> io::Result<Option<PartLengths>> {
     let line = line(delta)?;
     let end = known.end + line.len() as u64;
     if end.saturating_sub(known.whole) > known.whole + MIN_CHANGES {
@@ -82,7 +87,7 @@ fn append(path: &Path, known: Extent, delta: &Delta) -> io::Result<Option<Extent
     }
     file.write_all(&line)?;
     fsutil::flush(&file)?;
-    Ok(Some(Extent { end, ..known }))
+    Ok(Some(PartLengths { end, ..known }))
 }
 
 /// Removes a record, durably.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::content::{Content, Location};
-use super::placement::{Record, Stamp};
+use super::placement::{PlacementRecord, Stamp};
 use super::{ContentKey, Store, StoreError, StoredRevision, registry};
 use crate::model::{InfoHash, Manifest, ModelRef};
 use crate::nofollow;
@@ -62,7 +62,7 @@ impl Store {
             self.staging().close(info_hash, staging)?;
             nofollow::remove_empty_parents(staging, &models);
         }
-        self.placements.update(info_hash, |record| *record = Record::default())?;
+        self.placements.update(info_hash, |record| *record = PlacementRecord::default())?;
         self.torrents.remove(info_hash)
     }
 
@@ -71,7 +71,7 @@ impl Store {
     pub(super) fn doomed(
         &self,
         info_hash: &InfoHash,
-        record: &Record,
+        record: &PlacementRecord,
         rest: &[Arc<Manifest>],
         is_removed: impl Fn(&Path) -> bool,
     ) -> HashSet<PathBuf> {
@@ -103,7 +103,7 @@ impl Store {
     pub(super) fn contents_of(
         self: &Arc<Self>,
         keys: &BTreeSet<ContentKey>,
-        record: &Record,
+        record: &PlacementRecord,
     ) -> Result<BTreeMap<ContentKey, Arc<Content>>, StoreError> {
         keys.iter().map(|key| Ok((*key, self.content(*key, &record.staging)?))).collect()
     }

@@ -22,9 +22,9 @@ struct Contents {
 
 /// The withheld models, and the contents of their files.
 #[derive(Default)]
-pub(crate) struct Withheld(Mutex<Arc<Contents>>);
+pub(crate) struct WithheldModels(Mutex<Arc<Contents>>);
 
-impl Withheld {
+impl WithheldModels {
     /// Replaces the list of withheld models by their manifests. Returns whether other contents than before may be reserved.
     pub fn set<'a>(&self, manifests: impl IntoIterator<Item = &'a Manifest>) -> bool {
         let mut withheld = Contents::default();

@@ -29,8 +29,8 @@ pub use overlay::{DhtItem, Meeting, MessageBytes, Overlay, OverlayEvent, PeerId,
 pub use session::Session;
 pub use settings::SessionSettings;
 pub use trial::{
-    Choice, ClaimStep, Room, Rumour, Trial, Upload, Visitor, WantedPiece, Worth, try_choose, try_claims,
-    try_gate, try_group, try_lies, try_rumours, try_slots, try_waste,
+    ChoicePiece, ChosenPeer, ClaimStep, Rumour, Trial, TriedSlots, Upload, Visitor, Worth, try_choose,
+    try_claims, try_gate, try_group, try_lies, try_rumours, try_slots, try_waste,
 };
 
 /// A torrent of the running engine. Never reused within one engine.

@@ -80,7 +80,7 @@ pub struct Visitor {
 
 /// The slots of [`try_slots`].
 #[derive(Debug, Clone, Copy)]
-pub struct Room {
+pub struct TriedSlots {
     /// Their number.
     pub limit: u16,
     /// Whether pieces are missing, so that strangers get no reserved slot.
@@ -93,7 +93,7 @@ pub struct Room {
 
 /// Connects peers to the slots of a torrent (cpp/slots.h), one after another. Returns for each the index of the peer that was
 /// disconnected because of it.
-pub fn try_slots(room: Room, visitors: &[Visitor]) -> Result<Vec<Option<usize>>, EngineError> {
+pub fn try_slots(room: TriedSlots, visitors: &[Visitor]) -> Result<Vec<Option<usize>>, EngineError> {
     let raw = visitors.iter().map(|visitor| RawVisitor {
         address: visitor.address.to_string(),
         worth: visitor.worth as i32,
@@ -187,7 +187,7 @@ pub fn try_claims(steps: &[(u64, ClaimStep)]) -> Result<Vec<Vec<u32>>, EngineErr
 
 /// A piece of [`try_choose`], see cpp/choice.h.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct WantedPiece {
+pub struct ChoicePiece {
     /// Its index.
     pub piece: u32,
     /// Whether this peer sends blocks of it.
@@ -208,7 +208,7 @@ pub struct WantedPiece {
 
 /// The peer that is asked in [`try_choose`], and the reader.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Choice {
+pub struct ChosenPeer {
     /// Whether the peer has every piece.
     pub seed: bool,
     /// Whether the peer has sent nothing so far, and other peers have.
@@ -220,7 +220,7 @@ pub struct Choice {
 }
 
 /// Chooses the piece of which blocks are requested next (cpp/choice.h): its index in `pieces`.
-pub fn try_choose(choice: Choice, pieces: &[WantedPiece]) -> Result<Option<usize>, EngineError> {
+pub fn try_choose(choice: ChosenPeer, pieces: &[ChoicePiece]) -> Result<Option<usize>, EngineError> {
     let raw = pieces.iter().map(|one| RawWantedPiece {
         piece: one.piece,
         begun: one.begun,

@@ -1,6 +1,6 @@
 //! Changes of `trust.yaml` by the user and by other parts of the program.
 
-use super::{Alias, Document, Trust, TrustError, succeed};
+use super::{Alias, Trust, TrustDocument, TrustError, succeed};
 use crate::model::{ModelName, PublisherKey};
 
 /// The entries of a publisher that was removed.
@@ -25,7 +25,7 @@ impl Trust {
         }
         self.file.change(|document| {
             // Another process may have written the file in between.
-            if *document != Document::default() {
+            if *document != TrustDocument::default() {
                 return Ok(());
             }
             signed.try_for_each(|(name, publisher)| document.pin(&name, publisher))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::error::NO_PUBLISHER;
-use super::{Document, TrustError};
+use super::{TrustDocument, TrustError};
 use crate::config::TrustPolicy;
 use crate::model::{InfoHash, ModelName, PublisherKey};
 
@@ -26,8 +26,8 @@ pub struct Choice {
 }
 
 /// The facts that a question is answered from.
-pub(super) struct View<'a> {
-    pub document: &'a Document,
+pub(super) struct TrustView<'a> {
+    pub document: &'a TrustDocument,
     pub policy: TrustPolicy,
     /// This base directory's own key.
     pub own: Option<PublisherKey>,
@@ -35,7 +35,7 @@ pub(super) struct View<'a> {
     pub owner: &'a dyn Fn(&PublisherKey) -> PublisherKey,
 }
 
-impl View<'_> {
+impl TrustView<'_> {
     fn is_listed(&self, key: &PublisherKey) -> bool {
         self.document.listed(key).is_some()
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{MAX_CHAIN, TrustError};
 use crate::model::{ModelName, PublisherKey};
-use crate::yaml::{self, Limits, YamlError};
+use crate::yaml::{self, YamlError, YamlLimits};
 
 /// The most pinned names: some 20 MB of file.
 pub(super) const MAX_PINS: usize = 100_000;
@@ -22,8 +22,8 @@ pub(super) const MAX_PUBLISHERS: usize = 10_000;
 pub(super) const MAX_SUCCESSIONS: usize = 10_000;
 
 /// Bounds of the file: the most entries, each a map of three keys, with long names.
-pub(super) const LIMITS: Limits =
-    Limits { bytes: 64 << 20, values: 7 * (MAX_PINS + MAX_PUBLISHERS + MAX_SUCCESSIONS) + 16 };
+pub(super) const LIMITS: YamlLimits =
+    YamlLimits { bytes: 64 << 20, values: 7 * (MAX_PINS + MAX_PUBLISHERS + MAX_SUCCESSIONS) + 16 };
 
 const HEADING: &str = "\
 # Trusted publishers, names that belong to one publisher, and keys that were replaced.
@@ -121,7 +121,7 @@ impl<'de> Deserialize<'de> for When {
 /// A publisher that the user trusts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Listed {
+pub struct ListedPublisher {
     /// The publisher.
     pub key: PublisherKey,
     /// The user's name for the publisher.
@@ -157,9 +157,9 @@ pub struct Succession {
 
 /// The file's contents.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Document {
+pub struct TrustDocument {
     /// Trusted publishers, in the order of the file.
-    pub publishers: Vec<Listed>,
+    pub publishers: Vec<ListedPublisher>,
     /// Names with an owner.
     pub pins: BTreeMap<ModelName, Pin>,
     /// Replaced keys. An entry never changes.
@@ -171,7 +171,7 @@ pub struct Document {
 #[serde(deny_unknown_fields)]
 struct Written {
     #[serde(default)]
-    publishers: Option<Entries<Listed>>,
+    publishers: Option<Entries<ListedPublisher>>,
     #[serde(default)]
     pins: Option<Entries<Pin>>,
     #[serde(default)]
@@ -180,7 +180,7 @@ struct Written {
 
 #[derive(Serialize)]
 struct Writing<'a> {
-    publishers: &'a [Listed],
+    publishers: &'a [ListedPublisher],
     pins: Vec<&'a Pin>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     successions: Vec<&'a Succession>,
@@ -194,7 +194,7 @@ trait Entry {
     fn marks(&self) -> Vec<String>;
 }
 
-impl Entry for Listed {
+impl Entry for ListedPublisher {
     const MAX: usize = MAX_PUBLISHERS;
     fn marks(&self) -> Vec<String> {
         let alias = self.alias.as_ref().map(|alias| alias.to_string().to_ascii_lowercase());
@@ -252,7 +252,7 @@ fn entries<T>(written: Option<Entries<T>>) -> Vec<T> {
     written.map(|entries| entries.0).unwrap_or_default()
 }
 
-impl Document {
+impl TrustDocument {
     /// Reads the text of a file; `path` is for errors only. An empty text is an empty document.
     pub fn parse(text: &[u8], path: &Path) -> Result<Self, TrustError> {
         let written = yaml::read::<Option<Written>>(text, LIMITS).map_err(|YamlError { line, what }| {
@@ -282,7 +282,7 @@ impl Document {
     }
 
     /// A publisher's entry on the list.
-    pub fn listed(&self, key: &PublisherKey) -> Option<&Listed> {
+    pub fn listed(&self, key: &PublisherKey) -> Option<&ListedPublisher> {
         self.publishers.iter().find(|listed| listed.key == *key)
     }
 
@@ -304,7 +304,7 @@ impl Document {
             let by = self.describe(&known.successor);
             return Err(TrustError::FormerKey { given: key.fingerprint(), by });
         }
-        let called = |listed: &&Listed| match (&listed.alias, &alias) {
+        let called = |listed: &&ListedPublisher| match (&listed.alias, &alias) {
             (Some(theirs), Some(alias)) => listed.key != key && theirs.is(&alias.0),
             _ => false,
         };
@@ -319,7 +319,7 @@ impl Document {
         if self.publishers.len() >= MAX_PUBLISHERS {
             return Err(TrustError::Full);
         }
-        self.publishers.push(Listed { key, alias, added: When::now() });
+        self.publishers.push(ListedPublisher { key, alias, added: When::now() });
         Ok(())
     }
 

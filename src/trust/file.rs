@@ -11,7 +11,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::document::LIMITS;
-use super::{Document, TrustError};
+use super::{TrustDocument, TrustError};
 use crate::fsutil::{self, FileVersion};
 use crate::paths::Paths;
 
@@ -76,7 +76,7 @@ fn failed(path: &Path, error: io::Error) -> TrustError {
 /// The file and its content.
 pub(super) struct TrustFile {
     paths: Paths,
-    watched: Watched<Result<Arc<Document>, ReadFailure>>,
+    watched: Watched<Result<Arc<TrustDocument>, ReadFailure>>,
 }
 
 impl TrustFile {
@@ -89,7 +89,7 @@ impl TrustFile {
     }
 
     /// The present content; empty without a file.
-    pub fn read(&self) -> Result<Arc<Document>, TrustError> {
+    pub fn read(&self) -> Result<Arc<TrustDocument>, TrustError> {
         let lasting = |read: &Result<_, ReadFailure>| !matches!(read, Err(ReadFailure::Failed(_)));
         self.watched.get(|path| parse(path).map(Arc::new), lasting).map_err(TrustError::from)
     }
@@ -98,7 +98,7 @@ impl TrustFile {
     /// `change` fails.
     pub fn change<T>(
         &self,
-        change: impl FnOnce(&mut Document) -> Result<T, TrustError>,
+        change: impl FnOnce(&mut TrustDocument) -> Result<T, TrustError>,
     ) -> Result<T, TrustError> {
         let _lock = TrustLock::acquire(&self.paths)?;
         let path = self.watched.path();
@@ -131,11 +131,11 @@ impl From<ReadFailure> for TrustError {
     }
 }
 
-fn parse(path: &Path) -> Result<Document, ReadFailure> {
+fn parse(path: &Path) -> Result<TrustDocument, ReadFailure> {
     let bytes = match fsutil::read_capped(path, LIMITS.bytes as u64) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Document::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(TrustDocument::default()),
         Err(error) => return Err(ReadFailure::Failed(failed(path, error))),
     };
-    Document::parse(&bytes, path).map_err(ReadFailure::Malformed)
+    TrustDocument::parse(&bytes, path).map_err(ReadFailure::Malformed)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Document, Listed, Trust, TrustError};
+use super::{ListedPublisher, Trust, TrustDocument, TrustError};
 use crate::model::PublisherKey;
 
 /// The least digits of a key or fingerprint that identify a known publisher.
@@ -24,7 +24,7 @@ impl Trust {
 
     pub(super) fn find_in(
         &self,
-        document: &Document,
+        document: &TrustDocument,
         text: &str,
         candidates: impl IntoIterator<Item = PublisherKey>,
     ) -> Result<PublisherKey, TrustError> {
@@ -32,7 +32,7 @@ impl Trust {
             return Ok(key);
         }
         // Aliases come first, since only the user chooses them.
-        let called = |listed: &&Listed| listed.alias.as_ref().is_some_and(|alias| alias.is(text));
+        let called = |listed: &&ListedPublisher| listed.alias.as_ref().is_some_and(|alias| alias.is(text));
         if let Some(listed) = document.publishers.iter().find(called) {
             return Ok(listed.key);
         }

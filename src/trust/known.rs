@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Document, Trust};
+use super::{Trust, TrustDocument};
 use crate::model::PublisherKey;
 
 /// The keys, and the sources that they were collected from.
@@ -14,7 +14,7 @@ pub(super) struct KnownKeys(Mutex<Option<CollectedKeys>>);
 
 struct CollectedKeys {
     own: Option<PublisherKey>,
-    document: Option<Arc<Document>>,
+    document: Option<Arc<TrustDocument>>,
     keys: Arc<HashSet<PublisherKey>>,
 }
 
@@ -25,7 +25,7 @@ impl Trust {
     pub fn known_keys(&self) -> Arc<HashSet<PublisherKey>> {
         let (own, document) = (self.own(), self.document().ok());
         let mut collected = self.known.0.lock();
-        let is_same = |then: &Option<Arc<Document>>| match (then, &document) {
+        let is_same = |then: &Option<Arc<TrustDocument>>| match (then, &document) {
             (Some(then), Some(now)) => Arc::ptr_eq(then, now),
             (None, None) => true,
             _ => false,
@@ -36,8 +36,9 @@ impl Trust {
         let listed = document.iter().flat_map(|document| &document.publishers).map(|listed| listed.key);
         let pinned = document.iter().flat_map(|document| document.pins.values()).map(|pin| pin.publisher);
         let mut keys: HashSet<_> = listed.chain(pinned).chain(own).collect();
-        let leads_to_one =
-            |document: &Document, former| document.present(former).is_some_and(|key| keys.contains(&key));
+        let leads_to_one = |document: &TrustDocument, former| {
+            document.present(former).is_some_and(|key| keys.contains(&key))
+        };
         let former: Vec<_> = document
             .iter()
             .flat_map(|document| {

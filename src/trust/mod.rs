@@ -49,14 +49,14 @@ use std::sync::Arc;
 
 pub use changes::Removed;
 pub use choice::{Choice, Pinning};
-pub use document::{Alias, AliasError, Document, Listed, Pin, Succession, When};
+pub use document::{Alias, AliasError, ListedPublisher, Pin, Succession, TrustDocument, When};
 use error::NO_PUBLISHER;
 pub use error::TrustError;
 pub(crate) use file::TrustLock;
 pub use named::NamedPublisher;
 use parking_lot::RwLock;
 
-use choice::View;
+use choice::TrustView;
 use file::{TrustFile, Watched};
 use known::KnownKeys;
 
@@ -143,7 +143,7 @@ impl Trust {
     }
 
     /// The present content of the file.
-    pub fn document(&self) -> Result<Arc<Document>, TrustError> {
+    pub fn document(&self) -> Result<Arc<TrustDocument>, TrustError> {
         self.file.read()
     }
 
@@ -217,7 +217,7 @@ impl Trust {
     /// another publisher. The policy for other publishers' manifests does not matter.
     pub fn check(&self, name: &ModelName, own: Option<PublisherKey>) -> Result<(), TrustError> {
         let document = self.current(name)?;
-        self.view(&document, |view| View { policy: TrustPolicy::Tofu, ..*view }.judge(name, own))
+        self.view(&document, |view| TrustView { policy: TrustPolicy::Tofu, ..*view }.judge(name, own))
     }
 
     /// [`check`](Self::check), and pins a name without an owner to `own`.
@@ -289,9 +289,9 @@ impl Trust {
     }
 
     /// The file's content, after every listed publisher and the owner of `name` were followed to their present keys.
-    fn current(&self, name: &ModelName) -> Result<Arc<Document>, TrustError> {
+    fn current(&self, name: &ModelName) -> Result<Arc<TrustDocument>, TrustError> {
         let document = self.file.read()?;
-        let former = |document: &Document| -> Vec<(PublisherKey, PublisherKey)> {
+        let former = |document: &TrustDocument| -> Vec<(PublisherKey, PublisherKey)> {
             let keys = document.publishers.iter().map(|listed| listed.key).chain(document.pinned(name));
             keys.flat_map(|key| self.chain(document, &key)).collect()
         };
@@ -308,7 +308,7 @@ impl Trust {
 
     /// The successions that lead from a key to its present key; none if they form a circle. Records of other nodes never
     /// replace our own key.
-    fn chain(&self, document: &Document, key: &PublisherKey) -> Vec<(PublisherKey, PublisherKey)> {
+    fn chain(&self, document: &TrustDocument, key: &PublisherKey) -> Vec<(PublisherKey, PublisherKey)> {
         let successors = self.successors.read().clone();
         let mut steps: Vec<(PublisherKey, PublisherKey)> = Vec::new();
         let mut at = *key;
@@ -328,16 +328,16 @@ impl Trust {
 
     fn view<T>(
         &self,
-        document: &Document,
-        ask: impl FnOnce(&View<'_>) -> Result<T, TrustError>,
+        document: &TrustDocument,
+        ask: impl FnOnce(&TrustView<'_>) -> Result<T, TrustError>,
     ) -> Result<T, TrustError> {
         let owner = |key: &PublisherKey| self.chain(document, key).last().map_or(*key, |(_, now)| *now);
-        ask(&View { document, policy: self.policy, own: self.own(), owner: &owner })
+        ask(&TrustView { document, policy: self.policy, own: self.own(), owner: &owner })
     }
 }
 
 /// Follows successions, and logs the new ones.
-fn succeed(document: &mut Document, steps: &[(PublisherKey, PublisherKey)]) {
+fn succeed(document: &mut TrustDocument, steps: &[(PublisherKey, PublisherKey)]) {
     for (former, successor) in steps {
         if document.succeed(*former, *successor) {
             tracing::warn!(

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Document, Trust};
+use super::{Trust, TrustDocument};
 use crate::model::PublisherKey;
 
 /// A publisher's key and its name for the user. Shown as `alias (fingerprint)`, or as the fingerprint alone.
@@ -27,7 +27,7 @@ impl fmt::Display for NamedPublisher {
     }
 }
 
-impl Document {
+impl TrustDocument {
     /// A publisher with the alias that this document has.
     pub fn named(&self, key: &PublisherKey) -> NamedPublisher {
         let alias = self.alias(key).map(ToString::to_string);
@@ -43,7 +43,7 @@ impl Document {
 impl Trust {
     /// A publisher with its alias; without one if the file cannot be read.
     pub fn named(&self, key: &PublisherKey) -> NamedPublisher {
-        self.document().map_or_else(|_| Document::default().named(key), |document| document.named(key))
+        self.document().map_or_else(|_| TrustDocument::default().named(key), |document| document.named(key))
     }
 
     /// How a publisher is shown, everywhere: `alias (fingerprint)`, or the fingerprint alone.

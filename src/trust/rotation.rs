@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use super::{TrustError, TrustLock};
 use crate::catalog::UnixTime;
-use crate::catalog::record::{Body, MAX_RECORD, Record, RecordError, SharedRecord, SignedRecord};
+use crate::catalog::record::{MAX_RECORD, Record, RecordBody, RecordError, SharedRecord, SignedRecord};
 use crate::fsutil;
 use crate::keys::{KeyError, PublisherKeypair};
 use crate::model::PublisherKey;
@@ -90,7 +90,7 @@ pub fn rotate(paths: &Paths, now: UnixTime) -> Result<Rotated, RotationError> {
         publisher: former.public(),
         sequence: i64::MAX,
         time: now,
-        body: Body::Successor(current.public()),
+        body: RecordBody::Successor(current.public()),
     };
     let pending = pending(paths, &name);
     let bytes = SignedRecord::sign(succession, &former)?.to_bytes();
@@ -112,7 +112,7 @@ pub fn complete(paths: &Paths) -> Result<(), RotationError> {
 /// Publishes the pending records whose successor is the key that signs now.
 fn complete_locked(paths: &Paths) -> Result<(), RotationError> {
     for path in files(paths, "pending") {
-        let Some((record, Body::Successor(successor))) =
+        let Some((record, RecordBody::Successor(successor))) =
             read(&path).map(|record| (record.clone(), record.record().body.clone()))
         else {
             continue;
@@ -136,8 +136,8 @@ pub fn successions(paths: &Paths) -> Vec<SharedRecord> {
 /// Our former keys, each with its successor.
 pub fn successors(paths: &Paths) -> Vec<(PublisherKey, PublisherKey)> {
     let of = |record: SharedRecord| match record.record().body {
-        Body::Successor(successor) => Some((record.record().publisher, successor)),
-        Body::Model(_) => None,
+        RecordBody::Successor(successor) => Some((record.record().publisher, successor)),
+        RecordBody::Model(_) => None,
     };
     successions(paths).into_iter().filter_map(of).collect()
 }
@@ -170,7 +170,7 @@ fn read(path: &Path) -> Option<SharedRecord> {
     let record = bytes.and_then(|bytes| SignedRecord::from_bytes(&bytes).map_err(|e| e.to_string()));
     match record {
         Ok(record)
-            if matches!(record.record().body, Body::Successor(_))
+            if matches!(record.record().body, RecordBody::Successor(_))
                 && path.file_stem().is_some_and(|s| *s == *record.record().publisher.fingerprint()) =>
         {
             Some(Arc::new(record))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use silmaril::catalog::message::{HeldManifest, MANIFEST_PART, Message};
 use silmaril::catalog::service::PART_WITHIN;
-use silmaril::catalog::{Candidate, CatalogError, Patience};
+use silmaril::catalog::{Candidate, CatalogError, SearchPatience};
 use silmaril::torrent::{Meeting, Overlay};
 use tokio::time::Instant;
 
@@ -193,7 +193,7 @@ async fn silent_claimants_do_not_delay_the_honest_holder() {
         });
     }
     within(PATIENCE, || asker.catalog.status().peers == 30).await;
-    assert!(asker.catalog.resolve(&model.model_ref(), LONG, Patience::All).await.is_ok());
+    assert!(asker.catalog.resolve(&model.model_ref(), LONG, SearchPatience::All).await.is_ok());
     let holder = world.member(&[]);
     holder.hold(&model);
     within(PATIENCE, || asker.catalog.status().peers == 31).await;

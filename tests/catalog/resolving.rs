@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use silmaril::catalog::message::{HeldManifest, Message};
 use silmaril::catalog::service::{GRACE, LAN_SOON, LAN_WITHIN, MISS, WAVE, topic_of};
-use silmaril::catalog::{Body, CatalogError, CatalogSettings, News, Patience, Record, SignedRecord};
+use silmaril::catalog::{
+    CatalogError, CatalogSettings, News, Record, RecordBody, SearchPatience, SignedRecord,
+};
 use silmaril::model::ModelRef;
 use silmaril::torrent::GivenPeers;
 use tokio::time::Instant;
@@ -26,7 +28,7 @@ async fn stored_records_are_returned_without_peers() {
     let model = Model::new(key(0), "org/known");
     member.learn(&model);
     let begun = Instant::now();
-    let found = member.catalog.resolve(&model.model_ref(), LONG, Patience::All).await.unwrap();
+    let found = member.catalog.resolve(&model.model_ref(), LONG, SearchPatience::All).await.unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].publisher, key(0).public());
     assert!(begun.elapsed() < Duration::from_millis(100));
@@ -49,7 +51,7 @@ async fn peers_are_asked_for_unknown_records() {
     let model = Model::new(key(0), "org/quiet");
     other.learn(&model);
     let begun = Instant::now();
-    let found = asker.catalog.resolve(&model.model_ref(), LONG, Patience::All).await.unwrap();
+    let found = asker.catalog.resolve(&model.model_ref(), LONG, SearchPatience::All).await.unwrap();
     assert_eq!(found[0].record.as_ref().unwrap(), &model.record);
     assert!(begun.elapsed() < GRACE);
     // The catalog learns from the answer.
@@ -92,7 +94,7 @@ async fn dht_is_asked_again_until_a_host_announces() {
     let name = model.model_ref();
     let search = tokio::spawn({
         let catalog = Arc::clone(&asker.catalog);
-        async move { catalog.resolve(&name, LONG, Patience::All).await }
+        async move { catalog.resolve(&name, LONG, SearchPatience::All).await }
     });
     pass(Duration::from_secs(1)).await;
     holder.share(&model).await;
@@ -121,19 +123,19 @@ async fn former_key_comes_with_its_succession() {
     let (former, present) = (Model::new(key(0), "org/model"), Model::new(key(2), "org/model"));
     other.learn(&present);
     let step = |from: usize, to: usize| {
-        let body = Body::Successor(key(to).public());
+        let body = RecordBody::Successor(key(to).public());
         let record = Record { publisher: key(from).public(), sequence: i64::MAX, time: EPOCH, body };
         Arc::new(SignedRecord::sign(record, key(from)).unwrap())
     };
     // The answering peer holds a manifest of the former key, and has no record of it.
     other.hold(&former);
     other.store.insert(&[step(0, 1), step(1, 2)], EPOCH, &|_| false).unwrap();
-    let found = asker.catalog.resolve(&former.model_ref(), LONG, Patience::All).await.unwrap();
+    let found = asker.catalog.resolve(&former.model_ref(), LONG, SearchPatience::All).await.unwrap();
     assert_eq!(found.len(), 2);
     // The choice among candidates reads the store immediately.
     for (from, to) in [(0, 1), (1, 2)] {
         let known = asker.store.successor(&key(from).public()).expect("the succession is known");
-        assert_eq!(known.record().body, Body::Successor(key(to).public()));
+        assert_eq!(known.record().body, RecordBody::Successor(key(to).public()));
     }
 }
 
@@ -148,7 +150,7 @@ async fn old_record_does_not_hide_a_newer_one_of_a_peer() {
         asker.learn(&old);
         other.learn(&new);
         let (catalog, name) = (Arc::clone(&asker.catalog), new.model_ref());
-        let search = tokio::spawn(async move { catalog.resolve(&name, LONG, Patience::All).await });
+        let search = tokio::spawn(async move { catalog.resolve(&name, LONG, SearchPatience::All).await });
         pass(Duration::from_secs(2)).await;
         asker.catalog.introduce(&[other.engine.address()]);
         let found = search.await.unwrap().unwrap();
@@ -189,7 +191,7 @@ async fn miss_without_peers_waits_for_lan_discovery() {
     let world = World::new(Network::without_lan());
     let alone = world.member_with(CatalogSettings { dht: false, peers: GivenPeers::default() });
     let (name, begun) = ("org/nowhere".parse().unwrap(), Instant::now());
-    let answer = alone.catalog.resolve(&name, Duration::from_secs(60), Patience::All).await;
+    let answer = alone.catalog.resolve(&name, Duration::from_secs(60), SearchPatience::All).await;
     assert!(matches!(answer, Err(CatalogError::NotFound(_))));
     let took = begun.elapsed();
     assert!(took >= LAN_WITHIN && took < LAN_WITHIN + Duration::from_secs(1), "it took {took:?}");
@@ -220,7 +222,7 @@ async fn unknown_name_is_reported_soon() {
     let takes = async |member: &Member, n| {
         let begun = Instant::now();
         assert!(matches!(
-            member.catalog.resolve(&unknown(n), LONG, Patience::All).await,
+            member.catalog.resolve(&unknown(n), LONG, SearchPatience::All).await,
             Err(CatalogError::NotFound(_))
         ));
         begun.elapsed()
@@ -260,7 +262,7 @@ async fn searches_for_one_model_are_shared() {
     let searches: Vec<_> = (0..50)
         .map(|_| {
             let (catalog, name) = (Arc::clone(&asker.catalog), model.model_ref());
-            tokio::spawn(async move { catalog.resolve(&name, LONG, Patience::All).await })
+            tokio::spawn(async move { catalog.resolve(&name, LONG, SearchPatience::All).await })
         })
         .collect();
     for search in searches {
@@ -278,7 +280,9 @@ async fn longer_search_continues_after_a_shorter_one() {
     holder.hold(&model);
     let search = |seconds| {
         let (catalog, name) = (Arc::clone(&asker.catalog), model.model_ref());
-        tokio::spawn(async move { catalog.resolve(&name, Duration::from_secs(seconds), Patience::All).await })
+        tokio::spawn(async move {
+            catalog.resolve(&name, Duration::from_secs(seconds), SearchPatience::All).await
+        })
     };
     let (short, long) = (search(2), search(20));
     assert!(short.await.unwrap().is_err());
@@ -305,7 +309,7 @@ async fn miss_is_remembered_until_it_is_old_or_news_arrives() {
     let name: ModelRef = "org/missing".parse().unwrap();
     // Counts the questions to the peer after another unsuccessful search.
     let asks = async |time: Duration| {
-        assert!(asker.catalog.resolve(&name, time, Patience::All).await.is_err());
+        assert!(asker.catalog.resolve(&name, time, SearchPatience::All).await.is_err());
         asked.load(Ordering::Relaxed)
     };
     assert_eq!(asks(LONG).await, 1);
@@ -352,7 +356,7 @@ async fn successor_is_found_in_the_dht() {
         publisher: key(0).public(),
         sequence: 1,
         time: EPOCH,
-        body: Body::Successor(key(1).public()),
+        body: RecordBody::Successor(key(1).public()),
     };
     let record = Arc::new(SignedRecord::sign(record, key(0)).unwrap());
     publisher.catalog.publish(record, true).await.unwrap();
@@ -370,7 +374,7 @@ async fn succession_is_learned_from_a_later_peer() {
     assert!(succeeded().await.is_err(), "no succession is known yet");
     let other = async {
         let other = world.member(&[]);
-        let (publisher, body) = (key(0).public(), Body::Successor(key(1).public()));
+        let (publisher, body) = (key(0).public(), RecordBody::Successor(key(1).public()));
         let record = Record { publisher, sequence: i64::MAX, time: EPOCH, body };
         other.catalog.publish(Arc::new(SignedRecord::sign(record, key(0)).unwrap()), true).await.unwrap();
         other
@@ -423,7 +427,7 @@ async fn stopping_ends_all_waits() {
     let member = world.member(&[]);
     let model = Model::new(key(0), "org/model");
     let (catalog, name) = (Arc::clone(&member.catalog), model.model_ref());
-    let search = tokio::spawn(async move { catalog.resolve(&name, LONG, Patience::All).await });
+    let search = tokio::spawn(async move { catalog.resolve(&name, LONG, SearchPatience::All).await });
     pass(Duration::from_secs(1)).await;
     member.catalog.stop();
     let found = search.await.unwrap();
@@ -458,12 +462,12 @@ async fn peers_end_a_lookup_and_the_dht_ends_its_miss() {
     let news = news_of(&asker);
     let model = Model::new(key(0), "org/far");
     let begun = Instant::now();
-    let found = asker.catalog.resolve(&model.model_ref(), LONG, Patience::Peers).await;
+    let found = asker.catalog.resolve(&model.model_ref(), LONG, SearchPatience::Peers).await;
     assert!(matches!(found, Err(CatalogError::NotFound(_))));
     assert!(begun.elapsed() < Duration::from_secs(1), "it took {:?}", begun.elapsed());
     far.share(&model).await;
     within(LONG, || news.lock().unwrap().contains(&"org/far".to_owned())).await;
-    let found = asker.catalog.resolve(&model.model_ref(), LONG, Patience::Peers).await.unwrap();
+    let found = asker.catalog.resolve(&model.model_ref(), LONG, SearchPatience::Peers).await.unwrap();
     assert_eq!(found[0].manifest, model.candidate().manifest);
 }
 
@@ -476,7 +480,7 @@ async fn answers_end_a_lookup_a_second_after_the_start() {
     let (begun, asker) = (Instant::now(), world.member_with(settings()));
     within(PATIENCE, || asker.catalog.status().peers == 1).await;
     for name in ["org/one", "org/two"] {
-        let found = asker.catalog.resolve(&name.parse().unwrap(), LONG, Patience::Peers).await;
+        let found = asker.catalog.resolve(&name.parse().unwrap(), LONG, SearchPatience::Peers).await;
         assert!(matches!(found, Err(CatalogError::NotFound(_))));
         let took = begun.elapsed();
         assert!(took >= LAN_SOON && took < LAN_SOON * 2, "{name} took {took:?}");
@@ -494,7 +498,7 @@ async fn patient_caller_waits_for_the_dht() {
     pass(LAN_WITHIN).await;
     let model = Model::new(key(0), "org/far");
     let (catalog, name) = (Arc::clone(&asker.catalog), model.model_ref());
-    let search = tokio::spawn(async move { catalog.resolve(&name, LONG, Patience::All).await });
+    let search = tokio::spawn(async move { catalog.resolve(&name, LONG, SearchPatience::All).await });
     pass(Duration::from_secs(1)).await;
     far.share(&model).await;
     assert_eq!(search.await.unwrap().unwrap().len(), 1);
@@ -507,7 +511,7 @@ async fn without_peers_the_dht_is_awaited_for_a_limited_time() {
     let world = World::new(network);
     let alone = world.member(&[]);
     pass(LAN_WITHIN * 4).await;
-    for (n, patience) in [Patience::Peers, Patience::All].into_iter().enumerate() {
+    for (n, patience) in [SearchPatience::Peers, SearchPatience::All].into_iter().enumerate() {
         let (name, begun) = (format!("org/nowhere{n}").parse().unwrap(), Instant::now());
         assert!(alone.catalog.resolve(&name, LONG * 6, patience).await.is_err());
         let took = begun.elapsed();
@@ -525,7 +529,7 @@ async fn silent_peer_delays_only_the_first_lookup() {
     pass(LAN_WITHIN).await;
     let takes = async |name: &str| {
         let begun = Instant::now();
-        assert!(asker.catalog.resolve(&name.parse().unwrap(), LONG, Patience::Peers).await.is_err());
+        assert!(asker.catalog.resolve(&name.parse().unwrap(), LONG, SearchPatience::Peers).await.is_err());
         begun.elapsed()
     };
     assert!(takes("org/one").await > Duration::from_secs(2));

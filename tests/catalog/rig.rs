@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 use silmaril::catalog::message::Message;
 use silmaril::catalog::record::SharedRecord;
 use silmaril::catalog::{
-    Body, Candidate, Catalog, CatalogSettings, CatalogStore, FoundModel, HeldModel, Holdings, ModelRecord,
-    Patience, Record, SignedRecord, UnixTime,
+    Candidate, Catalog, CatalogSettings, CatalogStore, FoundModel, HeldModel, Holdings, ModelRecord, Record,
+    RecordBody, SearchPatience, SignedRecord, UnixTime,
 };
 use silmaril::keys::PublisherKeypair;
 use silmaril::model::{InfoHash, ModelName, ModelRef, PublisherKey, Sha256Digest};
@@ -187,7 +187,10 @@ impl Member {
     }
 
     pub async fn resolve(&self, model: &ModelRef, seconds: u64) -> Vec<Candidate> {
-        self.catalog.resolve(model, Duration::from_secs(seconds), Patience::All).await.unwrap_or_default()
+        self.catalog
+            .resolve(model, Duration::from_secs(seconds), SearchPatience::All)
+            .await
+            .unwrap_or_default()
     }
 
     pub async fn discover(&self, query: &str) -> BTreeMap<String, FoundModel> {
@@ -283,7 +286,7 @@ impl Model {
 }
 
 pub fn sign(key: &PublisherKeypair, sequence: i64, time: UnixTime, model: ModelRecord) -> SharedRecord {
-    let record = Record { publisher: key.public(), sequence, time, body: Body::Model(model) };
+    let record = Record { publisher: key.public(), sequence, time, body: RecordBody::Model(model) };
     Arc::new(SignedRecord::sign(record, key).unwrap())
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use silmaril::catalog::Query;
 use silmaril::catalog::gossip::answers::RecordSource;
 use silmaril::catalog::gossip::asks::{Ask, Notice, PeerAnswer};
-use silmaril::catalog::gossip::{Action, Connection, Gossip, Origin, TICK};
+use silmaril::catalog::gossip::{Action, Gossip, GossipConnection, RecordOrigin, TICK};
 use silmaril::catalog::message::{Have, HeldManifest, Message};
 use silmaril::catalog::record::SharedRecord;
 use silmaril::catalog::service::WAVE;
@@ -224,7 +224,7 @@ impl Simulation {
         self.links.insert(far, (b, near, delay));
         for (node, peer, other) in [(a, near, b), (b, far, a)] {
             let address = SocketAddr::from(([10, 1, (other >> 8) as u8, other as u8], 6881));
-            let connection = Connection { of_catalog: true, address };
+            let connection = GossipConnection { of_catalog: true, address };
             self.step(node, |gossip, now, store| gossip.speaks(now, peer, connection, store));
         }
     }
@@ -312,7 +312,7 @@ impl Simulation {
 
     fn publish(&mut self, node: usize, record: &SharedRecord) {
         let records = vec![SharedRecord::clone(record)];
-        self.act(node, Action::Store(Origin::Own, records));
+        self.act(node, Action::Store(RecordOrigin::Own, records));
         self.step(node, |_, _, _| {});
     }
 

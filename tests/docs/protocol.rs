@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use sha1::Digest as _;
 use silmaril::catalog::gossip::budget;
 use silmaril::catalog::message::{self, Message};
-use silmaril::catalog::{Body, EXPIRY, MAX_AHEAD, SignedRecord, query};
+use silmaril::catalog::{EXPIRY, MAX_AHEAD, RecordBody, SignedRecord, query};
 use silmaril::model::{Manifest, codec, files, piece_hashes};
 use silmaril::torrent::overlay::{FIRST_PORT, MAX_ITEM, MAX_MESSAGE};
 
@@ -107,7 +107,7 @@ fn examples_of_records_decode() {
     assert_written(&hex::encode(salt));
     assert_written(&record.record().publisher.to_string());
     let successor = examples.record("successor");
-    assert!(matches!(successor.record().body, Body::Successor(_)));
+    assert!(matches!(successor.record().body, RecordBody::Successor(_)));
     assert_eq!(successor.record().sequence, i64::MAX);
     assert_eq!(successor.to_item().salt[..], sha1::Sha1::digest("silmaril:successor")[..]);
     assert_written(&hex::encode(successor.to_item().salt));

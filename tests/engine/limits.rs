@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use silmaril::torrent::Worth::{self, Active, Idle, Sends, Served, Silent, Verified};
-use silmaril::torrent::{Room, Trial, Visitor, try_group, try_slots};
+use silmaril::torrent::{Trial, TriedSlots, Visitor, try_group, try_slots};
 
 use super::rig::Sample;
 use crate::support::raw_peer_content::FileTree;
@@ -96,8 +96,8 @@ fn answers_that_are_read_do_not_count() {
     assert_eq!(passed(&[shorter]), [REQUESTS]);
 }
 
-fn room(limit: u16) -> Room {
-    Room { limit, incomplete: false, offences: 0, ends_late: false }
+fn room(limit: u16) -> TriedSlots {
+    TriedSlots { limit, incomplete: false, offences: 0, ends_late: false }
 }
 
 /// A stranger that connects in a second.
@@ -122,7 +122,7 @@ fn called(number: u8, worth: Worth) -> Visitor {
 
 /// Connects peers that fill all slots, then one more. Returns the index of the peer that is disconnected.
 #[track_caller]
-fn last(room: Room, visitors: &[Visitor]) -> Option<usize> {
+fn last(room: TriedSlots, visitors: &[Visitor]) -> Option<usize> {
     let mut ended = try_slots(room, visitors).unwrap();
     let last = ended.pop().unwrap();
     assert_eq!(ended, vec![None; visitors.len() - 1]);
@@ -181,7 +181,7 @@ fn one_host_gets_half_of_the_slots() {
 #[test]
 fn newcomers_at_the_same_time_replace_different_peers() {
     let visitors: Vec<Visitor> = (0..12).map(|_| visitor(1, Silent, 0)).collect();
-    let late = Room { ends_late: true, ..room(16) };
+    let late = TriedSlots { ends_late: true, ..room(16) };
     assert_eq!(try_slots(late, &visitors).unwrap()[8..], [Some(0), Some(1), Some(2), Some(3)]);
 }
 
@@ -189,7 +189,7 @@ fn newcomers_at_the_same_time_replace_different_peers() {
 fn offences_reduce_the_connections_of_a_host() {
     let allowed = |offences| {
         let visitors: Vec<Visitor> = (0..40).map(|_| visitor(1, Silent, 0)).collect();
-        let ended = try_slots(Room { offences, ..room(40) }, &visitors).unwrap();
+        let ended = try_slots(TriedSlots { offences, ..room(40) }, &visitors).unwrap();
         let refused = ended.iter().enumerate().filter(|(i, ended)| **ended == Some(*i)).count();
         let kept = ended.iter().filter(|ended| ended.is_none()).count();
         if offences > 0 {
@@ -265,7 +265,7 @@ fn peer_that_answers_a_call_finds_a_slot() {
 #[test]
 fn slots_are_reserved_while_pieces_are_missing() {
     let visitors: Vec<Visitor> = (0..15).map(|host| visitor(host, Served, 0)).collect();
-    let incomplete = Room { incomplete: true, ..room(16) };
+    let incomplete = TriedSlots { incomplete: true, ..room(16) };
     assert_eq!(last(incomplete, &visitors), Some(14));
     assert_eq!(last(room(16), &visitors), None);
     let mut with_called = visitors[..14].to_vec();
@@ -292,7 +292,7 @@ fn hosts_that_fetch_take_turns_on_a_full_torrent() {
     let visitors = [&busy(Active)[..], &[visitor(4, Served, 100)]].concat();
     assert_eq!(last(room(3), &visitors), Some(3));
     for (worth, ended) in [(Served, Some(0)), (Sends, Some(3)), (Verified, Some(3))] {
-        let incomplete = Room { incomplete: true, ..room(4) };
+        let incomplete = TriedSlots { incomplete: true, ..room(4) };
         let visitors = [&busy(worth)[..], &[visitor(4, Served, 100)]].concat();
         assert_eq!(last(incomplete, &visitors), ended, "{worth:?}");
     }

@@ -2,74 +2,74 @@
 //! `cpp/claims.h`).
 
 use proptest::prelude::*;
-use silmaril::torrent::{Choice, ClaimStep, WantedPiece, try_choose, try_claims};
+use silmaril::torrent::{ChoicePiece, ChosenPeer, ClaimStep, try_choose, try_claims};
 
-const SEED: Choice = Choice { seed: true, untested: false, number: 7, patience: 1000 };
-const READER: Choice = Choice { seed: false, ..SEED };
+const SEED: ChosenPeer = ChosenPeer { seed: true, untested: false, number: 7, patience: 1000 };
+const READER: ChosenPeer = ChosenPeer { seed: false, ..SEED };
 
-fn chosen(choice: Choice, pieces: &[WantedPiece]) -> Option<u32> {
+fn chosen(choice: ChosenPeer, pieces: &[ChoicePiece]) -> Option<u32> {
     try_choose(choice, pieces).unwrap().map(|at| pieces[at].piece)
 }
 
-fn piece(piece: u32) -> WantedPiece {
-    WantedPiece { piece, ..WantedPiece::default() }
+fn piece(piece: u32) -> ChoicePiece {
+    ChoicePiece { piece, ..ChoicePiece::default() }
 }
 
 #[test]
 fn seed_is_asked_only_for_what_no_reader_has_or_claims() {
-    let held = WantedPiece { holders: 1, ..piece(1) };
-    let claimed = WantedPiece { claimed: true, ..piece(2) };
-    let on_its_way = WantedPiece { requested: true, ..piece(3) };
+    let held = ChoicePiece { holders: 1, ..piece(1) };
+    let claimed = ChoicePiece { claimed: true, ..piece(2) };
+    let on_its_way = ChoicePiece { requested: true, ..piece(3) };
     assert_eq!(chosen(SEED, &[held, claimed, on_its_way]), None);
     assert_eq!(chosen(SEED, &[held, claimed, on_its_way, piece(4)]), Some(4));
 }
 
 #[test]
 fn piece_that_a_reader_announces_is_not_continued_at_the_seed() {
-    let begun = WantedPiece { begun: true, ..piece(1) };
+    let begun = ChoicePiece { begun: true, ..piece(1) };
     assert_eq!(chosen(SEED, &[piece(0), begun]), Some(1));
-    assert_eq!(chosen(SEED, &[WantedPiece { holders: 1, ..begun }]), None);
+    assert_eq!(chosen(SEED, &[ChoicePiece { holders: 1, ..begun }]), None);
 }
 
 #[test]
 fn read_that_waits_too_long_is_served_by_the_seed() {
-    let waits = |overdue| WantedPiece { holders: 3, claimed: true, overdue: Some(overdue), ..piece(1) };
+    let waits = |overdue| ChoicePiece { holders: 3, claimed: true, overdue: Some(overdue), ..piece(1) };
     assert_eq!(chosen(SEED, &[waits(999)]), None);
     assert_eq!(chosen(SEED, &[waits(1000)]), Some(1));
 }
 
 #[test]
 fn readers_fetch_first_the_pieces_for_which_they_are_first() {
-    let second = WantedPiece { before: 1, ..piece(1) };
+    let second = ChoicePiece { before: 1, ..piece(1) };
     assert_eq!(chosen(SEED, &[second, piece(2)]), Some(2));
     assert_eq!(chosen(SEED, &[second]), Some(1));
     // Two readers with the same pieces begin with different ones.
-    let pieces: Vec<WantedPiece> = (0..16).map(piece).collect();
-    let other = Choice { number: 8, ..SEED };
+    let pieces: Vec<ChoicePiece> = (0..16).map(piece).collect();
+    let other = ChosenPeer { number: 8, ..SEED };
     assert_ne!(chosen(SEED, &pieces), chosen(other, &pieces));
 }
 
 #[test]
 fn claim_that_does_not_count_only_puts_a_piece_last() {
-    let hinted = WantedPiece { hinted: true, ..piece(1) };
-    assert_eq!(chosen(SEED, &[hinted, WantedPiece { before: 9, ..piece(2) }]), Some(2));
+    let hinted = ChoicePiece { hinted: true, ..piece(1) };
+    assert_eq!(chosen(SEED, &[hinted, ChoicePiece { before: 9, ..piece(2) }]), Some(2));
     assert_eq!(chosen(SEED, &[hinted]), Some(1));
 }
 
 #[test]
 fn reader_is_asked_for_the_rarest_piece_unless_a_read_waits() {
-    let common = WantedPiece { holders: 5, ..piece(1) };
-    let rare = WantedPiece { holders: 1, ..piece(2) };
+    let common = ChoicePiece { holders: 5, ..piece(1) };
+    let rare = ChoicePiece { holders: 1, ..piece(2) };
     assert_eq!(chosen(READER, &[common, rare]), Some(2));
-    let waits = WantedPiece { overdue: Some(0), ..common };
+    let waits = ChoicePiece { overdue: Some(0), ..common };
     assert_eq!(chosen(READER, &[waits, rare]), Some(1));
 }
 
 #[test]
 fn untested_peer_gets_no_piece_that_a_read_waits_for() {
     for choice in [SEED, READER] {
-        let untested = Choice { untested: true, ..choice };
-        let waits = WantedPiece { overdue: Some(5000), ..piece(1) };
+        let untested = ChosenPeer { untested: true, ..choice };
+        let waits = ChoicePiece { overdue: Some(5000), ..piece(1) };
         assert_eq!(chosen(untested, &[waits]), None);
         assert_eq!(chosen(untested, &[waits, piece(2)]), Some(2));
     }
@@ -147,9 +147,9 @@ proptest! {
         pieces in prop::collection::vec(
             (any::<bool>(), any::<bool>(), any::<bool>(), 0u32..3, 0u32..3, prop::option::of(0u32..2000)), 0..20),
     ) {
-        let choice = Choice { seed, untested, number, patience: 1000 };
-        let pieces: Vec<WantedPiece> = (0..).zip(pieces).map(|(piece, (begun, requested, claimed, holders, before, overdue))| {
-            WantedPiece { piece, begun, requested, claimed, hinted: false, holders, before, overdue }
+        let choice = ChosenPeer { seed, untested, number, patience: 1000 };
+        let pieces: Vec<ChoicePiece> = (0..).zip(pieces).map(|(piece, (begun, requested, claimed, holders, before, overdue))| {
+            ChoicePiece { piece, begun, requested, claimed, hinted: false, holders, before, overdue }
         }).collect();
         let Some(at) = try_choose(choice, &pieces).unwrap() else { return Ok(()) };
         let one = pieces[at];

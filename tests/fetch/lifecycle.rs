@@ -28,7 +28,7 @@ async fn joining_twice_adds_once() {
     rig.fetch.join(&m.revision).unwrap();
     rig.fetch.join(&m.revision).unwrap();
     assert_eq!(adds(&rig), 1);
-    assert_eq!(rig.swarm.added(m.ih).unwrap().mode, Mode::Lazy);
+    assert_eq!(rig.swarm.added(m.info_hash).unwrap().mode, Mode::Lazy);
     assert_eq!(rig.fetch.status().len(), 1);
 }
 
@@ -39,12 +39,12 @@ async fn leaving_fails_reads_and_joining_again_works() {
     let read = rig.read(&m, 0, 0, 10);
     rig.idle().await;
     rig.swarm.removes(false);
-    rig.fetch.leave(&m.ih);
+    rig.fetch.leave(&m.info_hash);
     assert!(matches!(read.await.unwrap(), Err(ReadError::Left)));
     assert!(rig.fetch.status().is_empty());
     // The engine has not released it: the torrent is added again when the engine has, or when its time is over.
     rig.swarm.calls();
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     let read = rig.read(&m, 0, 0, 10);
     rig.idle().await;
     assert_eq!(adds(&rig), 0);
@@ -58,13 +58,13 @@ async fn read_that_begins_before_its_model_is_removed_does_not_join_again() {
     let m = one(&rig);
     let shown = AtomicBool::new(true);
     let is_shown = || shown.load(Ordering::Relaxed);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     let file = m.file(0);
     let read = |at| rig.fetch.read_while(&file, at, 10, &is_shown);
     assert_eq!(read(0).await.unwrap(), m.bytes(0, 0, 10));
     let late = read(3 * MIB);
     shown.store(false, Ordering::Relaxed);
-    rig.fetch.leave(&m.ih);
+    rig.fetch.leave(&m.info_hash);
     assert!(matches!(late.await, Err(ReadError::Left)));
     assert!(rig.fetch.status().is_empty());
     // Bytes that are stored need no swarm.
@@ -77,10 +77,10 @@ async fn idle_swarm_is_left_and_one_with_readers_is_not() {
     let m = one(&rig);
     let read = rig.read(&m, 0, 0, 10);
     rig.idle().await;
-    assert!(!rig.fetch.leave_if_idle(&m.ih));
-    rig.swarm.peer(m.ih, PEER, None);
+    assert!(!rig.fetch.leave_if_idle(&m.info_hash));
+    rig.swarm.peer(m.info_hash, PEER, None);
     assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 0, 10));
-    assert!(rig.fetch.leave_if_idle(&m.ih));
+    assert!(rig.fetch.leave_if_idle(&m.info_hash));
     assert!(rig.fetch.status().is_empty());
     // The next read joins again.
     assert_eq!(rig.fetch.read(&m.file(0), 3 * MIB, 10).await.unwrap(), m.bytes(0, 3 * MIB, 10));
@@ -91,7 +91,7 @@ async fn refused_torrent_is_tried_again_later() {
     for at_once in [true, false] {
         let rig = Rig::new();
         let m = one(&rig);
-        rig.swarm.peer(m.ih, PEER, None);
+        rig.swarm.peer(m.info_hash, PEER, None);
         if at_once {
             rig.swarm.refuse(EngineError::BadTorrent("nonsense".into()));
         } else {
@@ -101,7 +101,7 @@ async fn refused_torrent_is_tried_again_later() {
         rig.idle().await;
         if !at_once {
             rig.swarm.starts(true);
-            rig.swarm.send_event(|id| Event::Failed(id, "nonsense".into()), m.ih);
+            rig.swarm.send_event(|id| Event::Failed(id, "nonsense".into()), m.info_hash);
         }
         let Err(ReadError::Broken(why)) = read.await.unwrap() else { panic!("not broken") };
         assert!(why.contains("nonsense"));
@@ -118,16 +118,16 @@ async fn reads_survive_lost_events() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let m = one(&rig);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     let first = rig.read(&m, 0, 0, 10);
     let second = rig.read(&m, 0, 3 * MIB, 10);
     rig.idle().await;
-    rig.swarm.deliver(m.ih, 0);
+    rig.swarm.deliver(m.info_hash, 0);
     first.await.unwrap().unwrap();
     rig.swarm.lose_events();
     rig.idle().await;
-    assert_eq!(rig.swarm.added(m.ih).unwrap().have.ones().collect::<Vec<_>>(), [0]);
-    assert!(rig.swarm.deliver(m.ih, 3));
+    assert_eq!(rig.swarm.added(m.info_hash).unwrap().have.ones().collect::<Vec<_>>(), [0]);
+    assert!(rig.swarm.deliver(m.info_hash, 3));
     assert_eq!(second.await.unwrap().unwrap(), m.bytes(0, 3 * MIB, 10));
 }
 
@@ -137,14 +137,14 @@ async fn write_without_space_is_retried_for_cached_files() {
         let rig = Rig::new();
         rig.swarm.delivery(Delivery::ByHand);
         let m = one(&rig);
-        rig.swarm.peer(m.ih, PEER, None);
+        rig.swarm.peer(m.info_hash, PEER, None);
         let read = rig.read(&m, 0, 0, 10);
         rig.idle().await;
-        rig.swarm.disk_error(m.ih, kind);
+        rig.swarm.disk_error(m.info_hash, kind);
         rig.idle().await;
         assert!(rig.status(&m).last_error.unwrap().starts_with("disk: "));
         rig.swarm.delivery(Delivery::Immediate);
-        rig.swarm.peer(m.ih, PEER, None);
+        rig.swarm.peer(m.info_hash, PEER, None);
         assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 0, 10));
     }
 }
@@ -154,20 +154,20 @@ async fn only_lasting_disk_errors_fail_reads() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let m = one(&rig);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     let read = rig.read(&m, 0, 0, 10);
     rig.idle().await;
-    rig.swarm.disk_error(m.ih, DiskErrorKind::Other);
+    rig.swarm.disk_error(m.info_hash, DiskErrorKind::Other);
     rig.idle().await;
     assert!(!read.is_finished());
-    assert_eq!(rig.swarm.requests(m.ih), [0, 0], "the deadline is repeated");
-    rig.swarm.deliver(m.ih, 0);
+    assert_eq!(rig.swarm.requests(m.info_hash), [0, 0], "the deadline is repeated");
+    rig.swarm.deliver(m.info_hash, 0);
     read.await.unwrap().unwrap();
 
     let read = rig.read(&m, 0, 2 * MIB, 10);
     for _ in 0..2 {
         rig.idle().await;
-        rig.swarm.disk_error(m.ih, DiskErrorKind::Other);
+        rig.swarm.disk_error(m.info_hash, DiskErrorKind::Other);
     }
     assert!(matches!(read.await.unwrap(), Err(ReadError::Disk(..))));
 }
@@ -176,7 +176,7 @@ async fn only_lasting_disk_errors_fail_reads() {
 async fn resume_data_is_saved_first_and_metainfo_at_the_end() {
     let rig = Rig::new();
     let m = one(&rig);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     rig.fetch.read(&m.file(0), 0, 10).await.unwrap();
     assert_eq!(rig.saved_resume(&m), None);
     pass(Duration::from_secs(31)).await;
@@ -185,19 +185,19 @@ async fn resume_data_is_saved_first_and_metainfo_at_the_end() {
     let saves = rig.swarm.calls().iter().filter(|c| matches!(c, Call::SaveResume(_))).count();
     assert_eq!(saves, 1, "nothing has changed since");
 
-    rig.fetch.leave(&m.ih);
+    rig.fetch.leave(&m.info_hash);
     rig.idle().await;
     rig.fetch.join(&m.revision).unwrap();
-    assert_eq!(rig.swarm.added(m.ih).unwrap().resume, Some(resume));
+    assert_eq!(rig.swarm.added(m.info_hash).unwrap().resume, Some(resume));
 
     rig.get(&m, &[0], STALL).await.unwrap().unwrap();
     rig.fetch.flush(Duration::from_secs(5)).await;
     let metainfo = rig.saved_metainfo(&m).expect("the metainfo with its layers");
     assert_eq!(rig.saved_resume(&m), None, "the metainfo replaces it");
-    rig.fetch.leave(&m.ih);
+    rig.fetch.leave(&m.info_hash);
     rig.idle().await;
     rig.fetch.join(&m.revision).unwrap();
-    let added = rig.swarm.added(m.ih).unwrap();
+    let added = rig.swarm.added(m.info_hash).unwrap();
     assert_eq!((added.metainfo, added.resume, added.mode), (metainfo, None, Mode::Seed));
 }
 
@@ -205,7 +205,7 @@ async fn resume_data_is_saved_first_and_metainfo_at_the_end() {
 async fn flush_saves_changes_immediately() {
     let rig = Rig::new();
     let m = one(&rig);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     rig.fetch.read(&m.file(0), 0, 10).await.unwrap();
     rig.fetch.stop();
     rig.fetch.flush(Duration::from_secs(5)).await;
@@ -217,7 +217,7 @@ async fn unknown_layers_are_requested_again() {
     let rig = Rig::new();
     rig.swarm.layers_known(false);
     let m = one(&rig);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     rig.get(&m, &[0], STALL).await.unwrap().unwrap();
     rig.idle().await;
     assert_eq!(rig.saved_metainfo(&m), None);
@@ -231,8 +231,8 @@ async fn damaged_metainfo_is_replaced_by_the_manifests() {
     for at_once in [true, false] {
         let rig = Rig::new();
         let m = one(&rig);
-        rig.swarm.peer(m.ih, PEER, None);
-        std::fs::write(rig.paths.metainfo(&m.ih), b"garbage").unwrap();
+        rig.swarm.peer(m.info_hash, PEER, None);
+        std::fs::write(rig.paths.metainfo(&m.info_hash), b"garbage").unwrap();
         if at_once {
             rig.swarm.refuse(EngineError::BadTorrent("garbage".into()));
         } else {
@@ -242,10 +242,10 @@ async fn damaged_metainfo_is_replaced_by_the_manifests() {
         rig.idle().await;
         if !at_once {
             rig.swarm.starts(true);
-            rig.swarm.fail(m.ih, "garbage");
+            rig.swarm.fail(m.info_hash, "garbage");
         }
         assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 0, 10));
-        assert_ne!(rig.swarm.added(m.ih).unwrap().metainfo, b"garbage");
+        assert_ne!(rig.swarm.added(m.info_hash).unwrap().metainfo, b"garbage");
         rig.idle().await;
         assert_eq!(rig.saved_metainfo(&m), None);
     }
@@ -256,7 +256,7 @@ async fn reads_survive_relocation() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let m = one(&rig);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     let read = rig.read(&m, 0, MIB, 10);
     rig.idle().await;
     rig.fetch.relocate(&m.revision);
@@ -269,8 +269,8 @@ async fn reads_survive_relocation() {
     m.revision.contents[0].mark_verified(0..MIB).unwrap();
     rig.fetch.relocate(&m.revision);
     rig.idle().await;
-    assert_eq!(rig.swarm.added(m.ih).unwrap().have.ones().collect::<Vec<_>>(), [0]);
-    assert!(rig.swarm.deliver(m.ih, 1));
+    assert_eq!(rig.swarm.added(m.info_hash).unwrap().have.ones().collect::<Vec<_>>(), [0]);
+    assert!(rig.swarm.deliver(m.info_hash, 1));
     assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, MIB, 10));
 }
 
@@ -278,7 +278,7 @@ async fn reads_survive_relocation() {
 async fn missing_file_is_not_offered_and_is_fetched_again() {
     let rig = Rig::new();
     let m = one(&rig);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     rig.get(&m, &[0], STALL).await.unwrap().unwrap();
     rig.idle().await;
     std::fs::OpenOptions::new()
@@ -287,9 +287,9 @@ async fn missing_file_is_not_offered_and_is_fetched_again() {
         .unwrap()
         .set_len(MIB)
         .unwrap();
-    rig.swarm.disk_error(m.ih, DiskErrorKind::Missing);
+    rig.swarm.disk_error(m.info_hash, DiskErrorKind::Missing);
     rig.idle().await;
-    let added = rig.swarm.added(m.ih).unwrap();
+    let added = rig.swarm.added(m.info_hash).unwrap();
     // In a file that was created again, old bytes cannot be distinguished from holes.
     assert_eq!((added.have.ones().count(), added.mode), (0, Mode::Lazy));
     assert_eq!(rig.fetch.read(&m.file(0), 3 * MIB, 10).await.unwrap(), m.bytes(0, 3 * MIB, 10));
@@ -307,7 +307,7 @@ async fn reads_end_when_the_whole_file_appears() {
     rig.fetch.relocate(&m.revision);
     assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, MIB, 10));
     rig.idle().await;
-    let added = rig.swarm.added(m.ih).unwrap();
+    let added = rig.swarm.added(m.info_hash).unwrap();
     assert_eq!(added.mode, Mode::Seed);
     assert_eq!(added.file_paths, [dir.path().canonicalize().unwrap().join("a")]);
 }
@@ -316,18 +316,18 @@ async fn reads_end_when_the_whole_file_appears() {
 async fn torrents_leave_the_engine_before_bytes_are_deleted() {
     let rig = Rig::new();
     let m = one(&rig);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     rig.fetch.read(&m.file(0), 0, 2 * MIB).await.unwrap();
     let content = m.revision.contents[0].clone();
     let hold = rig.fetch.release_for_eviction(&[content.key().unwrap()], STALL).await.unwrap();
-    assert_eq!(rig.swarm.holds(m.ih), None);
+    assert_eq!(rig.swarm.holds(m.info_hash), None);
     let read = rig.read(&m, 0, 3 * MIB, 10);
     pass(Duration::from_secs(20)).await;
-    assert_eq!(rig.swarm.holds(m.ih), None, "it is out of the engine while the hold lives");
+    assert_eq!(rig.swarm.holds(m.info_hash), None, "it is out of the engine while the hold lives");
     content.mark_missing(0..MIB).unwrap();
     drop(hold);
     assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 3 * MIB, 10));
-    assert_eq!(rig.swarm.added(m.ih).unwrap().have.ones().collect::<Vec<_>>(), [1]);
+    assert_eq!(rig.swarm.added(m.info_hash).unwrap().have.ones().collect::<Vec<_>>(), [1]);
 
     rig.swarm.removes(false);
     let refused = rig.fetch.release_for_eviction(&[content.key().unwrap()], READ_TIMEOUT).await;
@@ -338,21 +338,21 @@ async fn torrents_leave_the_engine_before_bytes_are_deleted() {
 async fn torrent_joined_during_a_hold_is_added_afterwards() {
     let rig = Rig::new();
     let m = one(&rig);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     let key = m.revision.contents[0].key().unwrap();
     let first = rig.fetch.release_for_eviction(&[key], STALL).await.unwrap();
     let read = rig.read(&m, 0, 0, 10);
     rig.idle().await;
-    assert_eq!(rig.swarm.holds(m.ih), None, "the hold was there first");
+    assert_eq!(rig.swarm.holds(m.info_hash), None, "the hold was there first");
 
     // Leaving and joining during the hold neither ends the hold nor excludes the torrent forever.
-    rig.fetch.leave(&m.ih);
+    rig.fetch.leave(&m.info_hash);
     assert!(matches!(read.await.unwrap(), Err(ReadError::Left)));
     let second = rig.fetch.release_for_eviction(&[key], STALL).await.unwrap();
     let again = rig.read(&m, 0, 0, 10);
     drop(first);
     rig.idle().await;
-    assert_eq!(rig.swarm.holds(m.ih), None, "one hold is left");
+    assert_eq!(rig.swarm.holds(m.info_hash), None, "one hold is left");
     drop(second);
     assert_eq!(again.await.unwrap().unwrap(), m.bytes(0, 0, 10));
 }
@@ -361,7 +361,7 @@ async fn torrent_joined_during_a_hold_is_added_afterwards() {
 async fn bytes_deleted_during_a_read_are_fetched_again() {
     let rig = Rig::new();
     let m = one(&rig);
-    rig.swarm.peer(m.ih, PEER, Some(&[0]));
+    rig.swarm.peer(m.info_hash, PEER, Some(&[0]));
     rig.fetch.read(&m.file(0), 0, 10).await.unwrap();
     let waiting = rig.read(&m, 0, 0, 2 * MIB);
     rig.idle().await;
@@ -369,7 +369,7 @@ async fn bytes_deleted_during_a_read_are_fetched_again() {
     let hold = rig.fetch.release_for_eviction(&[content.key().unwrap()], STALL).await.unwrap();
     content.mark_missing(0..MIB).unwrap();
     drop(hold);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     assert_eq!(waiting.await.unwrap().unwrap(), m.bytes(0, 0, 2 * MIB));
 }
 
@@ -377,7 +377,7 @@ async fn bytes_deleted_during_a_read_are_fetched_again() {
 async fn figures_survive_a_new_start_of_the_torrent() {
     let rig = Rig::new();
     let m = one(&rig);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     rig.fetch.read(&m.file(0), 0, 10).await.unwrap();
     rig.idle().await;
     rig.swarm.lose_events();

@@ -119,8 +119,8 @@ async fn run(steps: Vec<Step>) {
                     _ => {}
                 }
             }
-            Step::Peer(model) => rig.swarm.peer(models[model].ih, "10.0.0.9:1", None),
-            Step::Vanish(model) => rig.swarm.vanish(models[model].ih, "10.0.0.9:1"),
+            Step::Peer(model) => rig.swarm.peer(models[model].info_hash, "10.0.0.9:1", None),
+            Step::Vanish(model) => rig.swarm.vanish(models[model].info_hash, "10.0.0.9:1"),
             Step::Stall => rig.swarm.delivery(Delivery::ByHand),
             Step::Flow => rig.swarm.delivery(Delivery::Immediate),
             Step::Slow(ms) => rig.swarm.delivery(Delivery::After(Duration::from_millis(ms))),
@@ -145,7 +145,7 @@ async fn run(steps: Vec<Step>) {
     rig.swarm.lie(0);
     rig.swarm.delivery(Delivery::Immediate);
     for m in &models {
-        rig.swarm.peer(m.ih, "10.0.0.10:1", None);
+        rig.swarm.peer(m.info_hash, "10.0.0.10:1", None);
     }
     for read in reads {
         match read.await {
@@ -173,9 +173,9 @@ async fn run(steps: Vec<Step>) {
     rig.idle().await;
     for m in &models {
         assert!(
-            rig.swarm.wanted(m.ih).is_empty(),
+            rig.swarm.wanted(m.info_hash).is_empty(),
             "pieces are wanted without a claim: {:?}",
-            rig.swarm.wanted(m.ih)
+            rig.swarm.wanted(m.info_hash)
         );
         assert_eq!(rig.status(m).waiting_reads, 0);
     }

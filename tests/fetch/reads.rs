@@ -14,12 +14,12 @@ const PEER: &str = "10.0.0.9:1";
 async fn read_fetches_its_pieces_only() {
     let rig = Rig::new();
     let m = rig.model("o/m", 256 * KIB, &[("a", noise(1, 2 * MIB)), ("b", noise(2, MIB))]);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     let offset = 256 * KIB - 100;
     let bytes = rig.fetch.read(&m.file(0), offset, 200).await.unwrap();
     assert_eq!(bytes, m.bytes(0, offset, 200));
-    assert_eq!(rig.swarm.requests(m.ih).len(), 2);
-    assert_eq!(rig.swarm.holds(m.ih).unwrap().into_iter().collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(rig.swarm.requests(m.info_hash).len(), 2);
+    assert_eq!(rig.swarm.holds(m.info_hash).unwrap().into_iter().collect::<Vec<_>>(), [0, 1]);
     assert_eq!(rig.fetch.try_read(&m.file(0), offset, 200).unwrap(), m.bytes(0, offset, 200));
     assert!(rig.fetch.try_read(&m.file(1), 0, 1).is_none());
 }
@@ -28,7 +28,7 @@ async fn read_fetches_its_pieces_only() {
 async fn reads_at_and_beyond_the_end_are_cut() {
     let rig = Rig::new();
     let m = rig.model("o/m", 16 * KIB, &[("a", noise(1, 100)), ("empty", vec![]), ("z", noise(3, 20_000))]);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     assert_eq!(rig.fetch.read(&m.file(2), 19_990, 4096).await.unwrap(), m.bytes(2, 19_990, 10));
     assert_eq!(rig.fetch.read(&m.file(2), 20_000, 10).await.unwrap(), b"");
     assert_eq!(rig.fetch.read(&m.file(2), u64::MAX, u64::MAX).await.unwrap(), b"");
@@ -42,12 +42,12 @@ async fn many_readers_of_a_piece_cause_one_request() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let m = rig.model("o/m", MIB, &[("a", noise(1, 4 * MIB))]);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     let readers: Vec<_> = (0..50).map(|i| rig.read(&m, 0, MIB + i, 4096)).collect();
     rig.idle().await;
-    assert_eq!(rig.swarm.requests(m.ih), [1]);
+    assert_eq!(rig.swarm.requests(m.info_hash), [1]);
     assert_eq!(rig.status(&m).waiting_reads, 50);
-    assert!(rig.swarm.deliver(m.ih, 1));
+    assert!(rig.swarm.deliver(m.info_hash, 1));
     for (i, reader) in readers.into_iter().enumerate() {
         assert_eq!(reader.await.unwrap().unwrap(), m.bytes(0, MIB + i as u64, 4096));
     }
@@ -59,17 +59,17 @@ async fn last_dropped_read_cancels_the_request() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let m = rig.model("o/m", MIB, &[("a", noise(1, 8 * MIB))]);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     let first = rig.read(&m, 0, 5 * MIB, 4096);
     let second = rig.read(&m, 0, 5 * MIB, 4096);
     rig.idle().await;
     first.abort();
     rig.idle().await;
-    assert_eq!(rig.swarm.wanted(m.ih)[&5], WantedPiece::Requested);
+    assert_eq!(rig.swarm.wanted(m.info_hash)[&5], WantedPiece::Requested);
     second.abort();
     rig.idle().await;
-    assert!(rig.swarm.wanted(m.ih).is_empty());
-    let took_back = Call::Priority(m.ih, 5, Priority::None);
+    assert!(rig.swarm.wanted(m.info_hash).is_empty());
+    let took_back = Call::Priority(m.info_hash, 5, Priority::None);
     assert_eq!(rig.swarm.calls().iter().filter(|c| **c == took_back).count(), 1);
     assert_eq!(rig.status(&m).waiting_reads, 0);
 }
@@ -79,16 +79,16 @@ async fn early_reads_are_requested_when_the_torrent_runs() {
     let rig = Rig::new();
     rig.swarm.starts(false);
     let m = rig.model("o/m", MIB, &[("a", noise(1, 8 * MIB))]);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     let kept = rig.read(&m, 0, 2 * MIB, 10);
     let dropped = rig.read(&m, 0, 7 * MIB, 10);
     rig.idle().await;
-    assert!(rig.swarm.requests(m.ih).is_empty());
+    assert!(rig.swarm.requests(m.info_hash).is_empty());
     dropped.abort();
     rig.idle().await;
-    rig.swarm.start(m.ih);
+    rig.swarm.start(m.info_hash);
     assert_eq!(kept.await.unwrap().unwrap(), m.bytes(0, 2 * MIB, 10));
-    assert_eq!(rig.swarm.requests(m.ih), [2]);
+    assert_eq!(rig.swarm.requests(m.info_hash), [2]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,16 +97,16 @@ async fn bad_data_is_reported_and_fetched_again() {
     rig.swarm.lie(2);
     rig.swarm.delivery(Delivery::ByHand);
     let m = rig.model("o/m", MIB, &[("a", noise(1, 2 * MIB))]);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     let read = rig.read(&m, 0, 0, 10);
     for _ in 0..2 {
         rig.idle().await;
-        assert!(rig.swarm.deliver(m.ih, 0), "it stays wanted");
+        assert!(rig.swarm.deliver(m.info_hash, 0), "it stays wanted");
     }
     rig.idle().await;
     assert!(!read.is_finished());
     assert!(rig.status(&m).last_error.unwrap().contains("bad data"));
-    assert!(rig.swarm.deliver(m.ih, 0));
+    assert!(rig.swarm.deliver(m.info_hash, 0));
     assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 0, 10));
 }
 
@@ -114,13 +114,13 @@ async fn bad_data_is_reported_and_fetched_again() {
 async fn lost_bytes_are_fetched_again() {
     let rig = Rig::new();
     let m = rig.model("o/m", MIB, &[("a", noise(1, 4 * MIB))]);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     rig.fetch.read(&m.file(0), MIB, 10).await.unwrap();
     // Another program cuts the file: the verified bytes are lost.
     let path = m.revision.contents[0].path();
     std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(0).unwrap();
     assert_eq!(rig.serve(&m, 0, MIB, 10).await.unwrap(), m.bytes(0, MIB, 10));
-    assert_eq!(rig.swarm.requests(m.ih), [1, 1]);
+    assert_eq!(rig.swarm.requests(m.info_hash), [1, 1]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,7 +139,7 @@ async fn stop_fails_all_reads_and_later_ones() {
     assert!(matches!(rig.fetch.read(&m.file(0), 0, 1).await, Err(ReadError::Stopped)));
     assert!(matches!(rig.fetch.join(&m.revision), Err(ReadError::Stopped)));
     rig.idle().await;
-    assert!(rig.swarm.wanted(m.ih).is_empty(), "nothing is fetched any more");
+    assert!(rig.swarm.wanted(m.info_hash).is_empty(), "nothing is fetched any more");
 }
 
 #[tokio::test(start_paused = true)]
@@ -147,7 +147,7 @@ async fn dead_swarm_does_not_delay_another_model() {
     let rig = Rig::new();
     let dead = rig.model("o/dead", MIB, &[("a", noise(1, 4 * MIB))]);
     let good = rig.model("o/good", MIB, &[("a", noise(2, 4 * MIB))]);
-    rig.swarm.peer(good.ih, PEER, None);
+    rig.swarm.peer(good.info_hash, PEER, None);
     let stuck: Vec<_> = (0..200).map(|i| rig.read(&dead, 0, i * 4096, 4096)).collect();
     rig.idle().await;
     let before = tokio::time::Instant::now();
@@ -161,7 +161,7 @@ async fn dead_swarm_does_not_delay_another_model() {
 async fn no_wake_up_is_lost_between_threads() {
     let rig = Rig::with(|s| s.readahead_max = 64 * KIB);
     let m = rig.model("o/m", 16 * KIB, &[("a", noise(1, 8 * MIB))]);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     let readers: Vec<_> = (0..16u64)
         .map(|seed| {
             let (fetch, m) = (rig.fetch.clone(), m.clone());

@@ -22,11 +22,11 @@ fn pair(rig: &Rig) -> (TestModel, TestModel) {
 async fn bytes_of_one_model_are_verified_in_the_other() {
     let rig = Rig::new();
     let (a, b) = pair(&rig);
-    rig.swarm.peer(a.ih, PEER, None);
+    rig.swarm.peer(a.info_hash, PEER, None);
     rig.fetch.read(&a.file(1), 2 * MIB, 10).await.unwrap();
     assert_eq!(rig.fetch.try_read(&b.file(1), 2 * MIB, MIB).unwrap(), b.bytes(1, 2 * MIB, MIB));
     rig.fetch.join(&b.revision).unwrap();
-    assert_eq!(rig.swarm.added(b.ih).unwrap().have.ones().collect::<Vec<_>>(), [9, 10, 11, 12]);
+    assert_eq!(rig.swarm.added(b.info_hash).unwrap().have.ones().collect::<Vec<_>>(), [9, 10, 11, 12]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -34,8 +34,8 @@ async fn piece_in_flight_is_not_requested_in_another_swarm() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let (a, b) = pair(&rig);
-    rig.swarm.peer(a.ih, PEER, None);
-    rig.swarm.peer(b.ih, PEER, None);
+    rig.swarm.peer(a.info_hash, PEER, None);
+    rig.swarm.peer(b.info_hash, PEER, None);
     rig.fetch.join(&a.revision).unwrap();
     rig.fetch.join(&b.revision).unwrap();
     rig.idle().await;
@@ -43,9 +43,9 @@ async fn piece_in_flight_is_not_requested_in_another_swarm() {
     rig.idle().await;
     let second = rig.read(&b, 1, MIB + 300 * KIB, 10);
     rig.idle().await;
-    assert_eq!(rig.swarm.requests(a.ih), [2]);
-    assert!(rig.swarm.requests(b.ih).is_empty());
-    rig.swarm.deliver(a.ih, 2);
+    assert_eq!(rig.swarm.requests(a.info_hash), [2]);
+    assert!(rig.swarm.requests(b.info_hash).is_empty());
+    rig.swarm.deliver(a.info_hash, 2);
     first.await.unwrap().unwrap();
     assert_eq!(second.await.unwrap().unwrap(), b.bytes(1, MIB + 300 * KIB, 10));
 }
@@ -59,12 +59,12 @@ async fn bytes_wake_readers_of_both_models() {
     let first = rig.read(&a, 1, MIB, 10);
     let second = rig.read(&b, 1, MIB, 10);
     rig.idle().await;
-    assert_eq!((rig.swarm.requests(a.ih), rig.swarm.requests(b.ih)), (vec![2], vec![5]));
-    rig.swarm.deliver(a.ih, 2);
+    assert_eq!((rig.swarm.requests(a.info_hash), rig.swarm.requests(b.info_hash)), (vec![2], vec![5]));
+    rig.swarm.deliver(a.info_hash, 2);
     first.await.unwrap().unwrap();
     assert_eq!(second.await.unwrap().unwrap(), b.bytes(1, MIB, 10));
     rig.idle().await;
-    assert!(rig.swarm.wanted(b.ih).is_empty());
+    assert!(rig.swarm.wanted(b.info_hash).is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -77,7 +77,7 @@ async fn small_pieces_complete_a_large_piece_of_another_model() {
     rig.idle().await;
     for piece in 1..5 {
         assert!(!read.is_finished());
-        assert!(rig.swarm.deliver(b.ih, piece));
+        assert!(rig.swarm.deliver(b.info_hash, piece));
         rig.idle().await;
     }
     assert_eq!(read.await.unwrap().unwrap(), a.bytes(1, 0, MIB));
@@ -85,18 +85,18 @@ async fn small_pieces_complete_a_large_piece_of_another_model() {
         read.await.unwrap().unwrap();
     }
     rig.idle().await;
-    assert!(rig.swarm.wanted(a.ih).is_empty());
+    assert!(rig.swarm.wanted(a.info_hash).is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn model_without_peers_reads_through_another() {
     let rig = Rig::new();
     let (a, b) = pair(&rig);
-    rig.swarm.peer(a.ih, PEER, None);
+    rig.swarm.peer(a.info_hash, PEER, None);
     rig.fetch.join(&a.revision).unwrap();
     rig.idle().await;
     assert_eq!(rig.fetch.read(&b.file(1), 3 * MIB, 10).await.unwrap(), b.bytes(1, 3 * MIB, 10));
-    assert_eq!(rig.swarm.requests(a.ih), [4]);
+    assert_eq!(rig.swarm.requests(a.info_hash), [4]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,23 +105,23 @@ async fn read_falls_back_to_its_own_swarm() {
         let rig = Rig::new();
         rig.swarm.delivery(Delivery::ByHand);
         let (a, b) = pair(&rig);
-        rig.swarm.peer(a.ih, PEER, None);
+        rig.swarm.peer(a.info_hash, PEER, None);
         rig.fetch.join(&a.revision).unwrap();
         rig.idle().await;
         let read = rig.read(&b, 1, 3 * MIB, 10);
         rig.idle().await;
-        assert_eq!(rig.swarm.requests(a.ih), [4]);
-        rig.swarm.peer(b.ih, "10.0.0.10:1", None);
+        assert_eq!(rig.swarm.requests(a.info_hash), [4]);
+        rig.swarm.peer(b.info_hash, "10.0.0.10:1", None);
         rig.idle().await;
         match how {
-            "vanish" => rig.swarm.vanish(a.ih, PEER),
-            "leave" => rig.fetch.leave(&a.ih),
-            "fail" => rig.swarm.fail(a.ih, "no"),
+            "vanish" => rig.swarm.vanish(a.info_hash, PEER),
+            "leave" => rig.fetch.leave(&a.info_hash),
+            "fail" => rig.swarm.fail(a.info_hash, "no"),
             _ => pass(Duration::from_secs(16)).await,
         }
         rig.idle().await;
-        assert_eq!(rig.swarm.requests(b.ih), [13], "{how}");
-        rig.swarm.deliver(b.ih, 13);
+        assert_eq!(rig.swarm.requests(b.info_hash), [13], "{how}");
+        rig.swarm.deliver(b.info_hash, 13);
         assert_eq!(read.await.unwrap().unwrap(), b.bytes(1, 3 * MIB, 10), "{how}");
     }
 }
@@ -131,17 +131,17 @@ async fn busy_source_does_not_delay_a_read_forever() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let (a, b) = pair(&rig);
-    rig.swarm.peer(a.ih, PEER, Some(&[1, 2]));
-    rig.swarm.peer(b.ih, PEER, None);
+    rig.swarm.peer(a.info_hash, PEER, Some(&[1, 2]));
+    rig.swarm.peer(b.info_hash, PEER, None);
     rig.fetch.join(&b.revision).unwrap();
     let job = rig.get(&a, &[1], Duration::from_secs(3600));
     rig.idle().await;
     let read = rig.read(&b, 1, 3 * MIB, 10);
     for _ in 0..4 {
         pass(Duration::from_secs(5)).await;
-        rig.swarm.trickle(a.ih, 1);
+        rig.swarm.trickle(a.info_hash, 1);
     }
-    assert!(rig.swarm.deliver(b.ih, 13), "its own swarm was never asked");
+    assert!(rig.swarm.deliver(b.info_hash, 13), "its own swarm was never asked");
     assert_eq!(read.await.unwrap().unwrap(), b.bytes(1, 3 * MIB, 10));
     job.abort();
 }
@@ -151,8 +151,8 @@ async fn each_byte_is_fetched_once_by_two_concurrent_jobs() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::After(Duration::from_millis(10)));
     let (a, b) = pair(&rig);
-    rig.swarm.peer(a.ih, PEER, None);
-    rig.swarm.peer(b.ih, PEER, None);
+    rig.swarm.peer(a.info_hash, PEER, None);
+    rig.swarm.peer(b.info_hash, PEER, None);
     let stall = Duration::from_secs(60);
     let (one, two) = (rig.get(&a, &[0, 1], stall), rig.get(&b, &[0, 1], stall));
     one.await.unwrap().unwrap();
@@ -162,21 +162,21 @@ async fn each_byte_is_fetched_once_by_two_concurrent_jobs() {
     assert_eq!(down, 4 * MIB + 200);
     // Both seed all of it, no matter through which swarm it came.
     for m in [&a, &b] {
-        let added = rig.swarm.added(m.ih).unwrap();
-        assert_eq!(rig.swarm.holds(m.ih).unwrap().len(), added.have.len(), "{}", rig.status(m).model);
+        let added = rig.swarm.added(m.info_hash).unwrap();
+        assert_eq!(rig.swarm.holds(m.info_hash).unwrap().len(), added.have.len(), "{}", rig.status(m).model);
     }
-    assert_eq!(rig.swarm.added(b.ih).unwrap().mode, Mode::Seed);
+    assert_eq!(rig.swarm.added(b.info_hash).unwrap().mode, Mode::Seed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn two_equal_files_in_one_model_are_fetched_once() {
     let rig = Rig::new();
     let m = rig.model("o/m", MIB, &[("a.bin", noise(1, 2 * MIB)), ("b.bin", noise(1, 2 * MIB))]);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     rig.get(&m, &[0, 1], Duration::from_secs(60)).await.unwrap().unwrap();
     assert_eq!(rig.status(&m).downloaded, 2 * MIB);
     assert_eq!(rig.fetch.try_read(&m.file(1), MIB, 10).unwrap(), m.bytes(1, MIB, 10));
     rig.idle().await;
-    assert_eq!(rig.swarm.holds(m.ih).unwrap().len(), 4);
-    assert!(rig.swarm.calls().contains(&Call::Export(m.ih)));
+    assert_eq!(rig.swarm.holds(m.info_hash).unwrap().len(), 4);
+    assert!(rig.swarm.calls().contains(&Call::Export(m.info_hash)));
 }

@@ -17,7 +17,7 @@ const PEER: &str = "10.0.0.9:1";
 /// A model of one file of 24 pieces of 1 MiB, and a peer that has all of it.
 fn model(rig: &Rig) -> TestModel {
     let m = rig.model("o/m", MIB, &[("a.bin", noise(1, 24 * MIB))]);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     m
 }
 
@@ -59,19 +59,19 @@ async fn piece_without_space_is_requested_when_there_is_some() {
     let read = rig.read(&m, 0, 5 * MIB, 10);
     rig.idle().await;
     // The read waits for one granule.
-    assert_eq!((rig.swarm.requests(m.ih), rig.fetch.lacking_bytes(false)), (vec![], 64 * KIB));
+    assert_eq!((rig.swarm.requests(m.info_hash), rig.fetch.lacking_bytes(false)), (vec![], 64 * KIB));
     assert_eq!(rig.fetch.starved().len(), 1);
     tokio::time::timeout(Duration::ZERO, rooms.space_requested())
         .await
         .expect("the lack of space is reported");
     rig.fetch.space_came();
     rig.idle().await;
-    assert!(rig.swarm.requests(m.ih).is_empty(), "no space was made");
+    assert!(rig.swarm.requests(m.info_hash).is_empty(), "no space was made");
 
     rooms.cache.freed(16 * MIB);
     rig.fetch.space_came();
     assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 5 * MIB, 10));
-    assert_eq!((rig.swarm.requests(m.ih), rig.fetch.lacking_bytes(false)), (vec![5], 0));
+    assert_eq!((rig.swarm.requests(m.info_hash), rig.fetch.lacking_bytes(false)), (vec![5], 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,12 +96,12 @@ async fn space_for_one_piece_goes_to_the_oldest_read() {
     rooms.cache.measured(9 * MIB);
     rig.fetch.space_came();
     rig.idle().await;
-    assert_eq!(rig.swarm.requests(m.ih), [20]);
+    assert_eq!(rig.swarm.requests(m.info_hash), [20]);
     rooms.cache.freed(9 * MIB);
     rig.fetch.space_came();
     rig.idle().await;
     for piece in [20, 9, 3] {
-        rig.swarm.deliver(m.ih, piece);
+        rig.swarm.deliver(m.info_hash, piece);
     }
     for read in reads {
         read.await.unwrap().unwrap();
@@ -176,7 +176,7 @@ async fn bytes_for_which_a_read_waits_are_not_deleted() {
     rig.idle().await;
     // The newer read claims the piece that it lost.
     for piece in [4, 9, 10] {
-        assert!(rig.swarm.deliver(m.ih, piece), "piece {piece} is requested");
+        assert!(rig.swarm.deliver(m.info_hash, piece), "piece {piece} is requested");
     }
     assert_eq!(older.await.unwrap().unwrap(), m.bytes(0, 4 * MIB - 10, 20));
     assert_eq!(newer.await.unwrap().unwrap(), m.bytes(0, 10 * MIB - 10, 20));
@@ -194,7 +194,7 @@ async fn deleted_piece_is_withdrawn_before_the_next_request() {
     assert_eq!(rig.fetch.try_read(&m.file(0), 6 * MIB, 10), None);
     assert_eq!(rig.serve(&m, 0, 6 * MIB, 10).await.unwrap(), m.bytes(0, 6 * MIB, 10));
     let calls = rig.swarm.calls();
-    let withdrawn = calls.iter().position(|call| *call == Call::Withdraw(m.ih, vec![6])).unwrap();
+    let withdrawn = calls.iter().position(|call| *call == Call::Withdraw(m.info_hash, vec![6])).unwrap();
     let requests = |call: &Call| matches!(call, Call::Request(_, 6, _));
     assert!(calls[..withdrawn].iter().any(requests) && calls[withdrawn..].iter().any(requests));
 }
@@ -205,7 +205,7 @@ async fn whole_pieces_of_each_torrent_are_deleted() {
     let common = noise(1, 8 * MIB);
     let small = rig.model("o/a", 256 * KIB, &[("w.bin", common.clone())]);
     let large = rig.model("o/b", 2 * MIB, &[("w.bin", common)]);
-    rig.swarm.peer(small.ih, PEER, None);
+    rig.swarm.peer(small.info_hash, PEER, None);
     rig.fetch.join(&large.revision).unwrap();
     rig.serve(&small, 0, 5 * MIB, 10).await.unwrap();
     pass(Duration::from_secs(11)).await;
@@ -214,6 +214,6 @@ async fn whole_pieces_of_each_torrent_are_deleted() {
     rig.fetch.delete(content(&small), &ranges, Shedding::Spare).unwrap();
     let withdrawn: Vec<Call> =
         rig.swarm.calls().into_iter().filter(|call| matches!(call, Call::Withdraw(..))).collect();
-    assert!(withdrawn.contains(&Call::Withdraw(small.ih, (16..24).collect())), "{withdrawn:?}");
-    assert!(withdrawn.contains(&Call::Withdraw(large.ih, vec![2])), "{withdrawn:?}");
+    assert!(withdrawn.contains(&Call::Withdraw(small.info_hash, (16..24).collect())), "{withdrawn:?}");
+    assert!(withdrawn.contains(&Call::Withdraw(large.info_hash, vec![2])), "{withdrawn:?}");
 }

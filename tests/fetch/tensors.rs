@@ -47,14 +47,14 @@ async fn reading_one_tensor_fetches_that_tensor() {
     let rig = Rig::new();
     let (bytes, starts) = safetensors(&[MIB, MIB, MIB, MIB]);
     let m = rig.model("o/m", PIECE, &[("m.safetensors", bytes)]);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     rig.serve(&m, 0, 0, 16 * KIB).await.unwrap();
     rig.idle().await;
-    assert_eq!(rig.swarm.holds(m.ih).unwrap(), BTreeSet::from([0]), "opening");
+    assert_eq!(rig.swarm.holds(m.info_hash).unwrap(), BTreeSet::from([0]), "opening");
     stream(&rig, &m, starts[2], starts[3]).await;
     let mut expected = pieces(starts[2], starts[3]);
     expected.insert(0);
-    assert_eq!(rig.swarm.holds(m.ih).unwrap(), expected);
+    assert_eq!(rig.swarm.holds(m.info_hash).unwrap(), expected);
 }
 
 #[tokio::test(start_paused = true)]
@@ -62,9 +62,9 @@ async fn file_read_in_order_is_fetched_ahead_across_tensors() {
     let rig = Rig::new();
     let (bytes, starts) = safetensors(&[MIB, MIB, MIB, MIB, MIB, MIB]);
     let m = rig.model("o/m", PIECE, &[("m.safetensors", bytes)]);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     stream(&rig, &m, 0, starts[1] + 64 * KIB).await;
-    let held = rig.swarm.holds(m.ih).unwrap();
+    let held = rig.swarm.holds(m.info_hash).unwrap();
     assert!(held.is_superset(&pieces(starts[3], starts[5])), "{held:?}");
 }
 
@@ -75,9 +75,9 @@ async fn invalid_header_makes_a_plain_file() {
         let mut bytes = header.to_le_bytes().to_vec();
         bytes.extend(noise(7, 2 * MIB));
         let m = rig.model("o/m", PIECE, &[("m.safetensors", bytes)]);
-        rig.swarm.peer(m.ih, PEER, None);
+        rig.swarm.peer(m.info_hash, PEER, None);
         stream(&rig, &m, 0, 512 * KIB).await;
-        let held = rig.swarm.holds(m.ih).unwrap();
+        let held = rig.swarm.holds(m.info_hash).unwrap();
         assert!(held.len() > 16, "header {header}: {held:?}");
     }
 }

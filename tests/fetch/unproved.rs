@@ -38,12 +38,15 @@ fn unproved(model: &TestModel) -> Vec<u32> {
 async fn right_old_bytes_are_not_fetched_again() {
     let rig = Rig::new();
     let m = old(&rig, None);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     assert_eq!(rig.fetch.try_read(&m.file(0), MIB, 10), None, "they are not proved");
     assert_eq!(rig.fetch.read(&m.file(0), MIB, 10).await.unwrap(), m.bytes(0, MIB, 10));
-    assert!(rig.swarm.added(m.ih).unwrap().have.is_clear(), "they are not announced before they are proved");
-    assert!(!rig.swarm.requests(m.ih).contains(&1));
-    assert!(rig.swarm.given(m.ih).contains(&1) && !unproved(&m).contains(&1));
+    assert!(
+        rig.swarm.added(m.info_hash).unwrap().have.is_clear(),
+        "they are not announced before they are proved"
+    );
+    assert!(!rig.swarm.requests(m.info_hash).contains(&1));
+    assert!(rig.swarm.given(m.info_hash).contains(&1) && !unproved(&m).contains(&1));
 
     rig.get(&m, &[0], STALL).await.unwrap().unwrap();
     assert_eq!((rig.status(&m).downloaded, unproved(&m)), (MIB, vec![]));
@@ -54,10 +57,10 @@ async fn right_old_bytes_are_not_fetched_again() {
 async fn wrong_old_bytes_are_fetched_from_peers() {
     let rig = Rig::new();
     let m = old(&rig, Some(MIB + 5));
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     assert_eq!(rig.fetch.read(&m.file(0), 0, 2 * MIB).await.unwrap(), m.bytes(0, 0, 2 * MIB));
-    assert!(rig.swarm.requests(m.ih).contains(&1) && !rig.swarm.requests(m.ih).contains(&0));
-    let given = rig.swarm.given(m.ih);
+    assert!(rig.swarm.requests(m.info_hash).contains(&1) && !rig.swarm.requests(m.info_hash).contains(&0));
+    let given = rig.swarm.given(m.info_hash);
     assert_eq!(
         given.iter().filter(|&&piece| piece == 1).count(),
         1,
@@ -83,20 +86,20 @@ async fn old_bytes_are_proved_slowly_while_no_reader_waits() {
     let m = old(&rig, Some(2 * MIB));
     rig.fetch.join(&m.revision).unwrap();
     rig.idle().await;
-    assert_eq!(rig.swarm.given(m.ih), Vec::<u32>::new(), "nothing is read at start");
+    assert_eq!(rig.swarm.given(m.info_hash), Vec::<u32>::new(), "nothing is read at start");
     pass(Duration::from_millis(1500)).await;
-    assert_eq!(rig.swarm.given(m.ih), [0]);
+    assert_eq!(rig.swarm.given(m.info_hash), [0]);
     pass(Duration::from_secs(1)).await;
-    assert_eq!(rig.swarm.given(m.ih), [0, 1]);
+    assert_eq!(rig.swarm.given(m.info_hash), [0, 1]);
     pass(Duration::from_secs(10)).await;
-    assert_eq!(rig.swarm.given(m.ih), [0, 1, 2]);
+    assert_eq!(rig.swarm.given(m.info_hash), [0, 1, 2]);
     assert_eq!(
-        rig.swarm.holds(m.ih).unwrap().into_iter().collect::<Vec<_>>(),
+        rig.swarm.holds(m.info_hash).unwrap().into_iter().collect::<Vec<_>>(),
         [0, 1],
         "the third one is wrong"
     );
     assert_eq!((m.revision.contents[0].cached_bytes(), unproved(&m)), (2 * MIB, vec![]));
-    assert!(rig.swarm.wanted(m.ih).is_empty(), "no reader wants it");
+    assert!(rig.swarm.wanted(m.info_hash).is_empty(), "no reader wants it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,8 +108,8 @@ async fn background_proofs_pause_for_readers() {
     let m = old(&rig, None);
     let waits = rig.read(&m, 0, 3 * MIB, 10);
     pass(Duration::from_secs(20)).await;
-    assert_eq!(rig.swarm.given(m.ih), Vec::<u32>::new(), "a reader waits");
-    rig.swarm.peer(m.ih, PEER, None);
+    assert_eq!(rig.swarm.given(m.info_hash), Vec::<u32>::new(), "a reader waits");
+    rig.swarm.peer(m.info_hash, PEER, None);
     waits.await.unwrap().unwrap();
     pass(Duration::from_secs(20)).await;
     assert!(unproved(&m).is_empty());
@@ -122,16 +125,16 @@ async fn old_bytes_with_unknown_hashes_are_kept() {
         panic!("it was not proved")
     };
     pass(Duration::from_secs(1000)).await;
-    let given = rig.swarm.given(m.ih);
+    let given = rig.swarm.given(m.info_hash);
     assert!(given.contains(&1));
     pass(Duration::from_secs(1000)).await;
-    assert_eq!(rig.swarm.given(m.ih), given, "the file is skipped until a peer comes");
+    assert_eq!(rig.swarm.given(m.info_hash), given, "the file is skipped until a peer comes");
     assert_eq!(unproved(&m), [0, 1, 2]);
     rig.swarm.takes_pieces(true);
-    rig.swarm.peer(m.ih, PEER, Some(&[]));
+    rig.swarm.peer(m.info_hash, PEER, Some(&[]));
     pass(Duration::from_secs(10)).await;
     assert_eq!(unproved(&m), given, "the rest is tried again");
-    rig.fetch.leave(&m.ih);
+    rig.fetch.leave(&m.info_hash);
     rig.idle().await;
     rig.fetch.join(&m.revision).unwrap();
     pass(Duration::from_secs(10)).await;
@@ -142,12 +145,12 @@ async fn old_bytes_with_unknown_hashes_are_kept() {
 async fn missing_old_bytes_are_fetched_from_peers() {
     let rig = Rig::new();
     let m = old(&rig, None);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     let path = m.revision.contents[0].path();
     std::fs::File::options().write(true).open(path).unwrap().set_len(MIB).unwrap();
     assert_eq!(rig.fetch.read(&m.file(0), MIB, 10).await.unwrap(), m.bytes(0, MIB, 10));
     assert_eq!(rig.fetch.read(&m.file(0), 0, 10).await.unwrap(), m.bytes(0, 0, 10));
-    assert!(rig.swarm.requests(m.ih).contains(&1) && !rig.swarm.requests(m.ih).contains(&0));
+    assert!(rig.swarm.requests(m.info_hash).contains(&1) && !rig.swarm.requests(m.info_hash).contains(&0));
 }
 
 #[test]

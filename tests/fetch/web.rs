@@ -55,12 +55,12 @@ async fn only_the_first_read_without_peers_waits_for_them() {
     let took = timed(&rig, &m, 6 * MIB).await;
     assert!(took < Duration::from_millis(20), "{took:?}");
     assert_eq!(only(&web), 6 * MIB..7 * MIB);
-    let held = rig.swarm.holds(m.ih).unwrap();
+    let held = rig.swarm.holds(m.info_hash).unwrap();
     assert_eq!(held.into_iter().collect::<Vec<_>>(), [3, 6], "the engine has them, to seed");
     let status = rig.status(&m);
     assert_eq!((status.downloaded, status.downloaded_web, status.cached_bytes), (0, 2 * MIB, 2 * MIB));
     // A peer connects: it gets its time again.
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     rig.idle().await;
     let took = timed(&rig, &m, 0).await;
     assert!(about(took, PATIENCE), "{took:?}");
@@ -69,7 +69,7 @@ async fn only_the_first_read_without_peers_waits_for_them() {
 #[tokio::test(start_paused = true)]
 async fn web_is_not_asked_while_peers_deliver() {
     let (rig, web, m) = with_web(MIB, 32 * MIB);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     rig.swarm.delivery(Delivery::After(Duration::from_millis(1900)));
     for piece in [3, 9, 20] {
         timed(&rig, &m, piece * MIB).await;
@@ -84,7 +84,7 @@ async fn web_is_not_asked_while_peers_deliver() {
 #[tokio::test(start_paused = true)]
 async fn peers_get_their_time_for_each_piece() {
     let (rig, web, m) = with_web(MIB, 8 * MIB);
-    rig.swarm.peer(m.ih, PEER, Some(&[7]));
+    rig.swarm.peer(m.info_hash, PEER, Some(&[7]));
     for piece in [3, 5] {
         let took = timed(&rig, &m, piece * MIB).await;
         assert!(about(took, PATIENCE), "{took:?}");
@@ -95,12 +95,12 @@ async fn peers_get_their_time_for_each_piece() {
 #[tokio::test(start_paused = true)]
 async fn read_does_not_wait_for_slow_peers() {
     let (rig, web, m) = with_web(MIB, 8 * MIB);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     let read = rig.read(&m, 0, 3 * MIB, 100);
     let start = Instant::now();
     while !read.is_finished() {
         // Bytes come continuously, but never the piece.
-        rig.swarm.trickle(m.ih, 1000);
+        rig.swarm.trickle(m.info_hash, 1000);
         pass(Duration::from_millis(100)).await;
         assert!(start.elapsed() < 2 * PATIENCE, "it waits for a slow peer");
     }
@@ -112,10 +112,10 @@ async fn read_does_not_wait_for_slow_peers() {
 #[tokio::test(start_paused = true)]
 async fn whole_file_waits_for_slow_peers() {
     let (rig, web, m) = with_web(MIB, 8 * MIB);
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     let get = rig.get(&m, &[0], STALL);
     for _ in 0..100 {
-        rig.swarm.trickle(m.ih, 1000);
+        rig.swarm.trickle(m.info_hash, 1000);
         pass(Duration::from_millis(500)).await;
     }
     assert_eq!(web.asked(), []);
@@ -132,11 +132,11 @@ async fn web_is_not_asked_after_peers_return() {
     pass(PATIENCE + Duration::from_secs(1)).await;
     let begun = web.asked().len();
     assert_eq!((begun, web.open()), (3, 3), "one request is kept for readers");
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     // From the end, one piece a second: the web delivers the pieces under way.
     for piece in (48..64).rev() {
         pass(Duration::from_secs(1)).await;
-        assert!(rig.swarm.deliver(m.ih, piece), "piece {piece}");
+        assert!(rig.swarm.deliver(m.info_hash, piece), "piece {piece}");
         if piece == 60 {
             assert_eq!(web.asked(), [], "the web gets no more requests");
         }
@@ -156,7 +156,7 @@ async fn neighbours_are_merged_into_a_few_requests() {
     assert!(ranges.iter().all(|r| r.end - r.start <= 16 * MIB));
     assert_eq!(ranges.iter().map(|r| r.end - r.start).sum::<u64>(), 100 * MIB, "nothing twice");
     assert_eq!(web.most_open(), 3);
-    assert_eq!(rig.swarm.given(m.ih).len(), 100);
+    assert_eq!(rig.swarm.given(m.info_hash).len(), 100);
 }
 
 #[tokio::test(start_paused = true)]
@@ -213,7 +213,7 @@ async fn cancelled_read_ends_the_request() {
     kept.abort();
     rig.idle().await;
     assert_eq!(web.open(), 0);
-    assert_eq!(rig.swarm.given(m.ih), [0; 0]);
+    assert_eq!(rig.swarm.given(m.info_hash), [0; 0]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -227,7 +227,7 @@ async fn stop_and_leave_end_all_requests() {
         let key = m.revision.contents[0].key().unwrap();
         match how {
             "stop" => rig.fetch.stop(),
-            "leave" => rig.fetch.leave(&m.ih),
+            "leave" => rig.fetch.leave(&m.info_hash),
             "hold" => {
                 let hold = rig.fetch.release_for_eviction(&[key], STALL).await.unwrap();
                 rig.idle().await;
@@ -257,13 +257,13 @@ async fn stop_and_leave_end_all_requests() {
 async fn pieces_that_peers_sent_are_not_given_to_the_engine() {
     let (rig, web, m) = with_web(MIB, 4 * MIB);
     web.always(SEED, FakeAnswer::Slow(Duration::from_millis(100)));
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     let read = rig.read(&m, 0, 0, 2 * MIB);
     pass(PATIENCE + Duration::from_millis(200)).await;
     assert_eq!(only(&web), 0..2 * MIB);
-    assert!(rig.swarm.deliver(m.ih, 0));
+    assert!(rig.swarm.deliver(m.info_hash, 0));
     read.await.unwrap().unwrap();
-    assert_eq!(rig.swarm.given(m.ih), [1]);
+    assert_eq!(rig.swarm.given(m.info_hash), [1]);
     let status = rig.status(&m);
     assert_eq!((status.downloaded, status.downloaded_web), (MIB, 2 * MIB));
 }
@@ -272,15 +272,15 @@ async fn pieces_that_peers_sent_are_not_given_to_the_engine() {
 async fn request_ends_when_peers_sent_its_pieces() {
     let (rig, web, m) = with_web(MIB, 4 * MIB);
     web.always(SEED, FakeAnswer::Slow(Duration::from_secs(1)));
-    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.peer(m.info_hash, PEER, None);
     let read = rig.read(&m, 0, 0, 100);
     pass(PATIENCE + Duration::from_secs(3)).await;
     assert_eq!(web.open(), 1);
-    assert!(rig.swarm.deliver(m.ih, 0));
+    assert!(rig.swarm.deliver(m.info_hash, 0));
     read.await.unwrap().unwrap();
     rig.idle().await;
     assert_eq!(web.open(), 0);
-    assert_eq!(rig.swarm.given(m.ih), [0; 0]);
+    assert_eq!(rig.swarm.given(m.info_hash), [0; 0]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -302,7 +302,7 @@ async fn peers_of_a_late_torrent_get_their_time() {
     rig.swarm.starts(false);
     let read = rig.read(&m, 0, 0, 100);
     pass(3 * PATIENCE).await;
-    rig.swarm.start(m.ih);
+    rig.swarm.start(m.info_hash);
     pass(PATIENCE - Duration::from_millis(100)).await;
     assert_eq!(web.asked(), []);
     read.await.unwrap().unwrap();
@@ -326,8 +326,8 @@ async fn pieces_with_unknown_hashes_are_left_to_peers() {
     assert!(rig.fetch.read(&m.file(0), 0, 100).await.is_err());
     assert_eq!(web.asked(), []);
     // The hashes are known from the metainfo on.
-    rig.fetch.leave(&m.ih);
-    std::fs::write(rig.paths.metainfo(&m.ih), manifest.metainfo(Some(&layers))).unwrap();
+    rig.fetch.leave(&m.info_hash);
+    std::fs::write(rig.paths.metainfo(&m.info_hash), manifest.metainfo(Some(&layers))).unwrap();
     rig.get(&m, &[0], STALL).await.unwrap().unwrap();
     assert_eq!(rig.status(&m).downloaded_web, 4 * MIB);
 }
@@ -348,7 +348,7 @@ async fn read_from_a_slow_server_times_out() {
     let stats = SwarmStats { peers: 0, ..SwarmStats::default() };
     let read = rig.read(&m, 0, 0, 100);
     rig.idle().await;
-    rig.swarm.send_event(|id| silmaril::torrent::Event::Stats(id, stats), m.ih);
+    rig.swarm.send_event(|id| silmaril::torrent::Event::Stats(id, stats), m.info_hash);
     assert!(read.await.unwrap().is_err(), "it takes four minutes");
     let most = 3 * crate::support::rig::READ_TIMEOUT + Duration::from_secs(1);
     assert!(start.elapsed() > crate::support::rig::READ_TIMEOUT && start.elapsed() < most);

@@ -25,7 +25,7 @@ async fn server_of_wrong_bytes_is_asked_once() {
     let Err(ReadError::TimedOut(why)) = get.await.unwrap() else { panic!("it has not failed") };
     assert!(why.contains("no peer") && why.contains("bytes that do not match the manifest"), "{why}");
     assert_eq!(web.asked().len(), 1);
-    assert_eq!(rig.swarm.given(m.ih), [0, 1]);
+    assert_eq!(rig.swarm.given(m.info_hash), [0, 1]);
     assert!(rig.status(&m).last_error.unwrap().contains("do not match"));
 }
 
@@ -50,7 +50,7 @@ async fn broken_transfer_is_resumed() {
     web.once(FakeAnswer::Cut(3 * MIB as usize + 100));
     rig.get(&m, &[0], STALL).await.unwrap().unwrap();
     assert_eq!(web.ranges(), [0..8 * MIB, 3 * MIB..8 * MIB]);
-    assert_eq!(rig.swarm.given(m.ih), (0..8).collect::<Vec<_>>());
+    assert_eq!(rig.swarm.given(m.info_hash), (0..8).collect::<Vec<_>>());
     assert_eq!(rig.status(&m).downloaded_web, 8 * MIB + 100);
 }
 
@@ -163,7 +163,7 @@ async fn piece_lost_by_a_disk_error_is_fetched_again() {
     let get = rig.get(&m, &[0], STALL);
     pass(Duration::from_secs(3)).await;
     rig.swarm.takes_pieces(true);
-    rig.swarm.disk_error(m.ih, silmaril::torrent::DiskErrorKind::Other);
+    rig.swarm.disk_error(m.info_hash, silmaril::torrent::DiskErrorKind::Other);
     get.await.unwrap().unwrap();
     assert_eq!(web.asked().len(), 2);
 }

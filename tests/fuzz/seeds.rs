@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use silmaril::catalog::message::{Have, HeldManifest, Message};
-use silmaril::catalog::{Body, ModelRecord, Query, Record, SharedRecord, SignedRecord};
+use silmaril::catalog::{ModelRecord, Query, Record, RecordBody, SharedRecord, SignedRecord};
 use silmaril::keys::PublisherKeypair;
 use silmaril::model::{
     FileEntry, InfoHash, Magnet, Manifest, ModelName, PieceLayer, PiecesRoot, Pointer, PublisherKey,
@@ -45,11 +45,11 @@ fn manifest() -> Manifest {
 fn records() -> Vec<SharedRecord> {
     let key = key();
     let of_manifest = Record::of_manifest(&manifest(), key.public(), 7, 1_800_000_000);
-    let Body::Model(model) = of_manifest.body.clone() else { panic!() };
+    let RecordBody::Model(model) = of_manifest.body.clone() else { panic!() };
     let bare = ModelRecord { tags: Vec::new(), license: None, ..model };
-    let bare = Record { body: Body::Model(bare), sequence: i64::MAX, ..of_manifest.clone() };
+    let bare = Record { body: RecordBody::Model(bare), sequence: i64::MAX, ..of_manifest.clone() };
     let successor =
-        Record { body: Body::Successor(PublisherKey([3; 32])), sequence: 9, ..of_manifest.clone() };
+        Record { body: RecordBody::Successor(PublisherKey([3; 32])), sequence: 9, ..of_manifest.clone() };
     let sign = |record| SharedRecord::new(SignedRecord::sign(record, &key).unwrap());
     [of_manifest, bare, successor].map(sign).to_vec()
 }

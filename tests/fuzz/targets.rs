@@ -10,7 +10,7 @@ use silmaril::mirror::lfs::parse_batch;
 use silmaril::model::bencode;
 use silmaril::model::metainfo::{parse_info, parse_metainfo};
 use silmaril::model::safetensors::parse_header;
-use silmaril::model::{Document, Magnet, Manifest, Pointer, PublisherKey};
+use silmaril::model::{ImportedDocument, Magnet, Manifest, Pointer, PublisherKey};
 use silmaril::torrent::DhtItem;
 
 /// A decoder under test.
@@ -110,7 +110,7 @@ fn manifest(bytes: &[u8]) -> bool {
 }
 
 fn document(bytes: &[u8]) -> bool {
-    Document::parse(bytes).is_ok()
+    ImportedDocument::parse(bytes).is_ok()
 }
 
 fn metainfo(bytes: &[u8]) -> bool {

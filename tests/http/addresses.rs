@@ -17,7 +17,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use silmaril::config::{Config, NetworkConfig};
-use silmaril::http::{Auth, Client, HttpError, NameLookup, Request, Scope, Token, Url};
+use silmaril::http::{Auth, HttpClient, HttpError, NameLookup, Request, Scope, Token, Url};
 
 use crate::mirror::rig::run;
 use crate::support::net::sh;
@@ -94,7 +94,7 @@ struct World {
     port: u16,
     log: RequestLog,
     names: Arc<TestNames>,
-    client: Client,
+    client: HttpClient,
 }
 
 fn network() -> NetworkConfig {
@@ -121,7 +121,7 @@ impl World {
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         let names = Arc::<TestNames>::default();
         names.set("public.example", &[&[PUBLIC]]);
-        let client = Client::with_lookup(&network(), names.clone()).unwrap();
+        let client = HttpClient::with_lookup(&network(), names.clone()).unwrap();
         Self { port, log, names, client }
     }
 
@@ -157,7 +157,7 @@ fn answer(log: &RequestLog, asked: &Asked) -> Response {
     }
 }
 
-async fn reached(client: &Client, url: &Url) -> Result<(), HttpError> {
+async fn reached(client: &HttpClient, url: &Url) -> Result<(), HttpError> {
     let body = client.send(Request::get(url.clone())).await?.body.read(100).await?;
     assert_eq!(body, b"reached");
     Ok(())
@@ -240,7 +240,7 @@ fn configured_hosts_may_be_private_and_never_link_local() {
             let mut network = network();
             let hosts = ["minio.lan", "192.168.0.1", "[fd12::1]", "metadata.lan", "169.254.169.254"];
             network.allow_private_hosts = hosts.iter().map(|host| url::Host::parse(host).unwrap()).collect();
-            let client = Client::with_lookup(&network, world.names.clone()).unwrap();
+            let client = HttpClient::with_lookup(&network, world.names.clone()).unwrap();
             world.names.set("minio.lan", &[&["10.0.0.1"]]);
             world.names.set("metadata.lan", &[&["169.254.169.254"]]);
             world.names.set("alias.example", &[&["192.168.0.1"]]);
@@ -266,7 +266,7 @@ fn proxy_resolves_names_and_literals_are_checked() {
             let world = World::new().await;
             let mut network = network();
             network.proxy = Some(format!("http://proxy.lan:{}", world.port).parse().unwrap());
-            let client = Client::with_lookup(&network, world.names.clone()).unwrap();
+            let client = HttpClient::with_lookup(&network, world.names.clone()).unwrap();
             world.names.set("proxy.lan", &[&["10.0.0.1"]]);
             // Neither name exists on this host.
             for name in ["http://files.example/x", "http://intranet.example/x"] {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use silmaril::config::{Config, LoadOptions};
-use silmaril::http::{Client, Token};
+use silmaril::http::{HttpClient, Token};
 use silmaril::mirror::{
     DownloadJob, Downloaded, GitOptions, GitSource, HubSource, MirrorError, ProgressBoard, Repository,
     RepositorySource, Snapshot, download,
@@ -30,10 +30,10 @@ pub fn run<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// A client with the default configuration.
-pub fn client() -> Client {
+pub fn client() -> HttpClient {
     let home = tempfile::tempdir().unwrap();
     let options = LoadOptions { home: Some(home.path().to_owned()), ..LoadOptions::default() };
-    Client::new(&Config::load(&options).unwrap().network).unwrap()
+    HttpClient::new(&Config::load(&options).unwrap().network).unwrap()
 }
 
 /// Makes a directory with a model of a few files, one of which is in LFS.

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use silmaril::config::Config;
 use silmaril::model::ModelRef;
 use silmaril::node::Library;
-use silmaril::node::control::Client;
+use silmaril::node::control::DaemonClient;
 use silmaril::node::share::ShareRequest;
 
 use crate::engine::rig::network;
@@ -27,8 +27,8 @@ pub fn config(base: &Path) -> Config {
 }
 
 /// A client of the running node.
-pub async fn client(base: &Path) -> Client {
-    Client::connect(&config(base).paths()).await.unwrap().unwrap()
+pub async fn client(base: &Path) -> DaemonClient {
+    DaemonClient::connect(&config(base).paths()).await.unwrap().unwrap()
 }
 
 /// Shares a directory as `acme/m`, unsigned, so that another model may replace it.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use silmaril::config::Config;
-use silmaril::node::control::Client;
+use silmaril::node::control::DaemonClient;
 use silmaril::node::{Library, Node, NodeError, NodeOptions};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -33,7 +33,7 @@ fn a_starting_node_learns_of_a_new_manifest() {
         timeout(PATIENCE, listens).await.unwrap();
         let library = Library::open(config(&base)).unwrap();
         library.import(&manifest, "a test", None, false).unwrap();
-        if let Some(client) = Client::connect(&library.paths).await.unwrap() {
+        if let Some(client) = DaemonClient::connect(&library.paths).await.unwrap() {
             assert!(matches!(client.reload().await, Ok(()) | Err(NodeError::HostLost)));
         }
         let node = timeout(PATIENCE, starting).await.unwrap().unwrap().unwrap();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use silmaril::catalog::message::{Have, HeldManifest, MANIFEST_PART, Message};
 use silmaril::catalog::record::SharedRecord;
-use silmaril::catalog::{Body, ModelRecord, Record, SignedRecord};
+use silmaril::catalog::{ModelRecord, Record, RecordBody, SignedRecord};
 use silmaril::keys::PublisherKeypair;
 use silmaril::model::{InfoHash, ModelName, ModelRef, PublisherKey, Sha256Digest};
 use silmaril::torrent::overlay::MAX_MESSAGE;
@@ -175,7 +175,7 @@ impl AttackMessages {
 
     fn record(&self, key: &PublisherKeypair, name: &ModelName, time: u64) -> SharedRecord {
         let bytes = |seed: u64| -> [u8; 32] { noise(seed, 32).try_into().unwrap() };
-        let body = Body::Model(ModelRecord {
+        let body = RecordBody::Model(ModelRecord {
             name: name.clone(),
             version: "main".parse().unwrap(),
             info_hash: InfoHash(bytes(self.count)),

@@ -43,7 +43,7 @@ pub struct Rig {
 pub struct TestModel {
     pub revision: Arc<StoredRevision>,
     pub files: Vec<Arc<Vec<u8>>>,
-    pub ih: InfoHash,
+    pub info_hash: InfoHash,
 }
 
 impl TestModel {
@@ -120,10 +120,10 @@ impl Rig {
     pub fn model_of(&self, manifest: Manifest, files: &[(&str, Vec<u8>)]) -> TestModel {
         let manifest = Arc::new(manifest);
         let revision = self.store.revision(manifest.clone()).unwrap();
-        let ih = manifest.torrent.info_hash;
+        let info_hash = manifest.torrent.info_hash;
         let files: Vec<Arc<Vec<u8>>> = files.iter().map(|(_, bytes)| Arc::new(bytes.clone())).collect();
-        self.swarm.publish(ih, revision.layout.clone(), files.clone());
-        TestModel { revision, files, ih }
+        self.swarm.publish(info_hash, revision.layout.clone(), files.clone());
+        TestModel { revision, files, info_hash }
     }
 
     /// Reads in a task of its own.
@@ -164,7 +164,7 @@ impl Rig {
     }
 
     pub fn status(&self, model: &TestModel) -> TransferStatus {
-        self.fetch.progress(&model.ih).expect("the model was joined")
+        self.fetch.progress(&model.info_hash).expect("the model was joined")
     }
 
     /// Returns when no task can do more by itself.
@@ -173,11 +173,11 @@ impl Rig {
     }
 
     pub fn saved_metainfo(&self, model: &TestModel) -> Option<Vec<u8>> {
-        read(self.paths.metainfo(&model.ih))
+        read(self.paths.metainfo(&model.info_hash))
     }
 
     pub fn saved_resume(&self, model: &TestModel) -> Option<Vec<u8>> {
-        read(self.paths.resume(&model.ih))
+        read(self.paths.resume(&model.info_hash))
     }
 }
 
@@ -220,7 +220,7 @@ fn manifest(name: &str, piece_length: u64, files: &[(&str, Vec<u8>)]) -> Manifes
         size: bytes.len() as u64,
         pieces_root: *root,
     });
-    let ih = info_hash(&info_dict(torrent, piece_length as u32, torrent_files));
+    let info_hash = info_hash(&info_dict(torrent, piece_length as u32, torrent_files));
     let entries = files.iter().zip(&roots).map(|((path, bytes), root)| match root {
         Some(root) => serde_json::json!({"path": path, "size": bytes.len(), "pieces_root": root}),
         None => serde_json::json!({"path": path, "size": 0}),
@@ -232,8 +232,8 @@ fn manifest(name: &str, piece_length: u64, files: &[(&str, Vec<u8>)]) -> Manifes
         "version": version,
         "total_size": files.iter().map(|(_, b)| b.len()).sum::<usize>(),
         "files": entries.collect::<Vec<_>>(),
-        "torrent": {"name": torrent, "info_hash": ih, "piece_length": piece_length},
-        "magnet_uri": format!("magnet:?xt=urn:btmh:1220{ih}"),
+        "torrent": {"name": torrent, "info_hash": info_hash, "piece_length": piece_length},
+        "magnet_uri": format!("magnet:?xt=urn:btmh:1220{info_hash}"),
     }))
     .unwrap()
 }

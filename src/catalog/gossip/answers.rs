@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::catalog::message::{Have, HeldManifest, MANIFEST_PART, MAX_HAVE, Message};
 use crate::catalog::query::Query;
-use crate::catalog::record::{Body, SharedRecord};
+use crate::catalog::record::{RecordBody, SharedRecord};
 use crate::catalog::store::Page;
 use crate::model::{InfoHash, ModelRef, PublisherKey, Sha256Digest};
 
@@ -195,7 +195,7 @@ fn successions(mut publishers: Vec<PublisherKey>, source: &dyn RecordSource) -> 
             continue;
         }
         let Some(record) = source.successor(&publisher) else { continue };
-        if let Body::Successor(next) = record.record().body {
+        if let RecordBody::Successor(next) = record.record().body {
             publishers.push(next);
         }
         found.push(record);

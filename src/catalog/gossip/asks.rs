@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::{Action, Gossip, Origin};
+use super::{Action, Gossip, RecordOrigin};
 use crate::catalog::message::{HeldManifest, Message};
 use crate::catalog::query::Query;
 use crate::catalog::record::SharedRecord;
@@ -151,7 +151,7 @@ impl Gossip {
         let Some(tag) = self.asks.answered(peer, QuestionKey::Number(id)) else { return };
         let (PeerAnswer::Holds { records, .. } | PeerAnswer::Found { records, .. }) = &answer else { return };
         let records = records.clone();
-        self.learn(now, Origin::Found(peer), records);
+        self.learn(now, RecordOrigin::Found(peer), records);
         self.actions.push_back(Action::Notify(Notice::Answered { tag, peer, answer }));
     }
 }

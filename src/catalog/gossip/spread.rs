@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::answers::{DIGEST_PAGE, RECORD_BYTES, RecordSource, record_bytes};
 use super::budget::{ALL_PUSHED, Bucket};
-use super::{Gossip, Origin};
+use super::{Gossip, RecordOrigin};
 use crate::catalog::message::{Have, Message};
 use crate::catalog::record::SharedRecord;
 use crate::model::PublisherKey;
@@ -60,7 +60,7 @@ impl Fresh {
 
 impl Gossip {
     /// Records are new on this node.
-    pub(super) fn spread(&mut self, now: Instant, origin: Origin, records: Vec<SharedRecord>) {
+    pub(super) fn spread(&mut self, now: Instant, origin: RecordOrigin, records: Vec<SharedRecord>) {
         let from = origin.peer().and_then(|peer| self.peers.get(&peer)?.partner).unwrap_or(0);
         for record in &records {
             let record = record.record();
@@ -70,7 +70,7 @@ impl Gossip {
                 self.fresh.known_to.insert(record.publisher, known);
             }
         }
-        if matches!(origin, Origin::Own | Origin::Pushed(_)) {
+        if matches!(origin, RecordOrigin::Own | RecordOrigin::Pushed(_)) {
             self.push(now, records);
         }
     }

@@ -11,7 +11,7 @@ use super::answers::{Question, RecordSource, WANT_ID, WANT_PAGE};
 use super::budget::{
     Bucket, DIGESTS, LOOKUP_AT_FIRST, LOOKUP_AT_LEAST, QUERY_AT_FIRST, QUERY_AT_LEAST, WANTS,
 };
-use super::{Action, Gossip, Origin};
+use super::{Action, Gossip, RecordOrigin};
 use crate::catalog::message::{Have, Message};
 use crate::catalog::record::SharedRecord;
 use crate::model::PublisherKey;
@@ -296,18 +296,18 @@ impl Gossip {
             }
             return self.fetch_more(now, peer, source);
         }
-        self.actions.push_back(Action::Store(Origin::Wanted(peer), records));
+        self.actions.push_back(Action::Store(RecordOrigin::Wanted(peer), records));
     }
 
     /// A peer has pushed records.
     pub(super) fn pushed(&mut self, now: Instant, peer: PeerId, records: Vec<SharedRecord>) {
         if self.peers.get(&peer).is_some_and(|p| p.connection.of_catalog) {
-            self.learn(now, Origin::Pushed(peer), records);
+            self.learn(now, RecordOrigin::Pushed(peer), records);
         }
     }
 
     /// Stores records that were not requested by the exchange, within the peer's budget.
-    pub(super) fn learn(&mut self, now: Instant, origin: Origin, mut records: Vec<SharedRecord>) {
+    pub(super) fn learn(&mut self, now: Instant, origin: RecordOrigin, mut records: Vec<SharedRecord>) {
         if let Some((peer, state)) = origin.peer().and_then(|peer| Some((peer, self.peers.get(&peer)?))) {
             let purse = self.purses.of(now, peer, state.connection.address);
             records.truncate(purse.available(now).max(0.0) as usize);

@@ -53,7 +53,7 @@ fn greeted_by_many(now: Instant, peers: u8) -> Gossip {
     let mut gossip = Gossip::new([1; 20], 1, now);
     let knows = Knows::default();
     for n in 1..=peers {
-        let connection = Connection { of_catalog: true, address: ([10, 0, 0, n], 1).into() };
+        let connection = GossipConnection { of_catalog: true, address: ([10, 0, 0, n], 1).into() };
         gossip.speaks(now, PeerId(n.into()), connection, &knows);
         let hello = Message::Hello { version: 1, node: [n + 1; 20], records: 0 };
         gossip.message(now, PeerId(n.into()), hello, &knows);
@@ -141,10 +141,10 @@ fn lookups_of_all_peers_are_bounded() {
 
 #[test]
 fn held_manifests_are_not_hidden_by_false_records() {
-    use crate::catalog::record::{Body, ModelRecord, Record, SignedRecord};
+    use crate::catalog::record::{ModelRecord, Record, RecordBody, SignedRecord};
     use crate::keys::PublisherKeypair;
     let record = |n: u8| {
-        let body = Body::Model(ModelRecord {
+        let body = RecordBody::Model(ModelRecord {
             name: "org/model".parse().unwrap(),
             version: Default::default(),
             info_hash: InfoHash([n; 32]),
@@ -180,7 +180,8 @@ fn greeted_by(addresses: impl Iterator<Item = std::net::IpAddr>) -> (usize, usiz
     let (now, knows) = (Instant::now(), Knows::default());
     let mut gossip = Gossip::new([1; 20], 1, now);
     for (n, ip) in (1u8..).zip(addresses) {
-        let (peer, connection) = (PeerId(n.into()), Connection { of_catalog: true, address: (ip, 1).into() });
+        let (peer, connection) =
+            (PeerId(n.into()), GossipConnection { of_catalog: true, address: (ip, 1).into() });
         gossip.speaks(now, peer, connection, &knows);
         let hello = Message::Hello { version: 1, node: [n.wrapping_add(1); 20], records: 0 };
         gossip.message(now, peer, hello, &knows);

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::catalog::record::tests::{fixed_key, model};
 use crate::catalog::record::{RecordError, SignedRecord};
-use crate::catalog::wire::Writer;
+use crate::catalog::wire::MessageWriter;
 use crate::keys::PublisherKeypair;
 use crate::torrent::overlay::MAX_MESSAGE;
 
@@ -84,8 +84,9 @@ fn known_records_are_not_checked_again() {
         let at = bytes.windows(32).position(|part| part == forger.public().as_bytes()).unwrap();
         [&bytes[..at], fixed_key().public().as_bytes(), &bytes[at + 32..]].concat()
     };
-    let message =
-        |records: &[&[u8]]| Writer::default().bytes("t", b"records").strings("r", records.iter()).finish();
+    let message = |records: &[&[u8]]| {
+        MessageWriter::default().bytes("t", b"records").strings("r", records.iter()).finish()
+    };
     let unchecked = Unchecked::decode(&message(&[&known.to_bytes(), &forged])).unwrap().unwrap();
     assert_eq!(unchecked.records().len(), 2);
     assert_eq!(unchecked.records()[1].record().publisher, fixed_key().public());
@@ -104,16 +105,17 @@ fn known_records_are_not_checked_again() {
 
 #[test]
 fn messages_of_later_versions_are_ignored() {
-    let unknown = Writer::default().bytes("t", b"gossip2").number("x", 5).finish();
+    let unknown = MessageWriter::default().bytes("t", b"gossip2").number("x", 5).finish();
     assert_eq!(Message::decode(&unknown), Ok(None));
-    let query = Writer::default().bytes("t", b"query").number("q", 5).bytes("text", b"mood:good").finish();
+    let query =
+        MessageWriter::default().bytes("t", b"query").number("q", 5).bytes("text", b"mood:good").finish();
     assert_eq!(Message::decode(&query), Ok(None));
     let hello = b"d2:id20:xxxxxxxxxxxxxxxxxxxx1:ni5e1:t5:hello1:vi9e3:zzzli1ei2eee";
     assert!(matches!(Message::decode(hello), Ok(Some(Message::Hello { version: 9, records: 5, .. }))));
     // A record of a later format between known formats: the marks of the other records stay right.
     let later = b"d1:k32:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx3:seqi1e3:sig64:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx1:vd1:vi2eee";
     let (one, two) = (record("a/b", 1), record("a/c", 2));
-    let bytes = Writer::default()
+    let bytes = MessageWriter::default()
         .bytes("t", b"records")
         .strings("r", [one.to_bytes(), later.to_vec(), two.to_bytes()].into_iter())
         .bytes("all", &[0b0010_0000])
@@ -124,12 +126,12 @@ fn messages_of_later_versions_are_ignored() {
 
 #[test]
 fn malformed_or_oversized_messages_are_refused() {
-    let of = |kind: &str| Writer::default().bytes("t", kind.as_bytes());
+    let of = |kind: &str| MessageWriter::default().bytes("t", kind.as_bytes());
     let record = record("a/b", 1).to_bytes();
     let parts = 1 + (16 << 20) / MANIFEST_PART as u64;
     for (why, bytes) in [
-        ("no kind", Writer::default().finish()),
-        ("a kind that is no text", Writer::default().number("t", 1).finish()),
+        ("no kind", MessageWriter::default().finish()),
+        ("a kind that is no text", MessageWriter::default().number("t", 1).finish()),
         ("a field missing", of("hello").number("v", 1).finish()),
         ("too many entries", of("have").bytes("k", &[0; 44 * (MAX_HAVE + 1)]).finish()),
         ("half an entry", of("have").bytes("k", &[0; 45]).finish()),

@@ -2,7 +2,7 @@
 
 use super::{Have, HeldManifest, Message};
 use crate::catalog::record::SharedRecord;
-use crate::catalog::wire::Writer;
+use crate::catalog::wire::MessageWriter;
 
 /// A string of entries of fixed length.
 fn entries<T, const N: usize>(items: &[T], entry: impl Fn(&T) -> [u8; N]) -> Vec<u8> {
@@ -41,7 +41,7 @@ fn held(held: &HeldManifest) -> [u8; 101] {
 
 /// Writes a message.
 pub(super) fn encode(message: &Message) -> Vec<u8> {
-    let of = |kind: &str| Writer::default().bytes("t", kind.as_bytes());
+    let of = |kind: &str| MessageWriter::default().bytes("t", kind.as_bytes());
     let wire = |records: &[SharedRecord]| records.iter().map(|record| record.to_bytes()).collect::<Vec<_>>();
     match message {
         Message::Hello { version, node, records } => {

@@ -58,7 +58,7 @@ fn terms_match_other_facts() {
 #[test]
 fn successor_is_not_a_search_result() {
     let key = fixed_key().public();
-    let record = Record { body: Body::Successor(key), ..model(key, "a/b", 1, 1) };
+    let record = Record { body: RecordBody::Successor(key), ..model(key, "a/b", 1, 1) };
     assert!(!Query::default().matches(&record));
 }
 

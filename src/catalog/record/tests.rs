@@ -19,7 +19,7 @@ pub fn model(publisher: PublisherKey, name: &str, sequence: i64, time: UnixTime)
         publisher,
         sequence,
         time,
-        body: Body::Model(ModelRecord {
+        body: RecordBody::Model(ModelRecord {
             name: name.parse().unwrap(),
             version: "main".parse().unwrap(),
             info_hash: InfoHash([1; 32]),
@@ -35,7 +35,7 @@ pub fn model(publisher: PublisherKey, name: &str, sequence: i64, time: UnixTime)
 
 fn changed(change: impl FnOnce(&mut ModelRecord)) -> Record {
     let mut record = model(fixed_key().public(), "org/model", 7, 1_800_000_000);
-    if let Body::Model(model) = &mut record.body {
+    if let RecordBody::Model(model) = &mut record.body {
         change(model);
     }
     record
@@ -80,7 +80,7 @@ fn format_is_stable() {
         publisher: key.public(),
         sequence: 8,
         time: 1_800_000_001,
-        body: Body::Successor(PublisherKey([3; 32])),
+        body: RecordBody::Successor(PublisherKey([3; 32])),
     };
     let signed = SignedRecord::sign(next, &key).unwrap();
     let value = [b"d1:k32:".as_slice(), &[3; 32], b"1:ti1800000001e1:vi1e1:y1:se"].concat();
@@ -92,7 +92,7 @@ fn format_is_stable() {
 fn records_survive_wire_and_item() {
     let key = fixed_key();
     let successor =
-        Record { body: Body::Successor(PublisherKey([3; 32])), ..model(key.public(), "a/b", 0, 5) };
+        Record { body: RecordBody::Successor(PublisherKey([3; 32])), ..model(key.public(), "a/b", 0, 5) };
     let bare = changed(|model| {
         model.license = None;
         model.tags.clear();
@@ -219,7 +219,7 @@ fn time_is_checked_against_the_clock() {
     assert_eq!(at(now - EXPIRY + 1), Ok(()));
     assert_eq!(at(now - EXPIRY), Err(RecordError::Untimely));
     let successor = |time| {
-        let body = Body::Successor(PublisherKey([3; 32]));
+        let body = RecordBody::Successor(PublisherKey([3; 32]));
         let record = Record { publisher: key.public(), sequence: 1, time, body };
         SignedRecord::sign(record, &key).unwrap().check_time(now)
     };

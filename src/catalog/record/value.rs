@@ -9,9 +9,9 @@
 //! | `s` | bytes of all files | | `f` | number of files |
 //! | `l` | licence, where known | | `g` | tags |
 
-use super::{Body, ModelRecord, Record, RecordError};
+use super::{ModelRecord, Record, RecordBody, RecordError};
 use crate::catalog::UnixTime;
-use crate::catalog::wire::{self, Fields, Malformed, Writer};
+use crate::catalog::wire::{self, Fields, Malformed, MessageWriter};
 use crate::model::codec::MAX_MANIFEST;
 use crate::model::files::{MAX_FILES, MAX_TOTAL};
 use crate::model::{InfoHash, PublisherKey, Sha256Digest, text};
@@ -39,10 +39,10 @@ pub(super) fn is_tag(tag: &str) -> bool {
 
 /// Writes time and body.
 pub(super) fn encode(record: &Record) -> Vec<u8> {
-    let fields = Writer::default().number("v", FORMAT.into()).number("t", record.time);
+    let fields = MessageWriter::default().number("v", FORMAT.into()).number("t", record.time);
     match &record.body {
-        Body::Successor(key) => fields.bytes("y", SUCCESSOR).bytes("k", key.as_bytes()),
-        Body::Model(model) => fields
+        RecordBody::Successor(key) => fields.bytes("y", SUCCESSOR).bytes("k", key.as_bytes()),
+        RecordBody::Model(model) => fields
             .bytes("y", MODEL)
             .bytes("n", model.name.to_string().as_bytes())
             .bytes("r", model.version.as_str().as_bytes())
@@ -58,7 +58,7 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
 }
 
 /// Reads time and body, and checks the bounds of all fields.
-pub(super) fn decode(value: &[u8]) -> Result<(UnixTime, Body), RecordError> {
+pub(super) fn decode(value: &[u8]) -> Result<(UnixTime, RecordBody), RecordError> {
     let fields = Fields::read(value)?;
     match fields.number("v")? {
         0 => return Err(RecordError::Malformed("its format is 0")),
@@ -67,8 +67,8 @@ pub(super) fn decode(value: &[u8]) -> Result<(UnixTime, Body), RecordError> {
     }
     let time = fields.number("t")?;
     let body = match fields.bytes("y")? {
-        MODEL => Body::Model(model(&fields)?),
-        SUCCESSOR => Body::Successor(PublisherKey(fields.array("k")?)),
+        MODEL => RecordBody::Model(model(&fields)?),
+        SUCCESSOR => RecordBody::Successor(PublisherKey(fields.array("k")?)),
         _ => return Err(RecordError::Later),
     };
     Ok((time, body))

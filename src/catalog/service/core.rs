@@ -13,16 +13,16 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::inbox::{Inbox, Item};
+use super::inbox::{Inbox, InboxItem};
 use super::local_records::LocalRecords;
 use super::types::CatalogSettings;
 use crate::catalog::UnixTime;
 use crate::catalog::gossip::answers::RecordSource;
 use crate::catalog::gossip::asks::{Ask, Notice, PeerAnswer, Tag};
-use crate::catalog::gossip::{Action, Connection, Gossip, NodeId, Origin, Speaker, TICK, budget};
+use crate::catalog::gossip::{Action, Gossip, GossipConnection, NodeId, RecordOrigin, Speaker, TICK, budget};
 use crate::catalog::message::{Message, MessageError, Unchecked};
 use crate::catalog::record::SharedRecord;
-use crate::catalog::store::{StoreError, StoreOutcome};
+use crate::catalog::store::{CatalogStoreError, StoreOutcome};
 use crate::model::{InfoHash, ModelRef, PublisherKey};
 use crate::torrent::overlay::MessageBytes;
 use crate::torrent::{DhtItem, Overlay, PeerId, Topic, TorrentId};
@@ -156,7 +156,7 @@ impl Core {
     }
 
     /// A peer is connected and supports gossip.
-    pub fn connected(&self, peer: PeerId, connection: Connection) {
+    pub fn connected(&self, peer: PeerId, connection: GossipConnection) {
         // Messages of a peer without a queue are dropped. A model's data continues over its connection.
         let accepted = self.inbox.connected(Instant::now().into_std(), peer, connection);
         if !accepted && connection.of_catalog {
@@ -195,11 +195,11 @@ impl Core {
     }
 
     /// A listener for the answers to its own questions, and for all other events.
-    pub fn listen(self: &Arc<Self>) -> Listener {
+    pub fn listen(self: &Arc<Self>) -> EventListener {
         let tag = self.last_tag.fetch_add(1, Ordering::Relaxed);
         let (sender, events) = mpsc::channel(MAX_EVENTS);
         self.listeners.lock().insert(tag, sender);
-        Listener { core: Arc::clone(self), tag, events }
+        EventListener { core: Arc::clone(self), tag, events }
     }
 
     /// The address of a peer; with the port that can be called, if it is known.
@@ -213,12 +213,12 @@ impl Core {
     }
 
     /// Stores records and spreads the new ones. Blocks for the disk.
-    pub fn store(&self, origin: Origin, records: &[SharedRecord]) -> Result<(), StoreError> {
+    pub fn store(&self, origin: RecordOrigin, records: &[SharedRecord]) -> Result<(), CatalogStoreError> {
         let kept = self.local.holdings.kept();
         let kept = |publisher: &PublisherKey| kept.contains(publisher);
         let (store, now) = (&self.local.store, self.unix_time());
         let outcomes = match origin {
-            Origin::Own => store.insert(records, now, &kept)?,
+            RecordOrigin::Own => store.insert(records, now, &kept)?,
             _ => store.insert_soon(records, now, &kept)?,
         };
         let stored = records.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == StoreOutcome::Stored);
@@ -231,7 +231,7 @@ impl Core {
     }
 
     /// The same for received records: a failure is only logged.
-    pub fn store_or_log(&self, origin: Origin, records: &[SharedRecord]) {
+    pub fn store_or_log(&self, origin: RecordOrigin, records: &[SharedRecord]) {
         if let Err(error) = self.store(origin, records) {
             tracing::debug!(%error, ?origin, "could not store received records");
         }
@@ -294,13 +294,13 @@ impl Core {
     }
 
     /// Processes an item of a peer. Checks signatures, and blocks for the disk.
-    fn read(&self, peer: PeerId, item: Item) {
+    fn read(&self, peer: PeerId, item: InboxItem) {
         match item {
-            Item::Connected(connection) => {
+            InboxItem::Connected(connection) => {
                 self.step(|gossip, now| gossip.speaks(now, peer, connection, &self.local));
             }
-            Item::Left => self.step(|gossip, now| gossip.left(now, peer, &self.local)),
-            Item::Message(bytes) => match self.decode(&bytes) {
+            InboxItem::Left => self.step(|gossip, now| gossip.left(now, peer, &self.local)),
+            InboxItem::Message(bytes) => match self.decode(&bytes) {
                 Ok(Some(message)) => {
                     drop(bytes);
                     self.step(|gossip, now| gossip.message(now, peer, message, &self.local));
@@ -326,7 +326,7 @@ impl Core {
             async move {
                 loop {
                     let (peer, item) = core.inbox.next().await;
-                    let left = matches!(item, Item::Left);
+                    let left = matches!(item, InboxItem::Left);
                     let reading = Arc::clone(&core);
                     // A panic in this thread must not end the reader; the runtime logs it.
                     let _ = tokio::task::spawn_blocking(move || reading.read(peer, item)).await;
@@ -368,7 +368,7 @@ impl Core {
     }
 
     /// Deletes expired records. Blocks for the disk.
-    fn expire(&self) -> Result<usize, StoreError> {
+    fn expire(&self) -> Result<usize, CatalogStoreError> {
         let kept = self.local.holdings.kept();
         let kept = |publisher: &PublisherKey| kept.contains(publisher);
         self.local.store.expire(self.unix_time(), &kept)
@@ -384,13 +384,13 @@ impl Core {
 }
 
 /// Receives the answers to its questions and all other events, until it is dropped.
-pub(super) struct Listener {
+pub(super) struct EventListener {
     core: Arc<Core>,
     tag: Tag,
     events: mpsc::Receiver<CatalogEvent>,
 }
 
-impl Listener {
+impl EventListener {
     /// Asks a peer; `false` if the peer cannot be asked now.
     pub fn ask(&self, peer: PeerId, ask: Ask, timeout: Duration) -> bool {
         let mut asked = false;
@@ -410,7 +410,7 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
+impl Drop for EventListener {
     fn drop(&mut self) {
         self.core.listeners.lock().remove(&self.tag);
     }

@@ -45,7 +45,7 @@ pub fn topic_of(name: &ModelName) -> Topic {
 
 /// A command to the keeper of the entries.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum EntryCommand {
     /// The models of this node have changed.
     Held,
     /// Keep an own record.
@@ -76,7 +76,7 @@ struct DhtEntries {
 }
 
 /// Keeps all entries in the DHT until the catalog stops.
-pub(super) async fn run(core: Arc<Core>, mut commands: mpsc::Receiver<Command>) {
+pub(super) async fn run(core: Arc<Core>, mut commands: mpsc::Receiver<EntryCommand>) {
     if !core.settings.dht {
         return;
     }
@@ -108,12 +108,12 @@ pub(super) async fn run(core: Arc<Core>, mut commands: mpsc::Receiver<Command>) 
 }
 
 impl DhtEntries {
-    fn execute(&mut self, command: Command) {
+    fn execute(&mut self, command: EntryCommand) {
         let now = Instant::now();
         match command {
-            Command::Held => self.next_check = now,
-            Command::Own(record) => self.keep(record, true, now),
-            Command::Stored(publisher, salt, nodes) => {
+            EntryCommand::Held => self.next_check = now,
+            EntryCommand::Own(record) => self.keep(record, true, now),
+            EntryCommand::Stored(publisher, salt, nodes) => {
                 let Some(kept) = self.records.get_mut(&(publisher, salt)) else { return };
                 if nodes > 0 {
                     kept.refused = 0;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::core::{CatalogEvent, Core, Subscriber};
-use super::inquiry::{self, Inquiry, Peers};
+use super::inquiry::{self, AskedPeers, Inquiry};
 use crate::catalog::gossip::asks::{Ask, PeerAnswer};
 use crate::catalog::message::HeldManifest;
 use crate::model::{InfoHash, ModelRef, Sha256Digest};
@@ -125,7 +125,7 @@ pub(super) async fn look_for(
     let question = Ask::Lookup(model.clone());
     let mut search = HolderSearch { holders, info_hash, question, asked: 0, reported: HashSet::new(), found };
     // The end of the catalog is the end of the search.
-    let _ = inquiry::run(&mut Peers::new(core), &mut search).await;
+    let _ = inquiry::run(&mut AskedPeers::new(core), &mut search).await;
 }
 
 struct HolderSearch<'a, F> {
@@ -139,7 +139,7 @@ struct HolderSearch<'a, F> {
 }
 
 impl<F: FnMut(SocketAddr)> Inquiry for HolderSearch<'_, F> {
-    fn ask(&mut self, peers: &mut Peers, now: Instant) -> Option<Instant> {
+    fn ask(&mut self, peers: &mut AskedPeers, now: Instant) -> Option<Instant> {
         for address in self.holders.of_torrent(self.info_hash) {
             if self.reported.len() < MAX_REPORTED && self.reported.insert(address) {
                 (self.found)(address);
@@ -150,7 +150,7 @@ impl<F: FnMut(SocketAddr)> Inquiry for HolderSearch<'_, F> {
     }
 
     // The claims were noted before, by `Holders` as a subscriber.
-    fn on_event(&mut self, _: &mut Peers, _: CatalogEvent) {}
+    fn on_event(&mut self, _: &mut AskedPeers, _: CatalogEvent) {}
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::catalog::gossip::Connection;
+use crate::catalog::gossip::GossipConnection;
 use crate::catalog::gossip::budget::{Intake, Verdict};
 use crate::catalog::message;
 use crate::torrent::PeerId;
@@ -30,9 +30,9 @@ const MAX_PEERS: usize = 1000;
 
 /// An event of a peer.
 #[derive(Debug)]
-pub(super) enum Item {
+pub(super) enum InboxItem {
     /// The peer is connected and supports gossip.
-    Connected(Connection),
+    Connected(GossipConnection),
     /// The peer has sent a message.
     Message(MessageBytes),
     /// The peer has left.
@@ -43,7 +43,7 @@ pub(super) enum Item {
 struct Queue {
     intake: Intake,
     /// Urgent items, then bulk items. Arrival and departure of the peer are urgent.
-    items: [VecDeque<Item>; 2],
+    items: [VecDeque<InboxItem>; 2],
     bytes: usize,
     /// For each kind: whether the peer waits for its turn.
     queued: [bool; 2],
@@ -76,14 +76,14 @@ pub(super) struct Inbox {
 
 impl Inbox {
     /// A peer is connected; `false` if there are too many.
-    pub fn connected(&self, now: Instant, peer: PeerId, connection: Connection) -> bool {
+    pub fn connected(&self, now: Instant, peer: PeerId, connection: GossipConnection) -> bool {
         let mut queues = self.queues.lock();
         if queues.of.len() >= MAX_PEERS {
             return false;
         }
         let queue = Queue {
             intake: Intake::new(now),
-            items: [VecDeque::from([Item::Connected(connection)]), VecDeque::new()],
+            items: [VecDeque::from([InboxItem::Connected(connection)]), VecDeque::new()],
             bytes: 0,
             queued: [false; 2],
             busy: false,
@@ -106,7 +106,7 @@ impl Inbox {
                 queue.bytes += bytes.len();
                 queues.bytes += bytes.len();
                 let kind = if message::is_urgent(&bytes) { URGENT } else { BULK };
-                queue.items[kind].push_back(Item::Message(bytes));
+                queue.items[kind].push_back(InboxItem::Message(bytes));
                 self.enqueue(queues, peer);
                 Verdict::Accept
             }
@@ -123,7 +123,7 @@ impl Inbox {
         let mut queues = self.queues.lock();
         queues.mute(peer);
         if let Some(queue) = queues.of.get_mut(&peer) {
-            queue.items[URGENT].push_back(Item::Left);
+            queue.items[URGENT].push_back(InboxItem::Left);
             self.enqueue(&mut queues, peer);
         }
     }
@@ -141,7 +141,7 @@ impl Inbox {
     }
 
     /// The next item of a peer that has no item being read. The caller must call [`done`](Self::done) after it.
-    pub async fn next(&self) -> (PeerId, Item) {
+    pub async fn next(&self) -> (PeerId, InboxItem) {
         loop {
             let woken = self.wake.notified();
             if let Some(next) = self.queues.lock().next() {
@@ -177,7 +177,7 @@ impl Inbox {
 }
 
 impl Queues {
-    fn next(&mut self) -> Option<(PeerId, Item)> {
+    fn next(&mut self) -> Option<(PeerId, InboxItem)> {
         let urgent_first = self.urgent_in_a_row < MAX_URGENT_IN_A_ROW;
         let order = if urgent_first { [URGENT, BULK] } else { [BULK, URGENT] };
         order.into_iter().find_map(|kind| {
@@ -187,7 +187,7 @@ impl Queues {
         })
     }
 
-    fn next_of(&mut self, kind: usize) -> Option<(PeerId, Item)> {
+    fn next_of(&mut self, kind: usize) -> Option<(PeerId, InboxItem)> {
         while let Some(peer) = self.turns[kind].pop_front() {
             let Some(queue) = self.of.get_mut(&peer) else { continue };
             queue.queued[kind] = false;
@@ -198,7 +198,7 @@ impl Queues {
             // A muted peer has no items left; the next peer has its turn.
             let Some(item) = queue.items[kind].pop_front() else { continue };
             queue.busy = true;
-            if let Item::Message(bytes) = &item {
+            if let InboxItem::Message(bytes) = &item {
                 queue.greeted = true;
                 queue.bytes -= bytes.len();
                 self.bytes -= bytes.len();
@@ -211,7 +211,10 @@ impl Queues {
     fn mute(&mut self, peer: PeerId) {
         if let Some(queue) = self.of.get_mut(&peer) {
             queue.mute = true;
-            queue.items.iter_mut().for_each(|items| items.retain(|item| !matches!(item, Item::Message(_))));
+            queue
+                .items
+                .iter_mut()
+                .for_each(|items| items.retain(|item| !matches!(item, InboxItem::Message(_))));
             self.bytes -= std::mem::take(&mut queue.bytes);
         }
     }
@@ -226,25 +229,25 @@ mod tests {
     #[test]
     fn muted_peer_does_not_use_up_a_turn() {
         let (inbox, now) = (Inbox::default(), Instant::now());
-        let connection = Connection { of_catalog: true, address: ([10, 0, 0, 1], 1).into() };
+        let connection = GossipConnection { of_catalog: true, address: ([10, 0, 0, 1], 1).into() };
         let (hostile, honest) = (PeerId(1), PeerId(2));
         for peer in [hostile, honest] {
             assert!(inbox.connected(now, peer, connection));
-            assert!(matches!(inbox.queues.lock().next(), Some((_, Item::Connected(_)))));
+            assert!(matches!(inbox.queues.lock().next(), Some((_, InboxItem::Connected(_)))));
             inbox.done(peer, false);
         }
         for peer in [hostile, honest] {
             assert_eq!(inbox.push(now, peer, vec![1].into()), Verdict::Accept);
         }
         inbox.mute(hostile);
-        assert!(matches!(inbox.queues.lock().next(), Some((peer, Item::Message(_))) if peer == honest));
+        assert!(matches!(inbox.queues.lock().next(), Some((peer, InboxItem::Message(_))) if peer == honest));
         assert!(inbox.queues.lock().next().is_none());
     }
 
     #[test]
     fn urgent_messages_overtake_bulk_without_starving_it() {
         let (inbox, now) = (Inbox::default(), Instant::now());
-        let connection = Connection { of_catalog: true, address: ([10, 0, 0, 1], 1).into() };
+        let connection = GossipConnection { of_catalog: true, address: ([10, 0, 0, 1], 1).into() };
         let peers: Vec<PeerId> = (0..8).map(PeerId).collect();
         let pushed = || Message::Records { query: None, records: vec![], complete: vec![], cursor: None };
         let part = || Message::Manifest { manifest: Sha256Digest([1; 32]), part: 0, bytes: vec![2; 10] };
@@ -259,7 +262,7 @@ mod tests {
         }
         let mut read = Vec::new();
         while let Some((peer, item)) = { inbox.queues.lock().next() } {
-            if let Item::Message(bytes) = item {
+            if let InboxItem::Message(bytes) = item {
                 read.push(Message::decode(&bytes).unwrap().unwrap() == part());
             }
             inbox.done(peer, false);

@@ -1,7 +1,7 @@
 //! Asking peers: the loop that every operation runs that needs answers of peers.
 //!
 //! [`run`] alternates between [`Inquiry::ask`], which sends questions, and [`Inquiry::on_event`], which handles one
-//! event. [`Peers`] remembers which nodes were asked, and which answers are awaited.
+//! event. [`AskedPeers`] remembers which nodes were asked, and which answers are awaited.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::core::{CatalogEvent, Core, Listener};
+use super::core::{CatalogEvent, Core, EventListener};
 use super::types::CatalogError;
 use crate::catalog::gossip::asks::Ask;
 use crate::catalog::gossip::{NodeId, Speaker};
@@ -20,25 +20,25 @@ use crate::torrent::PeerId;
 pub(super) trait Inquiry {
     /// Sends the next questions. Returns when to call this again although no event has come, later than `now`; `None`
     /// ends the loop.
-    fn ask(&mut self, peers: &mut Peers, now: Instant) -> Option<Instant>;
+    fn ask(&mut self, peers: &mut AskedPeers, now: Instant) -> Option<Instant>;
 
     /// Handles an event. Each question is answered once: with [`PeerAnswer::Silence`] when its time has passed or the peer
     /// has left.
     ///
     /// [`PeerAnswer::Silence`]: crate::catalog::gossip::asks::PeerAnswer::Silence
-    fn on_event(&mut self, peers: &mut Peers, event: CatalogEvent);
+    fn on_event(&mut self, peers: &mut AskedPeers, event: CatalogEvent);
 }
 
 /// The peers that one operation asks.
-pub(super) struct Peers {
+pub(super) struct AskedPeers {
     core: Arc<Core>,
-    listener: Listener,
+    listener: EventListener,
     asked: HashSet<(NodeId, IpAddr)>,
     awaited: HashSet<PeerId>,
 }
 
 /// Runs an inquiry until it ends. Fails when the catalog stops.
-pub(super) async fn run(peers: &mut Peers, inquiry: &mut impl Inquiry) -> Result<(), CatalogError> {
+pub(super) async fn run(peers: &mut AskedPeers, inquiry: &mut impl Inquiry) -> Result<(), CatalogError> {
     let mut stopped = peers.core.stopped.subscribe();
     while let Some(wake) = inquiry.ask(peers, Instant::now()) {
         let event = tokio::select! {
@@ -54,7 +54,7 @@ pub(super) async fn run(peers: &mut Peers, inquiry: &mut impl Inquiry) -> Result
     Ok(())
 }
 
-impl Peers {
+impl AskedPeers {
     /// Listens to events from now on.
     pub fn new(core: &Arc<Core>) -> Self {
         let (asked, awaited) = (HashSet::new(), HashSet::new());

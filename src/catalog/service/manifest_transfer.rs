@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::announcers::Announcers;
 use super::core::{CatalogEvent, Core};
 use super::holders::Holders;
-use super::inquiry::{self, Inquiry, Peers};
+use super::inquiry::{self, AskedPeers, Inquiry};
 use super::model_swarms::JoinedSwarm;
 use crate::catalog::gossip::asks::{Ask, PeerAnswer};
 use crate::catalog::message::MANIFEST_PART;
@@ -131,7 +131,7 @@ pub(super) struct ManifestTransfer {
 }
 
 impl Inquiry for ManifestTransfer {
-    fn ask(&mut self, peers: &mut Peers, now: Instant) -> Option<Instant> {
+    fn ask(&mut self, peers: &mut AskedPeers, now: Instant) -> Option<Instant> {
         self.replace_stalled_source(now);
         self.use_spare(now);
         if self.manifest.is_some() || self.lacks_memory() || now >= self.deadline {
@@ -147,7 +147,7 @@ impl Inquiry for ManifestTransfer {
         Some([stalled_at, widen_at, ask_at].into_iter().flatten().fold(self.deadline, Instant::min))
     }
 
-    fn on_event(&mut self, _: &mut Peers, event: CatalogEvent) {
+    fn on_event(&mut self, _: &mut AskedPeers, event: CatalogEvent) {
         match event {
             CatalogEvent::Answered(peer, answer) => self.answered(peer, answer),
             event => self.announcers.on_event(&event),
@@ -183,7 +183,7 @@ impl ManifestTransfer {
 
     /// Returns the manifest, if it arrives before the deadline.
     pub async fn run(mut self) -> Option<Vec<u8>> {
-        let mut peers = Peers::new(&self.core);
+        let mut peers = AskedPeers::new(&self.core);
         let kib = if self.key.len <= SMALL { 0 } else { self.key.len.div_ceil(1024) };
         while inquiry::run(&mut peers, &mut self).await.is_ok() && self.lacks_memory() {
             // Transfers are served in turn, and hold no memory while they wait.
@@ -243,7 +243,7 @@ impl ManifestTransfer {
         }
     }
 
-    fn ask_source(&mut self, peers: &mut Peers) {
+    fn ask_source(&mut self, peers: &mut AskedPeers) {
         let Some(source) = &mut self.source else { return };
         while source.in_flight < IN_FLIGHT && (source.next as usize) < source.parts.len() {
             if !peers.ask(source.peer, Ask::Part(self.key.digest, source.next), PART_WITHIN) {
@@ -261,7 +261,7 @@ impl ManifestTransfer {
     }
 
     /// Asks the next peers for the first part, unless the source is enough. Returns when to ask further peers.
-    fn probe(&mut self, peers: &mut Peers, now: Instant) -> Option<Instant> {
+    fn probe(&mut self, peers: &mut AskedPeers, now: Instant) -> Option<Instant> {
         let wants = self.spare.len() < MAX_SPARE && !self.spare_is_enough();
         let alone_until = self.source.as_ref().map(|source| source.began + ALONE);
         if !wants || alone_until.is_some_and(|until| now < until) {

@@ -22,14 +22,14 @@ use crate::model::codec::MAX_MANIFEST;
 const MEMORY: usize = MAX_MANIFEST / 1024;
 
 /// The manifests that are being fetched.
-pub(super) struct Transfers {
+pub(super) struct ManifestTransfers {
     holders: Arc<Holders>,
     running: SharedSearches<ManifestKey, Option<Arc<Vec<u8>>>>,
     announced_memory: Arc<Semaphore>,
     claimed_memory: Arc<Semaphore>,
 }
 
-impl Transfers {
+impl ManifestTransfers {
     pub fn new(holders: Arc<Holders>) -> Self {
         Self {
             holders,

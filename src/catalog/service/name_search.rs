@@ -9,7 +9,7 @@
 //!
 //! A search for one publisher also waits for the DHT's item of that publisher.
 //!
-//! A caller with [`Patience::Peers`] does not wait for the DHT: its search is over when each connected peer has answered,
+//! A caller with [`SearchPatience::Peers`] does not wait for the DHT: its search is over when each connected peer has answered,
 //! but not in the first second after the start ([`LAN_SOON`]), nor while a host that announced the name is being called.
 //! The search continues without the caller, and reports the name as [news](super::News) when it is found. Where no peer
 //! is connected, the caller waits for LAN discovery and the DHT.
@@ -23,11 +23,11 @@ use tokio::time::Instant;
 use super::announcers::Announcers;
 use super::candidates::Candidates;
 use super::core::{CatalogEvent, Core};
-use super::inquiry::{self, Inquiry, Peers};
+use super::inquiry::{self, AskedPeers, Inquiry};
 use super::searches::{MISS, Searches};
 use super::shared_search::{ProgressSender, SearchEnd, SearchProgress};
 use super::types::{Candidate, CatalogError};
-use crate::catalog::gossip::Origin;
+use crate::catalog::gossip::RecordOrigin;
 use crate::catalog::gossip::asks::{Ask, PeerAnswer};
 use crate::catalog::record::{SharedRecord, SignedRecord, salt_of};
 use crate::model::{ModelRef, PublisherKey};
@@ -67,7 +67,7 @@ const MET_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long a caller waits for a name that no peer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Patience {
+pub enum SearchPatience {
     /// Until every connected peer has answered; names that the DHT finds later are [news](super::News).
     Peers,
     /// Until the DHT has had its time as well.
@@ -80,7 +80,7 @@ pub(super) async fn resolve(
     searches: &Arc<Searches>,
     model: &ModelRef,
     within: Duration,
-    patience: Patience,
+    patience: SearchPatience,
 ) -> Result<Vec<Candidate>, CatalogError> {
     let deadline = Instant::now() + within;
     let not_found = || CatalogError::NotFound(model.clone());
@@ -88,7 +88,7 @@ pub(super) async fn resolve(
         return Err(not_found());
     }
     let is_enough = |progress: &SearchProgress<Vec<Candidate>>| {
-        patience == Patience::Peers && progress.peers_have_none && progress.found.is_empty()
+        patience == SearchPatience::Peers && progress.peers_have_none && progress.found.is_empty()
     };
     let begin = |progress| search(core, searches, model, None, deadline, progress);
     let key = (model.clone(), None);
@@ -169,7 +169,7 @@ fn search(
 ) -> impl Future<Output = ()> + Send + use<> {
     let (core, searches, model) = (Arc::clone(core), Arc::clone(searches), model.clone());
     async move {
-        let mut peers = Peers::new(&core);
+        let mut peers = AskedPeers::new(&core);
         let item = publisher.map(|publisher| (publisher, salt_of(&model)));
         let mut announcers = Announcers::new(&core, &model.name, item);
         announcers.look_up();
@@ -214,7 +214,7 @@ struct NameSearch {
 }
 
 impl Inquiry for NameSearch {
-    fn ask(&mut self, peers: &mut Peers, now: Instant) -> Option<Instant> {
+    fn ask(&mut self, peers: &mut AskedPeers, now: Instant) -> Option<Instant> {
         // Peers that knew nothing when they were asked may have sent records since.
         self.candidates.add_records(&self.core.valid_records(&self.model));
         if self.candidates.take_changed() {
@@ -246,7 +246,7 @@ impl Inquiry for NameSearch {
         Some(moments.fold(self.deadline, Instant::min))
     }
 
-    fn on_event(&mut self, _: &mut Peers, event: CatalogEvent) {
+    fn on_event(&mut self, _: &mut AskedPeers, event: CatalogEvent) {
         match event {
             CatalogEvent::Answered(peer, answer) => {
                 let in_time = answer != PeerAnswer::Silence;
@@ -272,7 +272,7 @@ impl Inquiry for NameSearch {
 
 impl NameSearch {
     /// Asks the next peers: while nothing is found, up to [`WAVE`]; hosts that announced the name in any case.
-    fn ask_peers(&mut self, peers: &mut Peers, nothing_found: bool, now: Instant) {
+    fn ask_peers(&mut self, peers: &mut AskedPeers, nothing_found: bool, now: Instant) {
         let all = nothing_found || peers.none_asked();
         let limit = WAVE.saturating_sub(peers.awaited().len());
         let question = Ask::Lookup(self.model.clone());
@@ -301,7 +301,7 @@ impl NameSearch {
         let records = vec![SharedRecord::new(record)];
         self.candidates.add_records(&records);
         let core = Arc::clone(&self.core);
-        tokio::task::spawn_blocking(move || core.store_or_log(Origin::Dht, &records));
+        tokio::task::spawn_blocking(move || core.store_or_log(RecordOrigin::Dht, &records));
     }
 
     /// When the hosts of the LAN have had this long since the start, and the hosts that are being called their time.
@@ -333,24 +333,24 @@ impl NameSearch {
     }
 
     /// Whether a peer was asked, and no answer is missing.
-    fn all_answered(&self, peers: &Peers) -> bool {
+    fn all_answered(&self, peers: &AskedPeers) -> bool {
         self.first_asked.is_some() && peers.awaited().is_empty()
     }
 
     /// Whether every peer that can be asked has answered, and no further peer is expected.
-    fn all_have_none(&self, peers: &Peers, now: Instant) -> bool {
+    fn all_have_none(&self, peers: &AskedPeers, now: Instant) -> bool {
         self.all_answered(peers) && now >= self.heard_all_at(DHT_WITHIN) && peers.all_asked()
     }
 
     /// Whether every connected peer has answered, apart from peers that did not answer their latest lookup either, and
     /// no further peer is about to be met.
-    fn peers_have_none(&self, peers: &Peers, now: Instant) -> bool {
+    fn peers_have_none(&self, peers: &AskedPeers, now: Instant) -> bool {
         let answered = peers.awaited().iter().all(|peer| self.searches.is_silent(*peer));
         self.answered && answered && now >= self.met_all_at(LAN_SOON) && peers.all_asked()
     }
 
     /// Whether no peer can be asked, and none is expected.
-    fn no_peer(&self, peers: &Peers, now: Instant) -> bool {
+    fn no_peer(&self, peers: &AskedPeers, now: Instant) -> bool {
         let heard_all_at = self.heard_all_at(DHT_ALONE_WITHIN);
         peers.awaited().is_empty() && now >= heard_all_at && self.core.speakers().is_empty()
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::core::{CatalogEvent, Core};
-use super::inquiry::{self, Inquiry, Peers};
+use super::inquiry::{self, AskedPeers, Inquiry};
 use super::types::{CatalogError, FoundModel};
 use crate::catalog::gossip::NodeId;
 use crate::catalog::gossip::answers::RecordSource;
@@ -60,7 +60,7 @@ pub(super) async fn discover(
     deadline: Instant,
     found: impl FnMut(&FoundModel) + Send,
 ) -> Result<(), CatalogError> {
-    let mut peers = Peers::new(core);
+    let mut peers = AskedPeers::new(core);
     let mut search = RecordSearch {
         core,
         query,
@@ -108,7 +108,7 @@ struct RecordSearch<'a, F> {
 }
 
 impl<F: FnMut(&FoundModel)> Inquiry for RecordSearch<'_, F> {
-    fn ask(&mut self, peers: &mut Peers, now: Instant) -> Option<Instant> {
+    fn ask(&mut self, peers: &mut AskedPeers, now: Instant) -> Option<Instant> {
         let question = Ask::Query(self.query.clone(), None);
         for speaker in peers.ask_new(usize::MAX, &question, PAGE_WITHIN, |_| true) {
             self.pages.insert(speaker.peer, (speaker.node, 0));
@@ -122,7 +122,7 @@ impl<F: FnMut(&FoundModel)> Inquiry for RecordSearch<'_, F> {
         (now < end).then_some(end)
     }
 
-    fn on_event(&mut self, peers: &mut Peers, event: CatalogEvent) {
+    fn on_event(&mut self, peers: &mut AskedPeers, event: CatalogEvent) {
         match event {
             CatalogEvent::Answered(peer, PeerAnswer::Found { records, complete, cursor }) => {
                 self.add_page(peers, peer, &records, &complete, cursor);
@@ -158,7 +158,7 @@ impl<F: FnMut(&FoundModel)> RecordSearch<'_, F> {
     /// Adds a page of a peer's results, and asks for the next page.
     fn add_page(
         &mut self,
-        peers: &mut Peers,
+        peers: &mut AskedPeers,
         peer: PeerId,
         records: &[SharedRecord],
         complete: &[u32],

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::core::{CatalogEvent, Core};
-use crate::catalog::gossip::Origin;
-use crate::catalog::record::{Body, SharedRecord, SignedRecord, successor_salt};
+use crate::catalog::gossip::RecordOrigin;
+use crate::catalog::record::{RecordBody, SharedRecord, SignedRecord, successor_salt};
 use crate::model::PublisherKey;
 
 /// How often the records are checked without an event.
@@ -38,9 +38,9 @@ pub(super) async fn look_up(
         }
     };
     let record = SignedRecord::from_item(&item).ok()?;
-    let Body::Successor(next) = record.record().body else { return None };
+    let RecordBody::Successor(next) = record.record().body else { return None };
     let (core, records) = (Arc::clone(core), vec![SharedRecord::new(record)]);
-    let _ = tokio::task::spawn_blocking(move || core.store_or_log(Origin::Dht, &records)).await;
+    let _ = tokio::task::spawn_blocking(move || core.store_or_log(RecordOrigin::Dht, &records)).await;
     Some(next)
 }
 

@@ -30,9 +30,9 @@ const CACHE: usize = 4 << 20;
 /// The key of a record in the table.
 pub(super) type RecordKey = [u8; 60];
 /// The table at the end of the last transaction.
-pub(super) type Snapshot = ReadOnlyTable<&'static [u8; 60], &'static [u8]>;
+pub(super) type TableSnapshot = ReadOnlyTable<&'static [u8; 60], &'static [u8]>;
 /// The table within a transaction.
-pub(super) type Rows<'t> = Table<'t, &'static [u8; 60], &'static [u8]>;
+pub(super) type RowTable<'t> = Table<'t, &'static [u8; 60], &'static [u8]>;
 
 /// Why the database cannot be opened.
 pub(super) enum OpenError {
@@ -91,7 +91,7 @@ pub(super) fn record(bytes: &[u8]) -> Option<SharedRecord> {
 pub(super) fn open(
     file: &Path,
     mut each: impl FnMut(&RecordKey, &[u8]),
-) -> Result<(Database, Snapshot), OpenError> {
+) -> Result<(Database, TableSnapshot), OpenError> {
     let is_new = !file.exists();
     // The database may panic over damaged bytes.
     let opened = panic::catch_unwind(AssertUnwindSafe(|| {
@@ -130,7 +130,7 @@ pub(super) fn is_full(error: &redb::Error) -> bool {
 }
 
 /// Makes a database in memory with these rows.
-pub(super) fn in_memory(rows: &[(RecordKey, Vec<u8>)]) -> Result<(Database, Snapshot), redb::Error> {
+pub(super) fn in_memory(rows: &[(RecordKey, Vec<u8>)]) -> Result<(Database, TableSnapshot), redb::Error> {
     let database = Database::builder().set_cache_size(CACHE).create_with_backend(InMemoryBackend::new())?;
     let transaction = database.begin_write()?;
     let mut table = self::rows(&transaction)?;
@@ -144,7 +144,7 @@ pub(super) fn in_memory(rows: &[(RecordKey, Vec<u8>)]) -> Result<(Database, Snap
 }
 
 /// Makes the rows of a database equal to those of a snapshot of another one, in one transaction.
-pub(super) fn replace(database: &Database, by: &Snapshot) -> Result<(), redb::Error> {
+pub(super) fn replace(database: &Database, by: &TableSnapshot) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     let mut table = rows(&transaction)?;
     table.retain(|key, _| by.get(key).is_ok_and(|row| row.is_some()))?;
@@ -171,12 +171,12 @@ fn is_damage(error: &redb::Error) -> bool {
 }
 
 /// The present content of the table.
-pub(super) fn snapshot(database: &Database) -> Result<Snapshot, redb::Error> {
+pub(super) fn snapshot(database: &Database) -> Result<TableSnapshot, redb::Error> {
     Ok(database.begin_read()?.open_table(RECORDS)?)
 }
 
 /// The table, open for writing.
-pub(super) fn rows(transaction: &WriteTransaction) -> Result<Rows<'_>, redb::Error> {
+pub(super) fn rows(transaction: &WriteTransaction) -> Result<RowTable<'_>, redb::Error> {
     Ok(transaction.open_table(RECORDS)?)
 }
 

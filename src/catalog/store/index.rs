@@ -11,7 +11,7 @@ use std::ops::Bound;
 use super::rows::{Entry, Row, Rows};
 use crate::catalog::message::Have;
 use crate::catalog::query::Query;
-use crate::catalog::record::{Body, ModelRecord, Record};
+use crate::catalog::record::{ModelRecord, Record, RecordBody};
 use crate::catalog::{EXPIRY, MAX_AHEAD, UnixTime};
 use crate::model::{ModelName, ModelRef, PublisherKey, Revision};
 
@@ -43,7 +43,7 @@ pub(super) struct Publisher {
 
 /// All known records.
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub(super) struct RecordIndex {
     pub rows: Rows,
     pub publishers: BTreeMap<PublisherKey, Publisher>,
     /// The number of records.
@@ -121,7 +121,7 @@ pub(super) struct Filter<'a> {
     publishers: Option<HashSet<PublisherKey>>,
 }
 
-impl Index {
+impl RecordIndex {
     /// The row of a model's record.
     pub fn row(&self, model: &ModelRecord, record: &Record, len: u16) -> NewRow {
         let tags = model.tags.iter().map(|tag| facet(&self.hasher, 't', &tag.to_lowercase()));
@@ -142,8 +142,8 @@ impl Index {
         self.records += 1;
         self.bytes += u64::from(len);
         match &record.body {
-            Body::Successor(_) => publisher.successor = Some((record.sequence, record.time, len)),
-            Body::Model(model) => {
+            RecordBody::Successor(_) => publisher.successor = Some((record.sequence, record.time, len)),
+            RecordBody::Model(model) => {
                 let new = self.row(model, record, len);
                 self.rows.insert(RowKey::of(&record.publisher, model).bytes(), new.row, &new.facets);
             }
@@ -153,11 +153,11 @@ impl Index {
     /// Sequence and time of the known record that this one would replace.
     pub fn current(&self, record: &Record) -> Option<(i64, UnixTime)> {
         match &record.body {
-            Body::Successor(_) => {
+            RecordBody::Successor(_) => {
                 let (sequence, time, _) = self.publishers.get(&record.publisher)?.successor?;
                 Some((sequence, time))
             }
-            Body::Model(model) => {
+            RecordBody::Model(model) => {
                 let row = self.rows.get(RowKey::of(&record.publisher, model).bytes())?;
                 Some((row.sequence, row.time))
             }

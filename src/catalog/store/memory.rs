@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use super::disk::{self, OpenError};
-use super::index::Index;
-use super::{CatalogStore, Readable, StoreError, Writer};
+use super::index::RecordIndex;
+use super::{CatalogStore, CatalogStoreError, DatabaseWriter, Readable};
 
 /// The time between two attempts to write the records to the disk.
 const RETURN_AFTER: Duration = Duration::from_secs(20);
@@ -31,18 +31,18 @@ impl InMemory {
 
 impl CatalogStore {
     /// Continues in memory with the records on disk, or without records if they cannot be read.
-    pub(super) fn continue_in_memory(&self, writer: &mut Writer) -> Result<(), StoreError> {
+    pub(super) fn continue_in_memory(&self, writer: &mut DatabaseWriter) -> Result<(), CatalogStoreError> {
         let mut rows = Vec::new();
         let (index, is_copy) =
             match Self::load_each(&self.file, |key, bytes| rows.push((*key, bytes.to_vec()))) {
                 Ok((_, _, index, _)) => (index, true),
                 Err(_) => {
                     rows.clear();
-                    (Index::default(), !self.file.exists())
+                    (RecordIndex::default(), !self.file.exists())
                 }
             };
         let (database, snapshot) = disk::in_memory(&rows)
-            .map_err(|error| StoreError { path: self.file.clone(), reason: error.to_string() })?;
+            .map_err(|error| CatalogStoreError { path: self.file.clone(), reason: error.to_string() })?;
         writer.database = Some(database);
         writer.in_memory = Some(InMemory { tried: Instant::now(), is_due: false, is_copy });
         (writer.unsafe_commits, writer.failed) = (false, None);
@@ -56,7 +56,7 @@ impl CatalogStore {
     }
 
     /// Writes the records in memory to the disk and continues there, unless that fails or was tried a moment ago.
-    pub(super) fn return_to_disk(&self, writer: &mut Writer) {
+    pub(super) fn return_to_disk(&self, writer: &mut DatabaseWriter) {
         let is_due = |state: &&mut InMemory| state.is_due || state.tried.elapsed() >= RETURN_AFTER;
         let Some(state) = writer.in_memory.as_mut().filter(is_due) else { return };
         (state.tried, state.is_due) = (Instant::now(), false);

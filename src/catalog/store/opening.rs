@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use redb::Database;
 
-use super::disk::{self, OpenError, RecordKey, Snapshot};
-use super::index::Index;
-use super::{CatalogStore, Readable, StoreError, Writer};
+use super::disk::{self, OpenError, RecordKey, TableSnapshot};
+use super::index::RecordIndex;
+use super::{CatalogStore, CatalogStoreError, DatabaseWriter, Readable};
 
 /// The time between two attempts to open the database again.
 const REOPEN_AFTER: Duration = Duration::from_secs(5);
 
 /// The result of opening the database; last, the keys of unreadable records.
-type Loaded = (Database, Snapshot, Index, Vec<RecordKey>);
+type Loaded = (Database, TableSnapshot, RecordIndex, Vec<RecordKey>);
 
 impl CatalogStore {
     /// Reads the database. A damaged database is moved aside.
@@ -44,7 +44,7 @@ impl CatalogStore {
         file: &Path,
         mut each: impl FnMut(&RecordKey, &[u8]),
     ) -> Result<Loaded, OpenError> {
-        let (mut index, mut unreadable) = (Index::default(), Vec::new());
+        let (mut index, mut unreadable) = (RecordIndex::default(), Vec::new());
         let (database, snapshot) = disk::open(file, |place, bytes| {
             let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
             match disk::record(bytes) {
@@ -63,9 +63,9 @@ impl CatalogStore {
 
     pub(super) fn drop_unreadable(
         &self,
-        writer: &mut Writer,
+        writer: &mut DatabaseWriter,
         places: &[RecordKey],
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), CatalogStoreError> {
         let Some(database) = writer.database.as_ref().filter(|_| !places.is_empty()) else { return Ok(()) };
         tracing::warn!(count = places.len(), "deleting unreadable records of the catalog");
         let drop_them = || -> Result<_, redb::Error> {
@@ -86,7 +86,7 @@ impl CatalogStore {
     }
 
     /// Opens the database again after a failure, unless that was tried a moment ago.
-    pub(super) fn reopen(&self, writer: &mut Writer) -> Result<(), StoreError> {
+    pub(super) fn reopen(&self, writer: &mut DatabaseWriter) -> Result<(), CatalogStoreError> {
         if writer.in_memory.is_some() {
             self.return_to_disk(writer);
         }
@@ -96,7 +96,7 @@ impl CatalogStore {
         if let Some((when, reason)) = &writer.failed
             && when.elapsed() < REOPEN_AFTER
         {
-            return Err(StoreError { path: self.file.clone(), reason: reason.clone() });
+            return Err(CatalogStoreError { path: self.file.clone(), reason: reason.clone() });
         }
         match Self::load_or_recreate(&self.file) {
             Ok((database, snapshot, index, unreadable)) => {
@@ -110,25 +110,25 @@ impl CatalogStore {
             Err(OpenError::Damaged(reason) | OpenError::Failed(reason)) => {
                 tracing::warn!(file = %self.file.display(), reason, "could not open the catalog again");
                 writer.failed = Some((Instant::now(), reason.clone()));
-                Err(StoreError { path: self.file.clone(), reason })
+                Err(CatalogStoreError { path: self.file.clone(), reason })
             }
         }
     }
 
     /// Closes the database after an error: all calls fail or find nothing from then on.
-    pub(super) fn close(&self, writer: &mut Writer, error: &redb::Error) -> StoreError {
+    pub(super) fn close(&self, writer: &mut DatabaseWriter, error: &redb::Error) -> CatalogStoreError {
         tracing::warn!(file = %self.file.display(), %error, "closing the catalog after an error");
         self.readable.write().snapshot = None;
         (writer.database, writer.in_memory) = (None, None);
-        StoreError { path: self.file.clone(), reason: error.to_string() }
+        CatalogStoreError { path: self.file.clone(), reason: error.to_string() }
     }
 
     /// [`close`](Self::close), unless the disk is full: then the store continues in memory.
     pub(super) fn close_or_continue(
         &self,
-        writer: &mut Writer,
+        writer: &mut DatabaseWriter,
         error: &redb::Error,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), CatalogStoreError> {
         let was_on_disk = writer.in_memory.is_none();
         let failed = self.close(writer, error);
         if was_on_disk && disk::is_full(error) { self.continue_in_memory(writer) } else { Err(failed) }

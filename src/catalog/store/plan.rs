@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
 use redb::ReadableTable as _;
 
-use super::disk::{self, RecordKey, Rows};
-use super::index::{Index, NewRow, Publisher, RowKey, ahead, expired, publisher_of};
+use super::disk::{self, RecordKey, RowTable};
+use super::index::{NewRow, Publisher, RecordIndex, RowKey, ahead, expired, publisher_of};
 use super::rows::Row;
 use super::{Limits, StoreOutcome};
 use crate::catalog::UnixTime;
-use crate::catalog::record::{Body, Record, SharedRecord, SignedRecord, successor_salt};
+use crate::catalog::record::{Record, RecordBody, SharedRecord, SignedRecord, successor_salt};
 use crate::model::PublisherKey;
 
 /// Changes to the index.
@@ -24,8 +24,8 @@ pub(super) struct Changes {
 
 /// A transaction in preparation.
 pub(super) struct WritePlan<'a, 't> {
-    index: &'a Index,
-    rows: Rows<'t>,
+    index: &'a RecordIndex,
+    rows: RowTable<'t>,
     limits: &'a Limits,
     kept: &'a dyn Fn(&PublisherKey) -> bool,
     changes: Changes,
@@ -41,7 +41,7 @@ impl Changes {
     }
 
     /// Applies the changes.
-    pub fn apply(self, index: &mut Index) {
+    pub fn apply(self, index: &mut RecordIndex) {
         for (key, row) in self.rows {
             match row {
                 Some(new) => index.rows.insert(key.bytes(), new.row, &new.facets),
@@ -57,8 +57,8 @@ impl Changes {
 
 impl<'a, 't> WritePlan<'a, 't> {
     pub fn new(
-        index: &'a Index,
-        rows: Rows<'t>,
+        index: &'a RecordIndex,
+        rows: RowTable<'t>,
         limits: &'a Limits,
         kept: &'a dyn Fn(&PublisherKey) -> bool,
     ) -> Self {
@@ -128,7 +128,7 @@ impl<'a, 't> WritePlan<'a, 't> {
         publisher.newest = publisher.newest.max(record.time);
         self.rows.insert(&disk::key_of(record), bytes.as_slice())?;
         match (&record.body, key) {
-            (Body::Model(model), Some(key)) => {
+            (RecordBody::Model(model), Some(key)) => {
                 let row = self.index.row(model, record, len);
                 self.changes.rows.insert(key, Some(row));
             }

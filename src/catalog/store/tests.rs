@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use super::*;
 use crate::catalog::record::tests::{fixed_key, model};
-use crate::catalog::record::{Body, SignedRecord};
+use crate::catalog::record::{RecordBody, SignedRecord};
 use crate::catalog::{EXPIRY, MAX_AHEAD};
 use crate::keys::PublisherKeypair;
 
@@ -22,7 +22,7 @@ fn sign(key: &PublisherKeypair, name: &str, sequence: i64, time: UnixTime) -> Sh
 }
 
 fn successor(key: &PublisherKeypair, sequence: i64, time: UnixTime) -> SharedRecord {
-    let body = Body::Successor(PublisherKey([3; 32]));
+    let body = RecordBody::Successor(PublisherKey([3; 32]));
     let record = Record { publisher: key.public(), sequence, time, body };
     SharedRecord::new(SignedRecord::sign(record, key).unwrap())
 }
@@ -239,7 +239,7 @@ fn searches_are_paged_in_order() {
     let mut records = Vec::new();
     for number in 0..30 {
         let mut record = model(key.public(), &format!("org{}/Model-{number:02}", number % 3), number, NOW);
-        if let Body::Model(model) = &mut record.body {
+        if let RecordBody::Model(model) = &mut record.body {
             model.tags = vec![format!("Tag-{}", number % 2), "common".to_owned()];
             model.license = (number % 5 == 0).then(|| "MIT".to_owned());
             model.size = 1000 * number as u64;

@@ -9,9 +9,9 @@ use crate::cli::table::{self, Column, number, text};
 use crate::fetch::TransferStatus;
 use crate::fetch::hub::HubStatus;
 use crate::node::control::Status;
+use crate::node::directory_faults::StorageProblem;
 use crate::node::disputes::ModelNote;
 use crate::node::limited::LimitedProcess;
-use crate::node::places::StorageProblem;
 use crate::node::space::LackOfSpace;
 
 /// Number of unresolved paths that are printed, the latest ones.

@@ -47,7 +47,7 @@ fn example_has_every_key_with_its_default() {
     std::fs::write(&path, all).unwrap();
     let options = LoadOptions { config_path: Some(path), home: None };
     let settings = Config::settings_in(&options, &env()).unwrap();
-    let unset: Vec<_> = settings.iter().filter(|setting| setting.set_by != Origin::File).collect();
+    let unset: Vec<_> = settings.iter().filter(|setting| setting.set_by != ValueOrigin::File).collect();
     assert!(unset.is_empty(), "{unset:?}");
 }
 
@@ -230,15 +230,15 @@ fn settings_have_their_origin() {
         let setting = settings.into_iter().find(|setting| setting.key == key).unwrap();
         (setting.value, setting.set_by)
     };
-    assert_eq!(found(&options, &env, "storage.base_dir"), ("/file".into(), Origin::File));
-    assert_eq!(found(&options, &env, "storage.models_dir"), ("/file/models".into(), Origin::Default));
-    assert_eq!(found(&options, &env, "network.dht_port"), ("0".into(), Origin::File));
-    assert_eq!(found(&options, &env, "network.listen_port"), ("0".into(), Origin::Default));
-    assert_eq!(found(&options, &env, "network.proxy"), ("http://me:***@p:1".into(), Origin::File));
+    assert_eq!(found(&options, &env, "storage.base_dir"), ("/file".into(), ValueOrigin::File));
+    assert_eq!(found(&options, &env, "storage.models_dir"), ("/file/models".into(), ValueOrigin::Default));
+    assert_eq!(found(&options, &env, "network.dht_port"), ("0".into(), ValueOrigin::File));
+    assert_eq!(found(&options, &env, "network.listen_port"), ("0".into(), ValueOrigin::Default));
+    assert_eq!(found(&options, &env, "network.proxy"), ("http://me:***@p:1".into(), ValueOrigin::File));
     env.silmaril_home = Some("/env".into());
-    assert_eq!(found(&options, &env, "storage.base_dir"), ("/env".into(), Origin::Environment));
+    assert_eq!(found(&options, &env, "storage.base_dir"), ("/env".into(), ValueOrigin::Environment));
     options.home = Some("/flag".into());
-    assert_eq!(found(&options, &env, "storage.base_dir"), ("/flag".into(), Origin::Option));
+    assert_eq!(found(&options, &env, "storage.base_dir"), ("/flag".into(), ValueOrigin::Option));
 }
 
 #[test]

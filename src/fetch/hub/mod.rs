@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use super::deadline::Deadline;
 use super::tensors::{FileTensors, read_shape};
 use super::web::{WebBody, WebError};
-use super::window::Reach;
+use super::window::WindowReach;
 use super::{FetchSettings, FileRef, ReadError};
 use crate::model::{GRANULE_LEN, ModelRef};
 use crate::store::{Content, ContentKey, HubListing, SpaceClass, StoredRevision};
@@ -144,8 +144,8 @@ impl HubReads {
     }
 
     /// How far windows may reach.
-    fn reach(&self) -> Reach {
-        Reach::new(self.settings.readahead_max, GRANULE_LEN, self.settings.window_bound, false)
+    fn reach(&self) -> WindowReach {
+        WindowReach::new(self.settings.readahead_max, GRANULE_LEN, self.settings.window_bound, false)
     }
 
     /// Records a read of cached bytes, so that the window ahead of the reader moves.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::run::Download;
+use super::run::RangeRequest;
 use super::state::{HubState, Reading, RunningRange};
 use super::{FOR_READERS, HubReads, MAX_REQUEST, MIN_AHEAD, PER_FILE};
 use crate::fetch::readahead::BUDGET;
@@ -22,7 +22,7 @@ const MEMORY_EXTENT: u64 = 1 << 20;
 
 /// What a request is for, the most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Level {
+enum RequestLevel {
     /// A read waits for it.
     Waiting,
     /// It is ahead of a reader.
@@ -43,7 +43,7 @@ impl HubReads {
             reading.end_unneeded();
             reading.lacks_space = false;
         }
-        for level in [Level::Waiting, Level::Ahead, Level::Job] {
+        for level in [RequestLevel::Waiting, RequestLevel::Ahead, RequestLevel::Job] {
             let keys: Vec<ContentKey> = state.files.keys().copied().collect();
             for key in keys {
                 while self.begin_one(&mut state, &key, level) {}
@@ -52,7 +52,7 @@ impl HubReads {
     }
 
     /// Begins a request for a file. Returns false if there is none to begin now.
-    fn begin_one(self: &Arc<Self>, state: &mut HubState, key: &ContentKey, level: Level) -> bool {
+    fn begin_one(self: &Arc<Self>, state: &mut HubState, key: &ContentKey, level: RequestLevel) -> bool {
         let now = Instant::now();
         let hungry = state.files.values().flat_map(|reading| reading.windows.cursors());
         let hungry = hungry.filter(|cursor| cursor.is_hungry()).count();
@@ -65,19 +65,19 @@ impl HubReads {
             return false;
         }
         let Some(range) = reading.next(level, ahead) else { return false };
-        if level != Level::Waiting && self.budget.available_permits() <= FOR_READERS {
+        if level != RequestLevel::Waiting && self.budget.available_permits() <= FOR_READERS {
             return false;
         }
         let Ok(permit) = self.budget.clone().try_acquire_owned() else { return false };
         let bytes = range.end - range.start;
         let class = reading.content().space_class();
-        if !self.settings.rooms.reserve(class, bytes, level == Level::Waiting) {
+        if !self.settings.rooms.reserve(class, bytes, level == RequestLevel::Waiting) {
             reading.lacks_space = true;
             *state.lacking.entry(class).or_default() += bytes;
             self.settings.rooms.request_space();
             return false;
         }
-        let download = Download {
+        let download = RangeRequest {
             reads: Arc::downgrade(self),
             key: *key,
             id,
@@ -112,17 +112,17 @@ impl Reading {
     }
 
     /// The next range to request.
-    fn next(&self, level: Level, ahead: u64) -> Option<Range<u64>> {
+    fn next(&self, level: RequestLevel, ahead: u64) -> Option<Range<u64>> {
         let content = self.content();
         let len = content.len();
         let first = |range: &Range<u64>, unit: u64| self.missing(content, range, unit).into_iter().next();
         match level {
-            Level::Waiting | Level::Job => {
-                let waits = self.waiters.values().filter(|wait| wait.is_job == (level == Level::Job));
+            RequestLevel::Waiting | RequestLevel::Job => {
+                let waits = self.waiters.values().filter(|wait| wait.is_job == (level == RequestLevel::Job));
                 let found = waits.filter_map(|wait| first(&wait.range, BLOCK_LEN)).next()?;
                 Some(found.start..found.end.min(found.start + MAX_REQUEST))
             }
-            Level::Ahead => self.windows.cursors().iter().find_map(|cursor| {
+            RequestLevel::Ahead => self.windows.cursors().iter().find_map(|cursor| {
                 // Where the end of a tensor bounds the window, it may grow faster than the run.
                 let (ahead, bound) = match &self.shape {
                     FileTensors::Tensors(tensors) if tensors.has_just_crossed(cursor.start, cursor.pos) => {

@@ -32,7 +32,7 @@ impl Drop for Reserved {
 }
 
 /// A request for bytes of a file.
-pub(super) struct Download {
+pub(super) struct RangeRequest {
     pub reads: Weak<HubReads>,
     pub key: ContentKey,
     pub id: u64,
@@ -44,7 +44,7 @@ pub(super) struct Download {
     pub _permit: OwnedSemaphorePermit,
 }
 
-impl Download {
+impl RangeRequest {
     /// Runs to the end; the result is recorded.
     pub async fn run(self) {
         let result = self.receive().await;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{FIRST_PAUSE, HubOrigin, LONGEST_PAUSE, Origins};
 use crate::fetch::tensors::FileTensors;
 use crate::fetch::web::WebError;
-use crate::fetch::window::{Reach, STALE, Windows};
+use crate::fetch::window::{STALE, WindowReach, Windows};
 use crate::fetch::{FileRef, ReadError};
 use crate::model::{Manifest, ModelRef};
 use crate::store::{Content, ContentKey, SpaceClass};
@@ -147,7 +147,7 @@ impl Reading {
     }
 
     /// Moves the cursors for a read.
-    pub fn touch(&mut self, range: Range<u64>, reach: Reach, new_id: u64) {
+    pub fn touch(&mut self, range: Range<u64>, reach: WindowReach, new_id: u64) {
         self.windows.on_read(range, Instant::now(), reach, new_id);
     }
 

@@ -9,7 +9,7 @@ use super::requests::TransferWeb;
 use super::sources::{Availability, Servers};
 use super::{MAX_REFUSED, PATIENCE, merge};
 use crate::fetch::transfer::Transfer;
-use crate::fetch::wants::Level;
+use crate::fetch::wants::ClaimLevel;
 use crate::model::{PieceHashes, PieceIndex};
 
 /// After this many pieces that are not due, the remaining pieces are assumed not to be due either.
@@ -71,7 +71,7 @@ impl<'a> Choices<'a> {
             impatient: HashSet::new(),
         };
         let late = |since: Instant| choices.asked_since(since) + PATIENCE <= now;
-        let late = transfer.wants.readings().filter(|r| r.level == Level::Urgent && late(r.since));
+        let late = transfer.wants.readings().filter(|r| r.level == ClaimLevel::Urgent && late(r.since));
         let impatient = late.filter_map(|r| choices.file_of(r.piece)).collect();
         Some(Self { impatient, ..choices })
     }
@@ -94,7 +94,7 @@ impl<'a> Choices<'a> {
         }
         let unsent = since.max(self.silent_since.unwrap_or(since)) + PATIENCE;
         let reading = wants.reading(piece).filter(|reading| {
-            reading.level == Level::Urgent
+            reading.level == ClaimLevel::Urgent
                 || self.file_of(piece).is_some_and(|file| self.impatient.contains(&file))
         });
         Some(reading.map_or(unsent, |reading| unsent.min(self.asked_since(reading.since) + PATIENCE)))
@@ -124,7 +124,7 @@ impl<'a> Choices<'a> {
         let mut later = |at: Instant| next = Some(next.map_or(at, |before| before.min(at)));
         let wants = &self.transfer.wants;
         let mut readings: Vec<(bool, u32)> =
-            wants.readings().map(|r| (r.level != Level::Urgent, r.piece)).collect();
+            wants.readings().map(|r| (r.level != ClaimLevel::Urgent, r.piece)).collect();
         readings.sort_unstable();
         for (_, piece) in readings {
             match self.consider(piece, servers) {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use url::Url;
 
 use super::{WebBody, WebError, WebRequest, WebSource};
-use crate::http::{Auth, Body, Client, HttpError, Request, Token};
+use crate::http::{Auth, Body, HttpClient, HttpError, Request, Token};
 
 /// The most bytes of a file that are read and discarded where a server sends the whole file instead of the requested part.
 /// Beyond that the server is not used.
@@ -32,12 +32,12 @@ pub struct HttpSource {
 /// A client, and the credentials for the hub.
 #[derive(Debug, Clone)]
 struct Access {
-    client: Client,
+    client: HttpClient,
     auth: Option<Auth>,
 }
 
 impl Access {
-    fn new(client: Client, endpoint: &Url, token: Option<&Token>) -> Self {
+    fn new(client: HttpClient, endpoint: &Url, token: Option<&Token>) -> Self {
         let auth = token.map(|token| Auth::bearer(endpoint, token));
         Self { client, auth }
     }
@@ -58,14 +58,14 @@ impl Drop for Lent {
 
 impl HttpSource {
     /// Fetches with a client. The token is for the origin of `endpoint` alone.
-    pub fn new(client: Client, endpoint: &Url, token: Option<&Token>) -> Self {
+    pub fn new(client: HttpClient, endpoint: &Url, token: Option<&Token>) -> Self {
         let own = Access::new(client, endpoint, token);
         Self { endpoint: endpoint.clone(), own, lent: Arc::default() }
     }
 
     /// Fetches with the client and the token of a command, until the returned guard is dropped.
     #[must_use]
-    pub fn lend(&self, client: Client, token: Option<&Token>) -> Lent {
+    pub fn lend(&self, client: HttpClient, token: Option<&Token>) -> Lent {
         let access = Arc::new(Access::new(client, &self.endpoint, token));
         self.lent.lock().push(access.clone());
         Lent { access, all: self.lent.clone() }
@@ -172,7 +172,7 @@ mod tests {
         endpoint: &str,
         token: Option<&Token>,
     ) -> Result<Vec<u8>, WebError> {
-        let client = Client::new(&Config::defaults(Path::new("/nonexistent")).network).unwrap();
+        let client = HttpClient::new(&Config::defaults(Path::new("/nonexistent")).network).unwrap();
         let client = client.allowing_private(&base.parse().unwrap());
         let source = HttpSource::new(client, &endpoint.parse().unwrap(), token);
         let request = WebRequest { url: format!("{base}{path}"), range, file_len: LEN };

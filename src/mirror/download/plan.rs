@@ -7,10 +7,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{DownloadJob, LocalCopy, PlannedFile};
-use crate::mirror::journal::{CompleteFile, Journal, JournalContent, part_path};
+use crate::mirror::journal::{CompleteFile, JournalContent, StagingJournal, part_path};
 use crate::mirror::{Identity, MirrorError, RemoteFile};
 use crate::model::hash::FileHashes;
-use crate::store::copy::{Sharing, duplicate};
+use crate::store::copy::{ExtentSharing, duplicate};
 use crate::{fsutil, nofollow};
 
 /// Files up to this size, in bytes, are fetched first: they describe the model, and take little time.
@@ -28,7 +28,7 @@ pub(super) struct ContentTask {
 
 /// The state of the staging directory, and the remaining tasks.
 pub(super) struct DownloadPlan {
-    pub journal: Journal,
+    pub journal: StagingJournal,
     /// Entity tags of parts.
     pub etags: HashMap<Identity, String>,
     /// Hashes of the files that are complete at their paths.
@@ -44,7 +44,7 @@ impl DownloadPlan {
             let dir = staging.join(dir);
             nofollow::create_dir_all(&dir).map_err(fail(&dir))?;
         }
-        let (journal, known) = Journal::open(staging).map_err(fail(staging))?;
+        let (journal, known) = StagingJournal::open(staging).map_err(fail(staging))?;
         let etags = known.etags.clone();
         let wanted: HashMap<PathBuf, Identity> =
             files.iter().map(|file| (place_of(staging, &file.remote.path), file.remote.identity)).collect();
@@ -174,7 +174,7 @@ fn is_linked(local: &LocalCopy, file: &RemoteFile, job: &DownloadJob<'_>) -> boo
 
 /// Moves or copies a complete content to every path of its task. Returns the hashes by path.
 pub(super) fn place_content(
-    journal: &Journal,
+    journal: &StagingJournal,
     staging: &Path,
     task: &ContentTask,
     mut at: PathBuf,
@@ -190,7 +190,7 @@ pub(super) fn place_content(
             let mut from = at.clone();
             if from != part {
                 from = part.with_extension("copy");
-                duplicate(&at, &from, Sharing::Inode)?;
+                duplicate(&at, &from, ExtentSharing::Inode)?;
                 hashes.metadata = nofollow::metadata(&from)?;
             }
             journal.complete(CompleteFile::new(identity, format!("tree/{path}"), &hashes))?;
@@ -237,7 +237,7 @@ pub(super) fn copy_local(
     };
     match identity {
         Identity::Lfs(sha256) if sha256 == local.hashes.sha256 && fits => {
-            let sharing = if local.ours { Sharing::Inode } else { Sharing::Extents };
+            let sharing = if local.ours { ExtentSharing::Inode } else { ExtentSharing::Extents };
             let (after, metadata) = copy(sharing)?;
             if !local.hashes.hold_for(&after, piece_length) || !same(&metadata) {
                 nofollow::remove_if_there(target)?;
@@ -249,7 +249,7 @@ pub(super) fn copy_local(
         // The git hash is unknown until the bytes are read. The copy becomes a full part, which is then verified and not
         // fetched.
         Identity::Git(_) => {
-            copy(Sharing::Extents)?;
+            copy(ExtentSharing::Extents)?;
             Ok(None)
         }
     }

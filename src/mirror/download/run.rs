@@ -12,7 +12,7 @@ use super::receive::{BodyEnd, PartWriter, Received, lacks_range};
 use super::{DownloadJob, PlannedFile, free_space, ranges};
 use crate::http::HttpError;
 use crate::mirror::error::FileProblem;
-use crate::mirror::journal::{Journal, part_path};
+use crate::mirror::journal::{StagingJournal, part_path};
 use crate::mirror::part::{Part, PartError};
 use crate::mirror::progress::{FileGuard, ProgressBoard};
 use crate::mirror::retry::Retries;
@@ -25,7 +25,7 @@ pub(super) struct Download<'a> {
     source: &'a dyn RepositorySource,
     job: &'a DownloadJob<'a>,
     board: &'a ProgressBoard,
-    journal: Arc<Journal>,
+    journal: Arc<StagingJournal>,
     etags: HashMap<Identity, String>,
     queue: Mutex<VecDeque<ContentTask>>,
     hashes: Mutex<HashMap<String, FileHashes>>,

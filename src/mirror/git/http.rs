@@ -2,7 +2,7 @@
 //!
 //! The rules for addresses, the proxy, the rate limit and the deadlines are therefore the same as for all other requests.
 //! If the first request of a connection is redirected, later requests use the target of the redirect. A redirect to another
-//! origin receives no credential ([`Client::send`]).
+//! origin receives no credential ([`HttpClient::send`]).
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use super::credentials::Credentials;
 use crate::ffi::libgit2;
 use crate::http::{
-    Auth, Body, Client, HeaderMap, HeaderValue, HttpError, HttpResponse, Method, Request, Url,
+    Auth, Body, HeaderMap, HeaderValue, HttpClient, HttpError, HttpResponse, Method, Request, Url,
     without_secrets,
 };
 
@@ -34,7 +34,7 @@ const RESULT: &str = "application/x-git-upload-pack-result";
 
 /// The HTTP side of one fetch.
 pub(super) struct GitHttp {
-    client: Client,
+    client: HttpClient,
     /// The address of the repository, without user and password.
     remote: Url,
     pub credentials: Credentials,
@@ -55,7 +55,7 @@ struct HttpState {
 
 impl GitHttp {
     /// Must be called on a thread of the tokio runtime.
-    pub fn new(client: Client, remote: Url, credentials: Credentials, cancel: Arc<AtomicBool>) -> Self {
+    pub fn new(client: HttpClient, remote: Url, credentials: Credentials, cancel: Arc<AtomicBool>) -> Self {
         Self { client, remote, credentials, runtime: Handle::current(), cancel, state: Mutex::default() }
     }
 

@@ -27,7 +27,7 @@ use super::retry::Retries;
 use super::source::{FileBody, OpenedFile, RemoteFile, RepositorySource, Snapshot};
 use super::{GitOid, Identity, MirrorError, blocking};
 use crate::fsutil;
-use crate::http::{Client, Token};
+use crate::http::{HttpClient, Token};
 use crate::model::manifest::SourceEntry as ManifestSource;
 pub(super) use credentials::Login;
 
@@ -47,7 +47,7 @@ pub struct GitOptions {
 
 /// A repository that git fetches.
 pub struct GitSource {
-    client: Client,
+    client: HttpClient,
     board: Arc<ProgressBoard>,
     work: Arc<GitWork>,
     lfs: OnceLock<Option<LfsClient>>,
@@ -55,7 +55,7 @@ pub struct GitSource {
 
 /// The data that threads of git share.
 struct GitWork {
-    client: Client,
+    client: HttpClient,
     repository: GitRepository,
     options: GitOptions,
 }
@@ -72,7 +72,7 @@ struct Fetched {
 impl GitSource {
     /// A repository to fetch.
     pub fn new(
-        client: Client,
+        client: HttpClient,
         repository: GitRepository,
         options: GitOptions,
         board: Arc<ProgressBoard>,

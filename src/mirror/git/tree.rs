@@ -18,7 +18,7 @@ const MAX_BLOB: u64 = 256 << 20;
 const MAX_LFSCONFIG: u64 = 64 << 10;
 
 /// The files of a commit.
-pub(super) struct Listed {
+pub(super) struct CommitFiles {
     pub files: Vec<RemoteFile>,
     pub warnings: Vec<String>,
     /// `lfs.url` of `.lfsconfig`.
@@ -26,7 +26,7 @@ pub(super) struct Listed {
 }
 
 /// Lists the files of a commit. `name` is the address of the repository for errors.
-pub(super) fn list(repo: &Repository, commit: Oid, name: &str) -> Result<Listed, MirrorError> {
+pub(super) fn list(repo: &Repository, commit: Oid, name: &str) -> Result<CommitFiles, MirrorError> {
     let walk = Walk { repo, name };
     let root = repo.find_commit(commit).map_err(|e| walk.failed(&e))?.tree_id();
     let odb = repo.odb().map_err(|e| walk.failed(&e))?;
@@ -86,7 +86,7 @@ pub(super) fn list(repo: &Repository, commit: Oid, name: &str) -> Result<Listed,
         }
     }
     let (files, warnings) = listing.finish()?;
-    Ok(Listed { files, warnings, lfs_url })
+    Ok(CommitFiles { files, warnings, lfs_url })
 }
 
 struct Walk<'a> {

@@ -20,7 +20,7 @@ use super::repo::{GitRepository, Remote};
 use super::retry::Retries;
 use super::source::{OpenedFile, RemoteFile};
 use super::{Identity, MirrorError};
-use crate::http::{Auth, Client, HeaderMap, HeaderValue, HttpError, Method, Request, Url};
+use crate::http::{Auth, HeaderMap, HeaderValue, HttpClient, HttpError, Method, Request, Url};
 use crate::model::Sha256Digest;
 
 pub use batch::{BatchObject, Link, ObjectError, parse_batch};
@@ -33,7 +33,7 @@ const MEDIA_TYPE: &str = "application/vnd.git-lfs+json";
 
 /// A client for the large files of one repository.
 pub(super) struct LfsClient {
-    client: Client,
+    client: HttpClient,
     /// The address of the batch API.
     endpoint: Url,
     auth: Option<Auth>,
@@ -55,7 +55,7 @@ struct LinkCache {
 impl LfsClient {
     /// A client for the LFS files among `files`. None for a local directory without a configured server.
     pub fn new(
-        client: &Client,
+        client: &HttpClient,
         repository: &GitRepository,
         lfs_url: Option<String>,
         login: Option<Login>,

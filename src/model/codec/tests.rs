@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::model::known_answers::CASES;
 use crate::model::metainfo::parse_metainfo;
-use crate::model::{Document, PiecesRoot};
+use crate::model::{ImportedDocument, PiecesRoot};
 
 static KEY: LazyLock<PublisherKeypair> = LazyLock::new(|| PublisherKeypair::generate().unwrap());
 
@@ -131,10 +131,16 @@ fn a_signature_of_another_program_stays_valid() {
 #[test]
 fn a_manifest_in_yaml_keeps_its_signature() {
     let yaml = crate::yaml::write(&signed()).unwrap();
-    assert_eq!(Document::parse(yaml.as_bytes()).unwrap(), Document::Manifest(Box::new(signed())));
+    assert_eq!(
+        ImportedDocument::parse(yaml.as_bytes()).unwrap(),
+        ImportedDocument::Manifest(Box::new(signed()))
+    );
     let changed = yaml.replace("22713216", "22713217");
-    assert!(matches!(Document::parse(changed.as_bytes()), Err(ManifestError::BadSignature(_))));
-    assert_eq!(Document::parse(&signed().to_json()).unwrap(), Document::Manifest(Box::new(signed())));
+    assert!(matches!(ImportedDocument::parse(changed.as_bytes()), Err(ManifestError::BadSignature(_))));
+    assert_eq!(
+        ImportedDocument::parse(&signed().to_json()).unwrap(),
+        ImportedDocument::Manifest(Box::new(signed()))
+    );
 }
 
 #[test]

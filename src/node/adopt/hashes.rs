@@ -22,7 +22,7 @@ struct SavedHash {
 }
 
 /// Hashes files. A hash holds while the stamp of its file is the same.
-pub(super) struct FileHasher<'a> {
+pub(super) struct StampedHasher<'a> {
     known: HashMap<PathBuf, HubProof>,
     piece_length: u32,
     /// Bytes hashed or looked up so far.
@@ -31,7 +31,7 @@ pub(super) struct FileHasher<'a> {
     cancel: &'a AtomicBool,
 }
 
-impl<'a> FileHasher<'a> {
+impl<'a> StampedHasher<'a> {
     /// Reads the hashes of the last call. A file that cannot be read means that none are known.
     pub fn open(
         at: &Path,

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::hashes::FileHasher;
-use super::places::{LocalFile, Place};
+use super::directories::{FoundDirectory, LocalFile};
+use super::hashes::StampedHasher;
 use crate::model::{Identity, PiecesRoot, Sha256Digest};
 use crate::node::NodeError;
 use crate::node::hub::link_tree::{FileInPlace, FilesInPlace};
@@ -24,8 +24,8 @@ enum Expected {
 /// The files of a model that are not stored yet, and are among those of a place.
 pub(super) fn matching(
     revision: &StoredRevision,
-    place: &Place,
-    hasher: &mut FileHasher<'_>,
+    place: &FoundDirectory,
+    hasher: &mut StampedHasher<'_>,
 ) -> Result<FilesInPlace, NodeError> {
     let mut by_size: HashMap<u64, Vec<(&String, &LocalFile)>> = HashMap::new();
     for (path, file) in &place.files {

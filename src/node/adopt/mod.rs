@@ -1,13 +1,13 @@
 //! `adopt`: makes seeds of the files that other programs have downloaded, where they are.
 //!
-//! The layout of a directory suggests the name of a model ([`places`]). The files of the model are known from its manifest, or
+//! The layout of a directory suggests the name of a model ([`directories`]). The files of the model are known from its manifest, or
 //! from the hub's list of its commit; which of them are here is decided by length and hash ([`matching`]). If all are, the
 //! model gets the manifest that `mirror` would make. Small files that are missing are fetched from the hub for that. No file
 //! of the user is copied, moved or changed.
 
+mod directories;
 mod hashes;
 mod matching;
-mod places;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,14 +19,14 @@ use super::hub::HubUser;
 use super::hub::access::HubAccess;
 use super::hub::link_tree::FilesInPlace;
 use super::readable::{self, LookupLimits};
-use super::sharing::{Rule, Withheld};
+use super::sharing::{Rule, WithheldReason};
 use super::{ErrorKind, Node, NodeError, Surroundings, blocking, chain, hub, space};
-use crate::catalog::Patience;
+use crate::catalog::SearchPatience;
 use crate::model::{ModelRef, Revision, license};
 use crate::mount::RequestedModel;
 use crate::store::StoredRevision;
-use hashes::FileHasher;
-use places::{Place, Places};
+use directories::{FoundDirectories, FoundDirectory};
+use hashes::StampedHasher;
 
 /// How long the hub may take to describe a model.
 const HUB_WITHIN: Duration = Duration::from_secs(30);
@@ -105,16 +105,16 @@ pub(super) async fn run(
     let dirs = request.dirs.clone();
     let found = blocking::run(move || {
         let real = avoided.iter().filter_map(|dir| std::fs::canonicalize(dir).ok()).collect();
-        Ok(Places::find(&dirs, real))
+        Ok(FoundDirectories::find(&dirs, real))
     });
-    let Places { places, skipped, .. } = found.await?;
+    let FoundDirectories { places, skipped, .. } = found.await?;
     let config = &node.library.config.hub;
     let access = HubAccess::new(&node.web, &config.endpoint, config.lazy, &request.surroundings)?;
     let mut adoption = Adoption {
         node,
         access: node.hub.with_access(access),
         fetch_at_most: request.fetch_at_most,
-        total: places.iter().map(Place::size).sum(),
+        total: places.iter().map(FoundDirectory::size).sum(),
         done: 0,
         report: Arc::new(report),
     };
@@ -148,7 +148,7 @@ impl AdoptedDir {
 }
 
 impl Adoption<'_> {
-    async fn adopt(&mut self, place: Place) -> Result<Vec<AdoptedDir>, NodeError> {
+    async fn adopt(&mut self, place: FoundDirectory) -> Result<Vec<AdoptedDir>, NodeError> {
         let size = place.size();
         let place = Arc::new(place);
         let adopted = match &place.name {
@@ -173,7 +173,7 @@ impl Adoption<'_> {
     }
 
     /// Adopts the files of a directory as those of a model.
-    async fn adopt_as(&self, model: &ModelRef, place: &Arc<Place>) -> Result<AdoptedDir, NodeError> {
+    async fn adopt_as(&self, model: &ModelRef, place: &Arc<FoundDirectory>) -> Result<AdoptedDir, NodeError> {
         let revision = self.revision(model).await?;
         let adopted = self.adopt_revision(&revision, place).await?;
         let is_restricted = revision.hub.as_ref().is_some_and(|hub| hub.listing.is_restricted());
@@ -192,7 +192,7 @@ impl Adoption<'_> {
     async fn or_for_manifests(
         &self,
         as_named: Result<Vec<AdoptedDir>, NodeError>,
-        place: &Arc<Place>,
+        place: &Arc<FoundDirectory>,
     ) -> Result<Vec<AdoptedDir>, NodeError> {
         let is_final = match &as_named {
             Ok(adopted) => adopted.iter().any(|found| found.state != AdoptState::Unknown),
@@ -210,7 +210,7 @@ impl Adoption<'_> {
     }
 
     /// Adopts files that belong to models with a known manifest, from a directory without the name of a model.
-    async fn adopt_for_manifests(&self, place: &Arc<Place>) -> Result<Vec<AdoptedDir>, NodeError> {
+    async fn adopt_for_manifests(&self, place: &Arc<FoundDirectory>) -> Result<Vec<AdoptedDir>, NodeError> {
         let library = self.node.library.clone();
         let sizes: std::collections::HashSet<u64> = place.files.values().map(|file| file.size).collect();
         let candidates = blocking::run(move || Ok(library.revisions())).await?;
@@ -249,14 +249,14 @@ impl Adoption<'_> {
 
     async fn look_in_swarm(&self, model: &ModelRef) -> Result<Arc<StoredRevision>, NodeError> {
         let sought = RequestedModel { model: model.clone(), publisher: None };
-        let limits = LookupLimits { within: SWARM_WITHIN, patience: Patience::All };
+        let limits = LookupLimits { within: SWARM_WITHIN, patience: SearchPatience::All };
         readable::look_up(self.node, &sought, None, limits).await
     }
 
     async fn adopt_revision(
         &self,
         revision: &Arc<StoredRevision>,
-        place: &Arc<Place>,
+        place: &Arc<FoundDirectory>,
     ) -> Result<AdoptedDir, NodeError> {
         let manifest = &revision.manifest;
         let mut adopted = AdoptedDir {
@@ -326,7 +326,7 @@ impl Adoption<'_> {
     async fn matching(
         &self,
         revision: &Arc<StoredRevision>,
-        place: &Arc<Place>,
+        place: &Arc<FoundDirectory>,
     ) -> Result<FilesInPlace, NodeError> {
         let (library, revision, place) = (self.node.library.clone(), revision.clone(), place.clone());
         let (report, total, before) = (self.report.clone(), self.total, self.done);
@@ -334,7 +334,7 @@ impl Adoption<'_> {
             let dir = place.dir.clone();
             let progress = |done| report(AdoptProgress { dir: dir.clone(), done: before + done, total });
             let at = library.paths.adopted_hashes();
-            let mut hasher = FileHasher::open(&at, library.config.torrent.piece_length, &progress, cancel);
+            let mut hasher = StampedHasher::open(&at, library.config.torrent.piece_length, &progress, cancel);
             let found = matching::matching(&revision, &place, &mut hasher);
             if let Err(error) = hasher.save(&at) {
                 tracing::warn!(%error, path = %at.display(), "could not save the hashes of adopted files");
@@ -348,7 +348,7 @@ impl Adoption<'_> {
     async fn place(
         &self,
         revision: &Arc<StoredRevision>,
-        place: &Arc<Place>,
+        place: &Arc<FoundDirectory>,
         in_place: FilesInPlace,
         is_new: bool,
     ) -> Result<(), NodeError> {
@@ -366,7 +366,7 @@ impl Adoption<'_> {
                 // Before any peer learns of the files.
                 this.library
                     .sharing
-                    .set(&model, Rule { withheld: Some(Withheld::Licence), ..Rule::default() })?;
+                    .set(&model, Rule { withheld: Some(WithheldReason::Licence), ..Rule::default() })?;
             }
             let found = in_place.into_iter().map(|(file, found)| (file, found.path, found.proof.stamp));
             this.library.store.placed().record_found(&of, &dir, found.collect())?;

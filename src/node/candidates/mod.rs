@@ -45,7 +45,7 @@ impl Offer {
 const SUCCEEDED_WITHIN: Duration = Duration::from_secs(4);
 
 /// Fetches manifests and successions.
-pub(super) trait ManifestSource: Sync {
+pub(super) trait ManifestFetcher: Sync {
     /// Fetches and checks a candidate's manifest within a time.
     fn fetch(
         &self,
@@ -74,7 +74,7 @@ pub(super) async fn choose(
     model: &ModelRef,
     wanted: Option<&str>,
     found: Vec<Candidate>,
-    network: &impl ManifestSource,
+    network: &impl ManifestFetcher,
     until: Instant,
 ) -> Result<Chosen, NodeError> {
     let left = || until.saturating_duration_since(Instant::now());
@@ -143,7 +143,7 @@ pub(super) async fn of_publisher(
     model: &ModelRef,
     publisher: PublisherKey,
     found: Vec<Candidate>,
-    network: &impl ManifestSource,
+    network: &impl ManifestFetcher,
     until: Instant,
 ) -> Result<Chosen, NodeError> {
     let left = || until.saturating_duration_since(Instant::now());
@@ -189,7 +189,7 @@ fn offers(found: Vec<Candidate>) -> Vec<Offer> {
 /// match their manifest. Returns the error of the last dropped one.
 async fn check_claims(
     offers: &mut Vec<Offer>,
-    network: &impl ManifestSource,
+    network: &impl ManifestFetcher,
     within: Duration,
 ) -> Option<NodeError> {
     let fetched = futures_util::future::join_all(offers.iter().map(|offer| async move {

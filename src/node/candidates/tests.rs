@@ -111,7 +111,7 @@ impl TestNetwork {
     }
 }
 
-impl ManifestSource for TestNetwork {
+impl ManifestFetcher for TestNetwork {
     async fn fetch(&self, candidate: &Candidate, _: Duration) -> Result<Manifest, NodeError> {
         match self.held.get(&candidate.manifest) {
             Some(_) if self.older == Some(candidate.manifest) => {

@@ -45,11 +45,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A client of the node of a base directory. Each request has its own connection.
 #[derive(Debug)]
-pub struct Client {
+pub struct DaemonClient {
     paths: Paths,
 }
 
-impl Client {
+impl DaemonClient {
     /// Finds the node of a base directory; `Ok(None)` when none runs. A socket of a dead node counts as none, and so
     /// does a node that dies during the call.
     pub async fn connect(paths: &Paths) -> Result<Option<Self>, NodeError> {
@@ -403,7 +403,7 @@ mod tests {
         for _ in 0..2000 {
             let listener = UnixListener::bind(paths.socket()).unwrap();
             let dies = std::thread::spawn(move || drop(listener));
-            Client::connect(&paths).await.unwrap();
+            DaemonClient::connect(&paths).await.unwrap();
             dies.join().unwrap();
             std::fs::remove_file(paths.socket()).unwrap();
         }

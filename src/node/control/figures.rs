@@ -15,7 +15,7 @@ use futures_util::stream;
 use tokio::time::MissedTickBehavior;
 
 use super::SILENCE;
-use super::server::ErrorResponse;
+use super::server::ErrorReply;
 use super::stream::alive;
 use crate::fetch::TransferStatus;
 use crate::node::models::KnownModel;
@@ -32,7 +32,7 @@ pub(super) fn routes() -> Router<Weak<Node>> {
         .route("/v1/metrics", get(figures))
 }
 
-async fn known_models(State(node): State<Weak<Node>>) -> Result<Json<Vec<KnownModel>>, ErrorResponse> {
+async fn known_models(State(node): State<Weak<Node>>) -> Result<Json<Vec<KnownModel>>, ErrorReply> {
     let node = alive(&node)?;
     Ok(Json(blocking::cancellable(move |_| models::all(&node.library)).await?))
 }
@@ -41,7 +41,7 @@ async fn transfers(
     State(node): State<Weak<Node>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
-) -> Result<Response, ErrorResponse> {
+) -> Result<Response, ErrorReply> {
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     let follow =
         query.is_some_and(|query| query.split('&').any(|term| term == "follow" || term == "follow=true"));
@@ -71,7 +71,7 @@ fn changes(node: Weak<Node>) -> impl IntoResponse {
     Sse::new(events).keep_alive(KeepAlive::new().interval(SILENCE))
 }
 
-async fn figures(State(node): State<Weak<Node>>) -> Result<Response, ErrorResponse> {
+async fn figures(State(node): State<Weak<Node>>) -> Result<Response, ErrorReply> {
     let text = metrics::text(&alive(&node)?).await?;
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }

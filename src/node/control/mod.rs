@@ -43,8 +43,8 @@ mod passing;
 mod server;
 mod stream;
 
-pub use client::Client;
-pub(super) use server::{Server, serve};
+pub use client::DaemonClient;
+pub(super) use server::{ControlServer, serve};
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -58,11 +58,11 @@ use crate::fetch::hub::HubStatus;
 use crate::model::ModelRef;
 use crate::mount::Namespaces;
 use crate::node::clients::JobStatus;
+use crate::node::directory_faults::StorageProblem;
 use crate::node::disputes::{DisputedName, ModelNote};
 use crate::node::endpoint::EndpointStatus;
 use crate::node::limited::LimitedProcess;
 use crate::node::mounts::MountStatus;
-use crate::node::places::StorageProblem;
 use crate::node::space::LackOfSpace;
 use crate::node::unresolved::UnresolvedName;
 use crate::node::{ErrorKind, NodeError, Surroundings, chain};

@@ -34,12 +34,12 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// The running server. Dropping it ends it immediately.
 #[derive(Debug)]
-pub(in crate::node) struct Server {
+pub(in crate::node) struct ControlServer {
     task: JoinSet<()>,
     ending: watch::Sender<bool>,
 }
 
-impl Server {
+impl ControlServer {
     /// Accepts no more connections and ends their jobs. Their clients see that the node is gone.
     pub async fn end(mut self) {
         self.ending.send_replace(true);
@@ -49,7 +49,7 @@ impl Server {
 
 /// Binds the socket and serves it. The caller holds the node lock, so that a socket at this path belongs to a dead
 /// node.
-pub(in crate::node) fn serve(node: Weak<Node>, paths: &Paths) -> Result<Server, NodeError> {
+pub(in crate::node) fn serve(node: Weak<Node>, paths: &Paths) -> Result<ControlServer, NodeError> {
     let socket = paths.socket();
     let io = |source| NodeError::Io { path: socket.clone(), source };
     match std::fs::remove_file(&socket) {
@@ -75,7 +75,7 @@ pub(in crate::node) fn serve(node: Weak<Node>, paths: &Paths) -> Result<Server, 
     let (ending, ends) = watch::channel(false);
     let mut task = JoinSet::new();
     task.spawn(accept(listener, router, ends));
-    Ok(Server { task, ending })
+    Ok(ControlServer { task, ending })
 }
 
 /// Serves connections until `ends` is true or the future is dropped. No connection lives longer.
@@ -115,25 +115,25 @@ async fn accept(listener: UnixListener, router: Router, mut ends: watch::Receive
 }
 
 /// An error, sent to the client with its status.
-pub(super) struct ErrorResponse(NodeError);
+pub(super) struct ErrorReply(NodeError);
 
-impl IntoResponse for ErrorResponse {
+impl IntoResponse for ErrorReply {
     fn into_response(self) -> Response {
         (self.0.kind().status(), Json(ErrorBody::from(&self.0))).into_response()
     }
 }
 
-impl From<NodeError> for ErrorResponse {
+impl From<NodeError> for ErrorReply {
     fn from(e: NodeError) -> Self {
         Self(e)
     }
 }
 
-async fn status(State(node): State<Weak<Node>>) -> Result<Json<Status>, ErrorResponse> {
+async fn status(State(node): State<Weak<Node>>) -> Result<Json<Status>, ErrorReply> {
     Ok(Json(alive(&node)?.status()))
 }
 
-async fn reload(State(node): State<Weak<Node>>) -> Result<StatusCode, ErrorResponse> {
+async fn reload(State(node): State<Weak<Node>>) -> Result<StatusCode, ErrorReply> {
     alive(&node)?.reload()?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -141,7 +141,7 @@ async fn reload(State(node): State<Weak<Node>>) -> Result<StatusCode, ErrorRespo
 async fn stop(
     State(node): State<Weak<Node>>,
     which: Option<Json<StopRequest>>,
-) -> Result<StatusCode, ErrorResponse> {
+) -> Result<StatusCode, ErrorReply> {
     let node = alive(&node)?;
     let ending = match which {
         Some(Json(StopRequest { pid, .. })) if pid != std::process::id() => {
@@ -157,24 +157,24 @@ async fn stop(
 async fn unmount(
     State(node): State<Weak<Node>>,
     Json(request): Json<UnmountRequest>,
-) -> Result<Json<bool>, ErrorResponse> {
+) -> Result<Json<bool>, ErrorReply> {
     Ok(Json(alive(&node)?.mounts.unmount(&request).await))
 }
 
 async fn serve_endpoint(
     State(node): State<Weak<Node>>,
     Json(request): Json<ServeRequest>,
-) -> Result<Json<EndpointStatus>, ErrorResponse> {
+) -> Result<Json<EndpointStatus>, ErrorReply> {
     Ok(Json(on_node(&node, async |node| endpoint::serve(&node, &request).await).await?))
 }
 
-async fn stop_endpoint(State(node): State<Weak<Node>>) -> Result<Json<bool>, ErrorResponse> {
+async fn stop_endpoint(State(node): State<Weak<Node>>) -> Result<Json<bool>, ErrorReply> {
     Ok(Json(alive(&node)?.endpoints.stop()))
 }
 
 async fn warm(
     State(node): State<Weak<Node>>,
     Json(request): Json<WarmRequest>,
-) -> Result<Json<Warmed>, ErrorResponse> {
+) -> Result<Json<Warmed>, ErrorReply> {
     Ok(Json(on_node(&node, async |node| warm::run(&node, &request).await).await?))
 }

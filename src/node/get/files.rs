@@ -9,7 +9,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::{GetError, GetProgress};
 use crate::model::Manifest;
 use crate::node::blocking::Abandoned;
-use crate::node::check::Check;
+use crate::node::check::HashCheck;
 use crate::node::{Node, NodeError, blocking};
 use crate::store::verify::Watch;
 use crate::store::{Store, StoreError, StoredRevision};
@@ -50,7 +50,7 @@ pub(in crate::node) async fn adopt(
 /// Compares every file with its sha256. A file that differs although its pieces were right comes from a
 /// manifest that contradicts itself.
 pub(super) async fn check(
-    check: Arc<Check>,
+    check: Arc<HashCheck>,
     manifest: &Manifest,
     want: u64,
     progress: &(impl Fn(GetProgress) + Send + Sync),

@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{GetProgress, GetReport, GetRequest, Origin, select, with_ticks};
-use crate::catalog::Patience;
+use super::{GetProgress, GetReport, GetRequest, ManifestOrigin, select, with_ticks};
+use crate::catalog::SearchPatience;
 use crate::model::ModelRef;
 use crate::mount::RequestedModel;
 use crate::node::hub;
 use crate::node::hub::access::HubAccess;
 use crate::node::readable::{self, LookupLimits};
 use crate::node::{Node, NodeError, blocking, space};
-use crate::store::copy::{Sharing, duplicate, same_bytes};
+use crate::store::copy::{ExtentSharing, duplicate, same_bytes};
 use crate::store::{StoreError, StoredRevision};
 use crate::{fsutil, nofollow};
 
@@ -89,7 +89,7 @@ pub(super) async fn get(
         Err(error) if names_a_remedy(&error) => return Ok(FromHub::Refused(error)),
         Err(_) => return Ok(FromHub::No),
     };
-    let limits = LookupLimits { within: SWARM_FIRST, patience: Patience::All };
+    let limits = LookupLimits { within: SWARM_FIRST, patience: SearchPatience::All };
     match with_ticks(readable::look_up(node, &sought, None, limits), showing).await {
         Ok(_) => return Ok(FromHub::Found),
         Err(error) if !readable::is_absent(&error) => return Ok(FromHub::No),
@@ -153,7 +153,7 @@ async fn fetch(
         publisher: None,
         fingerprint: None,
         alias: None,
-        origin: Origin::Hub,
+        origin: ManifestOrigin::Hub,
         warnings: Vec::new(),
         seeded: false,
     })))
@@ -186,7 +186,7 @@ fn put(revision: &StoredRevision, files: &[usize], dest: &Path) -> Result<(), No
         let mut name = to.file_name().unwrap_or_default().to_owned();
         name.push(".silmaril-new");
         let temporary: PathBuf = to.with_file_name(name);
-        duplicate(&from, &temporary, Sharing::Extents).map_err(failed(&temporary))?;
+        duplicate(&from, &temporary, ExtentSharing::Extents).map_err(failed(&temporary))?;
         nofollow::rename_new(&temporary, &to).map_err(failed(&to))?;
         nofollow::sync_dir(fsutil::parent(&to)).map_err(failed(&to))?;
     }

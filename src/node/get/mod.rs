@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::code::Findings;
 use crate::model::{Manifest, ModelRef, PublisherKey};
-use crate::node::check::Check;
-use crate::node::sharing::{Rule, Withheld};
+use crate::node::check::HashCheck;
+use crate::node::sharing::{Rule, WithheldReason};
 use crate::node::{ErrorKind, Node, NodeError, Surroundings, former_states, space};
 use crate::store::{Kept, StoredRevision};
 pub(super) use files::adopt;
@@ -135,7 +135,7 @@ pub struct GetReport {
     pub alias: Option<String>,
     /// Where its manifest is from.
     #[serde(default)]
-    pub origin: Origin,
+    pub origin: ManifestOrigin,
     /// Warnings for the user.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -158,7 +158,7 @@ pub enum GetError {
 /// Where the manifest of a model is from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Origin {
+pub enum ManifestOrigin {
     /// It was known here.
     #[default]
     Known,
@@ -191,8 +191,8 @@ pub(super) async fn run(
     let (mut received, mut origin, mut refusal) = (0, None, None);
     match from_hub {
         FromHub::Some(report) => return Ok(*report),
-        FromHub::Complete(bytes) => (received, origin) = (bytes, Some(Origin::Hub)),
-        FromHub::Found => origin = Some(Origin::Found),
+        FromHub::Complete(bytes) => (received, origin) = (bytes, Some(ManifestOrigin::Hub)),
+        FromHub::Found => origin = Some(ManifestOrigin::Found),
         FromHub::Refused(error) => refusal = Some(error),
         FromHub::No | FromHub::Renamed(_) => {}
     }
@@ -263,7 +263,7 @@ async fn get_as_known_now(
     let fetched = space::fetch_files(node, &revision, &files, Some(&dest));
     let fetching = with_ticks(while_finding_holders(node, &manifest, fetched), showing);
     if request.verify {
-        let begun = Check::new(&revision, &files);
+        let begun = HashCheck::new(&revision, &files);
         tokio::select! {
             fetched = fetching => fetched?,
             () = begun.follow() => {}
@@ -324,9 +324,9 @@ fn seed_after_get(
     let rule = node.library.sharing.of(&manifest.model_ref());
     match seed {
         Some(false) if rule.withheld.is_none() => {
-            node.set_rule(manifest, Rule { withheld: Some(Withheld::NotAsked), ..rule })?;
+            node.set_rule(manifest, Rule { withheld: Some(WithheldReason::NotAsked), ..rule })?;
         }
-        Some(true) if rule.withheld == Some(Withheld::NotAsked) => {
+        Some(true) if rule.withheld == Some(WithheldReason::NotAsked) => {
             node.set_rule(manifest, Rule { withheld: None, ..rule })?;
         }
         Some(_) | None => {}

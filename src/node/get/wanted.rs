@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{GetProgress, GetRequest, Origin, RESOLVE_WITHIN, with_ticks};
-use crate::catalog::Patience;
+use super::{GetProgress, GetRequest, ManifestOrigin, RESOLVE_WITHIN, with_ticks};
+use crate::catalog::SearchPatience;
 use crate::model::Manifest;
 use crate::node::accept::Intent;
 use crate::node::disputes::Claim;
@@ -19,7 +19,7 @@ const MEET_PAUSE: Duration = Duration::from_millis(300);
 /// The manifest of the model to get.
 pub(super) struct Wanted {
     pub manifest: Arc<Manifest>,
-    pub origin: Origin,
+    pub origin: ManifestOrigin,
     pub warning: Option<String>,
 }
 
@@ -37,7 +37,11 @@ pub(super) async fn wanted(
         // A mount may have read it and pinned nothing.
         match node.disputes.claim_known(of_now)? {
             Claim::Accepted => {
-                let origin = if lookup::is_outdated(node, of_now) { Origin::Outdated } else { Origin::Known };
+                let origin = if lookup::is_outdated(node, of_now) {
+                    ManifestOrigin::Outdated
+                } else {
+                    ManifestOrigin::Known
+                };
                 return Ok(Wanted { manifest: of_now.clone(), origin, warning: None });
             }
             Claim::Another => known = None,
@@ -53,16 +57,16 @@ pub(super) async fn wanted(
     let found = with_ticks(look_for(node, request, held.is_some()), showing).await;
     match (found, known) {
         (Ok(found), Some(known)) if found.torrent.info_hash == known.torrent.info_hash => {
-            Ok(Wanted { manifest: found, origin: Origin::NoneNewer, warning: None })
+            Ok(Wanted { manifest: found, origin: ManifestOrigin::NoneNewer, warning: None })
         }
-        (Ok(found), _) => Ok(Wanted { manifest: found, origin: Origin::Found, warning: None }),
+        (Ok(found), _) => Ok(Wanted { manifest: found, origin: ManifestOrigin::Found, warning: None }),
         (Err(e), Some(known)) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Older) => {
             if let Claim::Another = node.disputes.claim_known(&known)? {
                 return Err(e);
             }
             let offered = Some(e.to_string()).filter(|_| e.kind() == ErrorKind::Older);
             let warning = offered.map(|e| format!("the network offers an older state only: {e}"));
-            Ok(Wanted { manifest: known, origin: Origin::NoneNewer, warning })
+            Ok(Wanted { manifest: known, origin: ManifestOrigin::NoneNewer, warning })
         }
         // The reason why the known one is refused is more useful.
         (Err(e), None) if e.kind() == ErrorKind::NotFound => Err(refused.map_or(e, NodeError::from)),
@@ -104,9 +108,10 @@ async fn look_for(
     loop {
         let waits = alone() && Instant::now() < until;
         let found = if is_known {
-            lookup::resolve_in_network(node, model, publisher, RESOLVE_WITHIN, Patience::All, intent).await
+            lookup::resolve_in_network(node, model, publisher, RESOLVE_WITHIN, SearchPatience::All, intent)
+                .await
         } else {
-            lookup::resolve(node, model, publisher, RESOLVE_WITHIN, Patience::All, intent).await
+            lookup::resolve(node, model, publisher, RESOLVE_WITHIN, SearchPatience::All, intent).await
         };
         match found {
             Err(e) if waits && e.kind() == ErrorKind::NotFound => tokio::time::sleep(MEET_PAUSE).await,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::http::{Client, Token};
+use crate::http::{HttpClient, Token};
 use crate::mirror::{GitOid, HubLimits, HubRepository, HubSource, Reference};
 use crate::model::{ModelName, ModelRef};
 use crate::node::web::Web;
@@ -13,7 +13,7 @@ use crate::node::{NodeError, Surroundings};
 
 /// Access to the hub for one mount or command.
 pub(in crate::node) struct HubAccess {
-    client: Client,
+    client: HttpClient,
     token: Option<Token>,
     endpoint: reqwest::Url,
     limits: Arc<HubLimits>,

@@ -13,7 +13,7 @@ use crate::fetch::{FileRef, ReadError};
 use crate::mirror::Identity;
 use crate::model::hash::{Control, HashError, hash_file};
 use crate::model::license;
-use crate::node::sharing::{Rule, Withheld};
+use crate::node::sharing::{Rule, WithheldReason};
 use crate::node::{Node, NodeError, blocking};
 use crate::nofollow;
 use crate::store::{Content, HubListing, HubProof, StoreError, StoredRevision};
@@ -218,11 +218,11 @@ pub(in crate::node) async fn finish_with(
 /// The rule of sharing of a model of the hub: that of `mirror`.
 fn rule(listing: &HubListing, license: Option<&str>) -> Rule {
     let withheld = if listing.private {
-        Some(Withheld::Private)
+        Some(WithheldReason::Private)
     } else if listing.gated {
-        Some(Withheld::Gated)
+        Some(WithheldReason::Gated)
     } else {
-        (!license.is_some_and(license::permits_redistribution)).then_some(Withheld::Licence)
+        (!license.is_some_and(license::permits_redistribution)).then_some(WithheldReason::Licence)
     };
     Rule { withheld, ..Rule::default() }
 }

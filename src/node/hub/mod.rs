@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
 use super::jobs::Jobs;
-use super::sharing::Withheld;
+use super::sharing::WithheldReason;
 use super::{Library, NodeError};
 use crate::fetch::hub::HubStatus;
 use crate::fetch::{Fetch, FileRef};
@@ -296,7 +296,7 @@ pub(super) fn is_restricted(library: &Library, revision: &StoredRevision) -> boo
 
 fn is_restricted_manifest(library: &Library, manifest: &Manifest) -> bool {
     let rule = library.sharing.of(&manifest.model_ref());
-    let is_withheld = matches!(rule.withheld, Some(Withheld::Gated | Withheld::Private));
+    let is_withheld = matches!(rule.withheld, Some(WithheldReason::Gated | WithheldReason::Private));
     is_withheld && library.may_have_made(manifest)
 }
 

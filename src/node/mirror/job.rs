@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::MirrorRequest;
 use crate::http::Token;
 use crate::mirror::{
-    GitOptions, GitSource, HubSource, MirrorError, ProgressBoard, Reference, Repository, RepositorySource,
-    Snapshot, Terms,
+    AccessTerms, GitOptions, GitSource, HubSource, MirrorError, ProgressBoard, Reference, Repository,
+    RepositorySource, Snapshot,
 };
 use crate::model::{ModelName, ModelRef, Revision};
 use crate::node::share::check_licence;
@@ -119,7 +119,7 @@ impl MirrorJob {
                 let client = node.web.client_with(&request.surroundings)?;
                 let hub = HubSource::new(client, hub.clone(), Some(reference), token, Arc::default());
                 match hub.terms().await {
-                    Ok(Terms { gated, private, license }) => {
+                    Ok(AccessTerms { gated, private, license }) => {
                         snapshot.gated = gated;
                         snapshot.private = Some(private);
                         snapshot.license = license;

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::get::with_ticks;
-use super::sharing::{Rule, Withheld};
+use super::sharing::{Rule, WithheldReason};
 use super::{Node, NodeError, Surroundings, blocking};
 use crate::mirror::{self, FileProgress, ProgressBoard, Snapshot};
 use crate::model::{InfoHash, Manifest, ModelName, ModelRef, license, manifest};
@@ -126,7 +126,7 @@ pub struct MirrorReport {
     /// Its torrent.
     pub info_hash: Option<InfoHash>,
     /// Why it is not shared; none if it is shared.
-    pub withheld: Option<Withheld>,
+    pub withheld: Option<WithheldReason>,
     /// Warnings for the user.
     pub warnings: Vec<String>,
 }
@@ -140,8 +140,8 @@ pub(super) async fn run(
     let mut request = request.clone();
     loop {
         match attempt(node, &request, &progress).await? {
-            Attempt::Mirrored(report) => return Ok(*report),
-            Attempt::Renamed { name, branch } => {
+            MirrorAttempt::Mirrored(report) => return Ok(*report),
+            MirrorAttempt::Renamed { name, branch } => {
                 let repository = name.to_string();
                 request = MirrorRequest { shown: repository.clone(), repository, branch, ..request };
             }
@@ -150,7 +150,7 @@ pub(super) async fn run(
 }
 
 /// What became of one attempt.
-enum Attempt {
+enum MirrorAttempt {
     /// The repository is mirrored.
     Mirrored(Box<MirrorReport>),
     /// The hub uses another name for the repository. The model gets that name.
@@ -161,7 +161,7 @@ async fn attempt(
     node: &Arc<Node>,
     request: &MirrorRequest,
     progress: &(impl Fn(MirrorProgress) + Send + Sync),
-) -> Result<Attempt, NodeError> {
+) -> Result<MirrorAttempt, NodeError> {
     let job = Arc::new(MirrorJob::new(&node.library, request)?);
     // Refused before anything is downloaded.
     let own = node.library.signer(request.sign)?.map(|key| key.public());
@@ -175,13 +175,13 @@ async fn attempt(
     let showing = || progress(MirrorProgress::of(&board.now()));
     let snapshot = Arc::new(with_ticks(job.snapshot(node, request, &*source), showing).await?);
     if let Some(name) = job.new_name(source.canonical_name(), request, &node.library) {
-        return Ok(Attempt::Renamed { name, branch: job.branch() });
+        return Ok(MirrorAttempt::Renamed { name, branch: job.branch() });
     }
     let from = source.describe(snapshot.commit);
     if let Some(known) = mirrored_before(node, &job, request, &from)? {
         let report = still_mirrored(node, &job, &snapshot, request, &known)?;
         publish::finish(node, &job, &known, turn).await?;
-        return Ok(Attempt::Mirrored(Box::new(report)));
+        return Ok(MirrorAttempt::Mirrored(Box::new(report)));
     }
     if !request.skip_lfs {
         check_vacant(node, &job, &snapshot).await?;
@@ -205,7 +205,7 @@ async fn attempt(
     drop(source);
     let (node, request) = (node.clone(), request.clone());
     let model = MirroredModel { node, job, request, snapshot, source: from, web_seeds, turn };
-    Ok(Attempt::Mirrored(Box::new(model.put(downloaded).await?)))
+    Ok(MirrorAttempt::Mirrored(Box::new(model.put(downloaded).await?)))
 }
 
 /// Fails if files of the user have paths of the snapshot in the directory of the model.
@@ -280,13 +280,13 @@ fn still_mirrored(
 /// share.
 fn rule(request: &MirrorRequest, snapshot: &Snapshot, license: Option<&str>) -> Rule {
     let restricted = if snapshot.private == Some(true) {
-        Some(Withheld::Private)
+        Some(WithheldReason::Private)
     } else if snapshot.gated {
-        Some(Withheld::Gated)
+        Some(WithheldReason::Gated)
     } else {
-        (!license.is_some_and(license::permits_redistribution)).then_some(Withheld::Licence)
+        (!license.is_some_and(license::permits_redistribution)).then_some(WithheldReason::Licence)
     };
-    let not_asked = (!request.share).then_some(Withheld::NotAsked);
+    let not_asked = (!request.share).then_some(WithheldReason::NotAsked);
     let withheld = restricted.filter(|_| !request.right).or(not_asked);
     Rule { withheld, unannounced: !request.broadcast, ..Rule::default() }
 }

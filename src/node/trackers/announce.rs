@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bt_bencode::Value;
 
-use crate::http::{Client, HttpError, Request, Scope, scope, without_secrets};
+use crate::http::{HttpClient, HttpError, Request, Scope, scope, without_secrets};
 use crate::model::{InfoHash, bencode};
 
 /// The longest reply that is read, in bytes.
@@ -41,7 +41,7 @@ impl Announce {
         Self { query }
     }
 
-    pub async fn send(&self, client: &Client, tracker: &reqwest::Url) -> Result<Reply, HttpError> {
+    pub async fn send(&self, client: &HttpClient, tracker: &reqwest::Url) -> Result<Reply, HttpError> {
         let mut url = tracker.clone();
         let query = match tracker.query().filter(|query| !query.is_empty()) {
             Some(query) => format!("{query}&{}", self.query),

@@ -27,13 +27,13 @@ impl NameLookup for TestNames {
     }
 }
 
-fn client(allowed: &[&str]) -> Client {
+fn client(allowed: &[&str]) -> HttpClient {
     let mut network = Config::defaults(Path::new("/nonexistent")).network;
     network.allow_private_hosts = allowed.iter().map(|host| Host::parse(host).unwrap()).collect();
-    Client::with_lookup(&network, Arc::new(TestNames)).unwrap()
+    HttpClient::with_lookup(&network, Arc::new(TestNames)).unwrap()
 }
 
-async fn engine(tracker: &str, client: &Client, proxied: bool) -> Vec<String> {
+async fn engine(tracker: &str, client: &HttpClient, proxied: bool) -> Vec<String> {
     Trackers::of(&[tracker.to_owned()], client, proxied).await.engine
 }
 
@@ -108,7 +108,7 @@ async fn http_trackers_are_asked_by_the_client_and_not_by_the_engine() {
     let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     let named = [format!("{base}/announce?key=1")];
     let info_hash = InfoHash([0xab; 32]);
-    let ask = async |client: &Client| {
+    let ask = async |client: &HttpClient| {
         let trackers = Trackers::of(&named, client, false).await;
         assert!(trackers.engine.is_empty());
         let (found, mut peers) = tokio::sync::mpsc::unbounded_channel();

@@ -18,9 +18,9 @@ use crate::descriptors::{self, FileCache, Shares};
 pub(crate) type FdKey = (u64, u64);
 
 /// The open files.
-pub(crate) struct FdCache(Mutex<OpenFiles>);
+pub(crate) struct FdCache(Mutex<OpenDescriptors>);
 
-struct OpenFiles {
+struct OpenDescriptors {
     files: LruCache<FdKey, OpenFile>,
     /// How often idle files were closed.
     period: u64,
@@ -42,7 +42,7 @@ impl FdCache {
 
     fn bounded(bound: usize) -> Self {
         let files = LruCache::new(NonZeroUsize::new(bound).unwrap_or(NonZeroUsize::MIN));
-        Self(Mutex::new(OpenFiles { files, period: 0 }))
+        Self(Mutex::new(OpenDescriptors { files, period: 0 }))
     }
 
     /// The open file of `key`; if there is none, `open` is called, outside the lock.

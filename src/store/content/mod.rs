@@ -46,14 +46,14 @@ pub(crate) use state::ContentVersion;
 pub(super) use state::Location;
 use twin::HubSide;
 pub(super) use writer::ContentWriter;
-use writer::Journal;
+use writer::MapJournal;
 
 /// The bytes of one file.
 pub struct Content {
     key: Option<ContentKey>,
     id: u64,
     pub(super) store: Arc<Store>,
-    journal: Mutex<Journal>,
+    journal: Mutex<MapJournal>,
     state: Mutex<ContentState>,
     /// Seconds since 1970 of the last read.
     used: AtomicU64,
@@ -138,7 +138,7 @@ impl Content {
             key,
             id: store.ids.fetch_add(1, Ordering::Relaxed),
             store,
-            journal: Mutex::new(Journal { live }),
+            journal: Mutex::new(MapJournal { live }),
             state: Mutex::new(ContentState { location, map, unproved, version, inserts, synced }),
             used: AtomicU64::new(0),
             used_recorded: AtomicU64::new(0),

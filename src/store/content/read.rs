@@ -25,7 +25,7 @@ enum ReadFault {
 }
 
 /// The result of one attempt to read bytes.
-enum Attempt {
+enum ReadAttempt {
     Read(Vec<u8>),
     /// Some bytes are not cached.
     NotCached,
@@ -59,9 +59,9 @@ impl Content {
     /// verified.
     pub fn read_to_prove(&self, range: Range<u64>) -> io::Result<Option<Vec<u8>>> {
         match self.read_once(&range, |state| state.map.has(&range))? {
-            Attempt::Read(bytes) => Ok(Some(bytes)),
-            Attempt::NotCached | Attempt::Changed => Ok(None),
-            Attempt::Renamed(error) => Err(error),
+            ReadAttempt::Read(bytes) => Ok(Some(bytes)),
+            ReadAttempt::NotCached | ReadAttempt::Changed => Ok(None),
+            ReadAttempt::Renamed(error) => Err(error),
         }
     }
 
@@ -79,11 +79,11 @@ impl Content {
         let mut attempts = 1..=ATTEMPTS;
         loop {
             match self.read_once(range, &is_cached)? {
-                Attempt::Read(bytes) => return Ok(Some(bytes)),
-                Attempt::NotCached => return Ok(None),
-                Attempt::Changed => {}
-                Attempt::Renamed(error) if attempts.next().is_none() => return Err(error),
-                Attempt::Renamed(_) => {}
+                ReadAttempt::Read(bytes) => return Ok(Some(bytes)),
+                ReadAttempt::NotCached => return Ok(None),
+                ReadAttempt::Changed => {}
+                ReadAttempt::Renamed(error) if attempts.next().is_none() => return Err(error),
+                ReadAttempt::Renamed(_) => {}
             }
         }
     }
@@ -93,26 +93,26 @@ impl Content {
         &self,
         range: &Range<u64>,
         is_cached: impl Fn(&ContentState) -> bool,
-    ) -> io::Result<Attempt> {
+    ) -> io::Result<ReadAttempt> {
         let (location, version) = {
             let state = self.state();
             if !is_cached(&state) {
-                return Ok(Attempt::NotCached);
+                return Ok(ReadAttempt::NotCached);
             }
             (state.location.clone(), state.version)
         };
         let read = self.read_at(&location, version.moves, range);
         if self.version() != version {
-            return Ok(Attempt::Changed);
+            return Ok(ReadAttempt::Changed);
         }
         match read {
-            Ok(bytes) => Ok(Attempt::Read(bytes)),
+            Ok(bytes) => Ok(ReadAttempt::Read(bytes)),
             Err(ReadFault::Lost(lost, error)) if self.remove_lost(version.moves, lost.clone(), &error)? => {
                 let path = self.path();
                 tracing::warn!(file = %path.display(), %error, "the file lacks bytes; they are fetched again");
                 Err(error)
             }
-            Err(ReadFault::Lost(_, error)) => Ok(Attempt::Renamed(error)),
+            Err(ReadFault::Lost(_, error)) => Ok(ReadAttempt::Renamed(error)),
             Err(ReadFault::Other(error)) => Err(error),
         }
     }

@@ -16,7 +16,7 @@ use crate::{fsutil, nofollow};
 
 /// The state of the map files on disk.
 #[derive(Debug)]
-pub(crate) struct Journal {
+pub(crate) struct MapJournal {
     /// Whether the live map agrees with memory, so that it may be patched.
     pub live: bool,
 }
@@ -24,11 +24,11 @@ pub(crate) struct Journal {
 /// The exclusive right to change the location and the map files of a content, until dropped.
 pub(crate) struct ContentWriter<'a> {
     pub(super) content: &'a Content,
-    journal: MutexGuard<'a, Journal>,
+    journal: MutexGuard<'a, MapJournal>,
 }
 
 impl<'a> ContentWriter<'a> {
-    pub(super) fn new(content: &'a Content, journal: MutexGuard<'a, Journal>) -> Self {
+    pub(super) fn new(content: &'a Content, journal: MutexGuard<'a, MapJournal>) -> Self {
         Self { content, journal }
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::InfoHash;
-use crate::store::placement::{Placements, Record};
+use crate::store::placement::{PlacementRecord, Placements};
 
 /// Files of one model in two directories; entries are made up.
 #[derive(Debug, Clone)]
@@ -78,7 +78,7 @@ fn change(records: &Placements, manifest: &Manifest, op: &Op) {
             record.staging.retain(|staging| *staging != dir(n));
             record.inodes.remove(&dir(n));
         }),
-        Op::Forget => records.update(of, |record| *record = Record::default()),
+        Op::Forget => records.update(of, |record| *record = PlacementRecord::default()),
         Op::Cut { .. } | Op::Reopen => Ok(()),
     };
     done.unwrap();
@@ -104,7 +104,7 @@ proptest! {
         let path = home.paths.placement(&of);
         let mut records = Placements::open(&home.paths).unwrap();
         // The file and the record before the last change.
-        let mut before: (Option<Vec<u8>>, Record) = (None, Record::default());
+        let mut before: (Option<Vec<u8>>, PlacementRecord) = (None, PlacementRecord::default());
         for op in ops {
             match op {
                 Op::Cut { percent, zeros } => {

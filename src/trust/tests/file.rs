@@ -186,21 +186,21 @@ proptest! {
         keys in proptest::collection::btree_map(any::<[u8; 32]>(), proptest::option::of("[A-Za-z0-9][A-Za-z0-9._-]{0,12}"), 0..6),
         names in proptest::collection::btree_set("[A-Za-z0-9][A-Za-z0-9._-]{0,9}/[A-Za-z0-9][A-Za-z0-9._-]{0,9}", 0..6),
     ) {
-        let mut document = Document::default();
+        let mut document = TrustDocument::default();
         for (key, alias) in &keys {
             let alias = alias.as_ref().and_then(|alias| alias.parse::<Alias>().ok());
             let taken = |alias: &Alias| {
                 document.publishers.iter().any(|l| l.alias.as_ref().is_some_and(|a| a.is(&alias.to_string())))
             };
             let alias = alias.filter(|alias| !taken(alias));
-            document.publishers.push(Listed { key: PublisherKey(*key), alias, added: When::now() });
+            document.publishers.push(ListedPublisher { key: PublisherKey(*key), alias, added: When::now() });
         }
         for name in names.iter().filter_map(|name| name.parse().ok()) {
             document.pin(&name, key(1)).unwrap();
         }
         document.succeed(key(250), key(251));
         let text = document.to_text().unwrap();
-        prop_assert_eq!(Document::parse(text.as_bytes(), std::path::Path::new("trust.yaml")).unwrap(), document);
+        prop_assert_eq!(TrustDocument::parse(text.as_bytes(), std::path::Path::new("trust.yaml")).unwrap(), document);
     }
 }
 

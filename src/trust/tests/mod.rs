@@ -60,7 +60,7 @@ impl Base {
     }
 
     fn pin(self, number: u8) -> Self {
-        let pin = |document: &mut Document| document.pin(&name(), key(number));
+        let pin = |document: &mut TrustDocument| document.pin(&name(), key(number));
         self.trust.file.change(pin).unwrap();
         self
     }
@@ -339,7 +339,7 @@ proptest! {
         turn in 0usize..8,
     ) {
         let policy = if strict { TrustPolicy::Strict } else { TrustPolicy::Tofu };
-        let mut document = Document::default();
+        let mut document = TrustDocument::default();
         let mut announced = successions.clone();
         // Only successions that lead to a key.
         announced.retain(|former, successor| former < successor);
@@ -351,7 +351,7 @@ proptest! {
             key(at)
         };
         for number in &listed {
-            let listed = Listed { key: owner(&key(*number)), alias: None, added: When::now() };
+            let listed = ListedPublisher { key: owner(&key(*number)), alias: None, added: When::now() };
             if document.listed(&listed.key).is_none() {
                 document.publishers.push(listed);
             }
@@ -359,7 +359,7 @@ proptest! {
         if let Some(pinned) = pinned {
             document.pin(&name(), owner(&key(pinned))).unwrap();
         }
-        let view = View { document: &document, policy, own: Some(key(5)), owner: &owner };
+        let view = TrustView { document: &document, policy, own: Some(key(5)), owner: &owner };
         let mut candidates: Vec<_> = offered.iter().map(|(k, h)| (key(*k), hash(*h))).collect();
         let choice = view.choose(&name(), &candidates, None);
         let turn = turn % candidates.len().max(1);

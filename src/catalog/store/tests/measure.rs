@@ -57,7 +57,7 @@ fn a_hundred_thousand_records() {
             let key = &keys[n % PUBLISHERS];
             let name = format!("organisation-{}/Some-Model-{}B-v{n}", n % 5000, n % 70);
             let mut record = model(key.public(), &name, n as i64, NOW);
-            if let Body::Model(model) = &mut record.body {
+            if let RecordBody::Model(model) = &mut record.body {
                 model.tags = TAGS.iter().take(4 + n % 9).map(|tag| (*tag).to_owned()).collect();
                 model.size = 1_000_000 * n as u64;
             }

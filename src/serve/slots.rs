@@ -20,7 +20,7 @@ use super::is_loopback;
 
 /// The most connections at a time.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct ConnectionLimits {
     /// All connections. If all of them are being answered, further clients wait in the queue of the system.
     pub all: usize,
     /// Those of one client. If all of them are being answered, further ones are closed.
@@ -28,8 +28,8 @@ pub struct Limits {
 }
 
 /// All connections of a server.
-pub struct Places {
-    limits: Limits,
+pub struct ConnectionSlots {
+    limits: ConnectionLimits,
     places: Mutex<Table>,
     /// A connection has ended, or waits for a request.
     changed: Notify,
@@ -43,7 +43,7 @@ struct Table {
 
 /// The hosts and programs that have connections together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Client {
+enum ClientGroup {
     /// An IPv4 address, or an IPv6 network of 64 bits. The first address of the loopback is local programs of unknown users.
     Host(IpAddr),
     /// The programs of a user of this machine that connect over the loopback.
@@ -51,25 +51,25 @@ enum Client {
 }
 
 struct Entry {
-    client: Client,
+    client: ClientGroup,
     /// None while a request is being answered.
     waits_since: Option<Instant>,
     end: Arc<Notify>,
 }
 
 /// The place of one connection, until it is dropped.
-pub struct Place {
-    places: Arc<Places>,
+pub struct ConnectionSlot {
+    places: Arc<ConnectionSlots>,
     number: u64,
     end: Arc<Notify>,
 }
 
 /// A request that is being answered, until it is dropped.
-struct Answering(Arc<Place>);
+struct Answering(Arc<ConnectionSlot>);
 
 impl Table {
     /// Takes the place of the connection that has waited longest; of one client if one is given.
-    fn free_one(&mut self, client: Option<Client>) -> bool {
+    fn free_one(&mut self, client: Option<ClientGroup>) -> bool {
         let waiting =
             self.open.iter().filter(|(_, entry)| client.is_none_or(|client| entry.client == client));
         let waiting = waiting.filter_map(|(number, entry)| Some((entry.waits_since?, *number)));
@@ -80,8 +80,8 @@ impl Table {
     }
 }
 
-impl Places {
-    pub fn new(limits: Limits) -> Arc<Self> {
+impl ConnectionSlots {
+    pub fn new(limits: ConnectionLimits) -> Arc<Self> {
         Arc::new(Self { limits, places: Mutex::default(), changed: Notify::new() })
     }
 
@@ -103,8 +103,8 @@ impl Places {
 
     /// A place for a connection from an address, and from a user of this machine if that is known; none if all places of this
     /// client are being answered.
-    pub fn place(self: &Arc<Self>, address: IpAddr, user: Option<u32>) -> Option<Place> {
-        let client = user.map_or_else(|| Client::Host(first_address(address)), Client::User);
+    pub fn place(self: &Arc<Self>, address: IpAddr, user: Option<u32>) -> Option<ConnectionSlot> {
+        let client = user.map_or_else(|| ClientGroup::Host(first_address(address)), ClientGroup::User);
         let mut table = self.places.lock();
         let of_client = table.open.values().filter(|entry| entry.client == client).count();
         if of_client >= self.limits.of_client && !table.free_one(Some(client)) {
@@ -117,7 +117,7 @@ impl Places {
         let number = table.next;
         table.next += 1;
         table.open.insert(number, Entry { client, waits_since: Some(Instant::now()), end: end.clone() });
-        Some(Place { places: self.clone(), number, end })
+        Some(ConnectionSlot { places: self.clone(), number, end })
     }
 
     fn set_waiting(&self, number: u64, since: Option<Instant>) {
@@ -130,7 +130,7 @@ impl Places {
     }
 }
 
-impl Place {
+impl ConnectionSlot {
     /// Waits until another connection has taken the place.
     pub async fn taken(&self) {
         self.end.notified().await;
@@ -149,7 +149,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.places.places.lock().open.remove(&self.number);
         self.places.changed.notify_one();
@@ -205,22 +205,22 @@ mod tests {
 
     use super::*;
 
-    fn places(all: usize, of_client: usize) -> Arc<Places> {
-        Places::new(Limits { all, of_client })
+    fn places(all: usize, of_client: usize) -> Arc<ConnectionSlots> {
+        ConnectionSlots::new(ConnectionLimits { all, of_client })
     }
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
-    fn is_taken(place: &Place) -> bool {
+    fn is_taken(place: &ConnectionSlot) -> bool {
         place.taken().now_or_never().is_some()
     }
 
     #[tokio::test]
     async fn longest_waiting_connection_is_closed_for_a_further_one() {
         let places = places(3, 3);
-        let open: Vec<Place> =
+        let open: Vec<ConnectionSlot> =
             (1..4).map(|n| places.place(Ipv4Addr::new(10, 0, 0, n).into(), None).unwrap()).collect();
         let _further = places.place(ip("10.0.0.9"), None).unwrap();
         assert!(is_taken(&open[0]) && !is_taken(&open[1]) && !is_taken(&open[2]));
@@ -231,8 +231,9 @@ mod tests {
         let places = places(2, 2);
         let [first, second] =
             [1, 2].map(|n| Arc::new(places.place(Ipv4Addr::new(10, 0, 0, n).into(), None).unwrap()));
-        let answer =
-            |place: &Arc<Place>| place.hold(async { Ok(axum::response::Response::new(Body::from("x"))) });
+        let answer = |place: &Arc<ConnectionSlot>| {
+            place.hold(async { Ok(axum::response::Response::new(Body::from("x"))) })
+        };
         let response = answer(&first).await.unwrap();
         let _third = places.place(ip("10.0.0.3"), None).unwrap();
         assert!(is_taken(&second) && !is_taken(&first));

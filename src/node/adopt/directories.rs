@@ -38,7 +38,7 @@ pub(super) struct LocalFile {
 
 /// A directory with files that may belong to one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct FoundDirectory {
     /// The name that the layout suggests.
     pub name: Option<ModelName>,
     /// The real path of the directory.
@@ -47,7 +47,7 @@ pub(super) struct Place {
     pub files: BTreeMap<String, LocalFile>,
 }
 
-impl Place {
+impl FoundDirectory {
     /// Whether a content is complete, and read in one of the files.
     pub fn has(&self, content: &Content) -> bool {
         if !content.is_complete() || !content.is_placed() {
@@ -65,8 +65,8 @@ impl Place {
 
 /// What was found in the given directories.
 #[derive(Debug, Default)]
-pub(super) struct Places {
-    pub places: Vec<Place>,
+pub(super) struct FoundDirectories {
+    pub places: Vec<FoundDirectory>,
     /// Directories that were not searched, and why.
     pub skipped: Vec<(PathBuf, String)>,
     files: usize,
@@ -74,7 +74,7 @@ pub(super) struct Places {
     avoided: Vec<PathBuf>,
 }
 
-impl Places {
+impl FoundDirectories {
     /// Searches directories. `avoided` are directories of this program, which are left out.
     pub fn find(dirs: &[PathBuf], avoided: Vec<PathBuf>) -> Self {
         let mut this = Self { avoided, ..Self::default() };
@@ -152,14 +152,14 @@ impl Places {
                 }
             }
         }
-        let mut all = Place { name: None, dir: root.to_owned(), files: BTreeMap::new() };
+        let mut all = FoundDirectory { name: None, dir: root.to_owned(), files: BTreeMap::new() };
         self.list(&root.join("blobs"), "blobs", root, 0, &mut all.files);
         for (name, layers) in named {
             let of_model = |file: &LocalFile| file.claimed.is_some_and(|claimed| layers.contains(&claimed));
             let files = all.files.iter().filter(|(_, file)| of_model(file));
             let files: BTreeMap<_, _> = files.map(|(path, file)| (path.clone(), file.clone())).collect();
             if !files.is_empty() {
-                self.places.push(Place { name: Some(name), dir: root.to_owned(), files });
+                self.places.push(FoundDirectory { name: Some(name), dir: root.to_owned(), files });
             }
         }
         self.places.push(all);
@@ -170,7 +170,7 @@ impl Places {
         let mut files = BTreeMap::new();
         self.list(dir, "", root, 0, &mut files);
         if !files.is_empty() {
-            self.places.push(Place { name, dir: dir.to_owned(), files });
+            self.places.push(FoundDirectory { name, dir: dir.to_owned(), files });
         }
     }
 
@@ -289,8 +289,8 @@ mod tests {
 
     fn found(dirs: &[&Path]) -> Vec<(String, Vec<String>)> {
         let dirs: Vec<PathBuf> = dirs.iter().map(|dir| (*dir).to_owned()).collect();
-        let places = Places::find(&dirs, Vec::new()).places.into_iter();
-        let name = |place: &Place| place.name.as_ref().map_or("-".to_owned(), ToString::to_string);
+        let places = FoundDirectories::find(&dirs, Vec::new()).places.into_iter();
+        let name = |place: &FoundDirectory| place.name.as_ref().map_or("-".to_owned(), ToString::to_string);
         places.map(|place| (name(&place), place.files.into_keys().collect())).collect()
     }
 

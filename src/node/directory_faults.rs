@@ -53,7 +53,7 @@ pub struct StorageProblem {
 
 /// The faults of all shared directories.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub(super) struct DirectoryFaults {
     faults: Mutex<Faults>,
     /// Held while a file is proved again: one at a time, since each uses all cores.
     proving: tokio::sync::Mutex<()>,
@@ -68,7 +68,7 @@ struct Faults {
     touched: HashSet<InfoHash>,
 }
 
-impl Places {
+impl DirectoryFaults {
     /// Marks a torrent without any stored byte: it is seeded when its files return.
     pub fn expect(&self, info_hash: InfoHash) {
         self.faults.lock().expected.insert(info_hash);
