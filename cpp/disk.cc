@@ -7,7 +7,6 @@
 #include <boost/asio/steady_timer.hpp>
 #include <cerrno>
 #include <chrono>
-#include <condition_variable>
 #include <cstdlib>
 #include <libtorrent/disk_buffer_holder.hpp>
 #include <libtorrent/disk_observer.hpp>
@@ -16,121 +15,16 @@
 #include <libtorrent/peer_request.hpp>
 #include <libtorrent/settings_pack.hpp>
 #include <optional>
-#include <thread>
 
 #include "compat.h"
+#include "disk_errors.h"
 #include "leaves.h"
+#include "pool.h"
 #include "storage.h"
 
 namespace silmaril {
 
 namespace {
-
-// Uploads and hashes run before writes. After this many of them in a row one write runs, so that writes do
-// not starve.
-constexpr int urgent_in_a_row = 16;
-
-// Runs tasks on its threads. After `stop` the threads end when no task is left.
-class Pool {
-public:
-    Pool(int threads, Task on_exit) : m_on_exit(std::move(on_exit)), m_alive(threads) {
-        for (int i = 0; i < threads; ++i) m_threads.emplace_back([this] { run(); });
-    }
-    ~Pool() { stop(true); }
-
-    void run_soon(Task task, bool urgent) {
-        {
-            std::lock_guard const lock(m_mutex);
-            if (m_alive > 0) (urgent ? m_urgent : m_writes).push_back(std::exchange(task, nullptr));
-        }
-        m_wake.notify_one();
-        if (task) task();  // the threads have ended
-    }
-
-    void stop(bool wait) {
-        {
-            std::lock_guard const lock(m_mutex);
-            m_stopping = true;
-        }
-        m_wake.notify_all();
-        if (!wait) return;
-        for (auto& thread : m_threads)
-            if (thread.joinable()) thread.join();
-    }
-
-private:
-    void run() {
-        std::unique_lock lock(m_mutex);
-        int in_a_row = 0;
-        for (;;) {
-            // A running task may queue the next task of its piece, so a thread ends only when no task runs.
-            m_wake.wait(lock, [&] { return !empty() || (m_stopping && m_running == 0); });
-            if (empty()) break;
-            bool const take_write = m_urgent.empty() || (in_a_row >= urgent_in_a_row && !m_writes.empty());
-            auto& queue = take_write ? m_writes : m_urgent;
-            in_a_row = take_write ? 0 : in_a_row + 1;
-            auto task = std::move(queue.front());
-            queue.pop_front();
-            ++m_running;
-            lock.unlock();
-            task();
-            task = nullptr;
-            lock.lock();
-            --m_running;
-            if (m_stopping) m_wake.notify_all();
-        }
-        bool const last = --m_alive == 0;
-        lock.unlock();
-        if (last) m_on_exit();
-    }
-
-    bool empty() const { return m_urgent.empty() && m_writes.empty(); }
-
-    Task const m_on_exit;
-    std::mutex m_mutex;
-    std::condition_variable m_wake;
-    std::deque<Task> m_urgent;
-    std::deque<Task> m_writes;
-    int m_running = 0;
-    int m_alive;
-    bool m_stopping = false;
-    std::vector<std::thread> m_threads;
-};
-
-// libtorrent reacts to the code of a failed write: after `no_space_on_device` it stops requesting and
-// continues to upload, after most other codes it disconnects all peers. The real error is reported to the
-// outbox.
-lt::storage_error write_refused() {
-    lt::storage_error error;
-    error.ec = boost::system::errc::make_error_code(boost::system::errc::no_space_on_device);
-    error.operation = lt::operation_t::file_write;
-    return error;
-}
-
-lt::storage_error read_failed(FileError const& failure) {
-    lt::storage_error error;
-    if (failure.error == error_short_file)
-        error.ec = boost::asio::error::eof;
-    else
-        error.ec = lt::error_code(failure.error, lt::system_category());
-    error.operation = lt::operation_t::file_read;
-    return error;
-}
-
-lt::storage_error given_up() {
-    lt::storage_error error;
-    error.ec = boost::asio::error::operation_aborted;
-    error.operation = lt::operation_t::file_read;
-    return error;
-}
-
-// After this error libtorrent requests the block again, and does nothing else.
-lt::storage_error dropped() {
-    lt::storage_error error;
-    error.ec = boost::asio::error::operation_aborted;
-    error.operation = lt::operation_t::file_write;
-    return error;
-}
 
 class Disk final : public lt::disk_interface, private lt::buffer_allocator_interface {
 public:

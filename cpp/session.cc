@@ -2,15 +2,12 @@
 
 #include <algorithm>
 #include <libtorrent/add_torrent_params.hpp>
-#include <libtorrent/alert_types.hpp>
 #include <libtorrent/ip_filter.hpp>
 #include <libtorrent/magnet_uri.hpp>
 #include <libtorrent/peer_connection.hpp>
-#include <libtorrent/piece_picker.hpp>
 #include <libtorrent/session_params.hpp>
 #include <libtorrent/settings_pack.hpp>
 #include <libtorrent/torrent.hpp>
-#include <map>
 #include <stdexcept>
 #include <thread>
 
@@ -24,14 +21,10 @@
 #include "plugin.h"
 #include "room.h"
 #include "silmaril/src/ffi.rs.h"
-#include "withdraw.h"
 
 namespace silmaril {
 
 namespace {
-
-// The priority of pieces for which a reader waits; libtorrent's own time-critical pieces have it too.
-constexpr std::uint8_t top = 7;
 
 // Most known peers to which a torrent connects at the same time. Bounded, because each attempt costs a
 // packet.
@@ -66,10 +59,6 @@ lt::settings_pack pack_of(rust::Vec<RawSetting> const& settings) {
 
 lt::span<char const> span_of(rust::Vec<std::uint8_t> const& bytes) {
     return {reinterpret_cast<char const*>(bytes.data()), std::ptrdiff_t(bytes.size())};
-}
-
-bool is_restricted(lt::torrent& torrent, int piece) {
-    return torrent.has_picker() && torrent.picker().is_restricted(lt::piece_index_t(piece));
 }
 
 void post_call(Talk& talk, lt::torrent_handle const& handle, std::function<void(lt::torrent&)> call) {
@@ -314,13 +303,6 @@ bool Engine::with(std::uint64_t torrent, Request request) const {
     return true;
 }
 
-Engine::Torrent& Engine::with_piece(Torrent& torrent, std::uint32_t piece) const {
-    if (!torrent.info) throw std::runtime_error("the torrent has no metadata yet");
-    if (piece >= std::uint32_t(torrent.info->num_pieces()))
-        throw std::runtime_error("there is no such piece");
-    return torrent;
-}
-
 bool Engine::remove(std::uint64_t torrent) const {
     std::lock_guard const lock(m_mutex);
     auto* const state = find(torrent);
@@ -350,91 +332,6 @@ bool Engine::on_network(std::uint64_t torrent, std::function<void(lt::torrent&)>
     });
 }
 
-bool Engine::on_order(std::uint64_t torrent, Torrent const& state, std::uint32_t piece,
-                      std::function<void(lt::torrent&)> order) const {
-    return on_network(torrent, [parts = state.parts, piece, order = std::move(order)](lt::torrent& internal) {
-        parts->order(internal, int(piece), order);
-    });
-}
-
-bool Engine::request(std::uint64_t torrent, std::uint32_t piece, std::int32_t milliseconds) const {
-    std::lock_guard const lock(m_mutex);
-    auto* const state = find(torrent);
-    if (!state) return false;
-    with_piece(*state, piece).requested.insert(piece);
-    return on_order(torrent, *state, piece,
-                    [parts = state->parts, piece, milliseconds](lt::torrent& internal) {
-                        bool const restricted = is_restricted(internal, int(piece));
-                        parts->lift(internal, int(piece), true);
-                        internal.set_piece_deadline(lt::piece_index_t(int(piece)), milliseconds, {});
-                        parts->expect(internal, int(piece));
-                        if (restricted) parts->hurry(internal, int(piece));
-                    });
-}
-
-bool Engine::request_blocks(std::uint64_t torrent, std::uint32_t piece, rust::Slice<RawBlocks const> blocks,
-                            std::int32_t milliseconds) const {
-    std::lock_guard const lock(m_mutex);
-    auto* const state = find(torrent);
-    if (!state) return false;
-    with_piece(*state, piece).requested.insert(piece);
-    std::vector<bool> wanted(std::size_t(state->proof->blocks.blocks_in(int(piece))), false);
-    for (auto const& part : blocks)
-        for (auto at = std::size_t(part.first);
-             at < std::min(std::size_t(part.first) + part.count, wanted.size()); ++at)
-            wanted[at] = true;
-    return on_order(torrent, *state, piece,
-                    [parts = state->parts, piece, wanted, milliseconds](lt::torrent& internal) {
-                        parts->request(internal, int(piece), wanted, milliseconds);
-                    });
-}
-
-bool Engine::set_priority(std::uint64_t torrent, rust::Slice<RawPriority const> pieces) const {
-    std::lock_guard const lock(m_mutex);
-    auto* const state = find(torrent);
-    if (!state) return false;
-    std::vector<lt::piece_index_t> taken_back;
-    std::vector<int> whole;
-    std::vector<std::pair<lt::piece_index_t, lt::download_priority_t>> wanted;
-    wanted.reserve(pieces.size());
-    for (auto const& one : pieces) {
-        auto& requested = with_piece(*state, one.piece).requested;
-        lt::piece_index_t const piece{int(one.piece)};
-        if (one.priority > 0) whole.push_back(int(one.piece));
-        // A piece for which a reader waits keeps the top priority, unless it is no longer wanted.
-        if (one.priority > 0 && requested.count(one.piece)) continue;
-        if (requested.erase(one.piece)) taken_back.push_back(piece);
-        wanted.emplace_back(piece, lt::download_priority_t(std::min(one.priority, top)));
-    }
-    return on_network(torrent, [parts = state->parts, taken_back = std::move(taken_back),
-                                whole = std::move(whole), wanted = std::move(wanted)](lt::torrent& internal) {
-        std::vector<int> restricted;
-        std::map<lt::piece_index_t, lt::download_priority_t> const priorities(wanted.begin(), wanted.end());
-        auto now = wanted;
-        for (int const piece : whole) {
-            lt::piece_index_t const index{piece};
-            if (!parts->is_barred(piece)) {
-                if (is_restricted(internal, piece)) restricted.push_back(piece);
-                parts->lift(internal, piece, true);
-                continue;
-            }
-            auto const found = priorities.find(index);
-            auto const priority = found == priorities.end() ? lt::dont_download : found->second;
-            now.erase(std::remove(now.begin(), now.end(), std::pair(index, priority)), now.end());
-            parts->order(internal, piece, [parts, piece, index, priority](lt::torrent& later) {
-                parts->lift(later, piece, true);
-                if (priority != lt::dont_download) later.set_piece_priority(index, priority);
-            });
-        }
-        // Deadlines are reset first, because that sets the priority of the piece to 1.
-        for (auto const piece : taken_back) internal.reset_piece_deadline(piece);
-        if (!now.empty()) internal.prioritize_piece_list(now);
-        for (int const piece : restricted) parts->hurry(internal, piece);
-        for (auto const& [piece, priority] : wanted)
-            if (priority == lt::dont_download) parts->lift(internal, static_cast<int>(piece), false);
-    });
-}
-
 bool Engine::connect_peer(std::uint64_t torrent, RawEndpoint const& peer) const {
     auto const endpoint = endpoint_of(peer);
     std::lock_guard const lock(m_mutex);
@@ -447,28 +344,6 @@ bool Engine::redial(std::uint64_t torrent) const {
     std::lock_guard const lock(m_mutex);
     return with(torrent, [talk = m_talk.get(), guard = m_guard](lt::torrent_handle const& handle) {
         post_call(*talk, handle, [guard](lt::torrent& torrent) { dial_known(torrent, *guard, max_dialled); });
-    });
-}
-
-bool Engine::withdraw(std::uint64_t torrent, rust::Slice<std::uint32_t const> pieces) const {
-    std::lock_guard const lock(m_mutex);
-    auto* const state = find(torrent);
-    if (!state) return false;
-    std::vector<std::pair<int, std::uint64_t>> gone;
-    gone.reserve(pieces.size());
-    for (auto const piece : pieces) {
-        with_piece(*state, piece).requested.erase(piece);
-        // From now on no byte of the piece is sent, written or reported as verified.
-        gone.emplace_back(int(piece), state->proof->blocks.bar(int(piece)));
-        state->proof->forget(int(piece));
-        Note note{};
-        note.kind = Note::Kind::withdrawn;
-        note.torrent = torrent;
-        note.piece = int(piece);
-        m_outbox->push(std::move(note));
-    }
-    return on_network(torrent, [parts = state->parts, gone = std::move(gone)](lt::torrent& internal) {
-        parts->withdraw(internal, gone);
     });
 }
 
@@ -519,28 +394,6 @@ bool Engine::set_withheld(std::uint64_t torrent, bool withheld) const {
         });
     }
     return found;
-}
-
-bool Engine::give_piece(std::uint64_t torrent, std::uint32_t piece,
-                        rust::Slice<std::uint8_t const> bytes) const {
-    std::lock_guard const lock(m_mutex);
-    auto* const state = find(torrent);
-    if (!state) return false;
-    auto const& info = *with_piece(*state, piece).info;
-    lt::piece_index_t const index{int(piece)};
-    if (int(bytes.size()) != info.orig_files().piece_size2(index))
-        throw std::runtime_error("the piece has the wrong length");
-    std::vector<char> data(bytes.begin(), bytes.end());
-    // libtorrent counts the pad file that follows as part of the piece.
-    data.resize(std::size_t(info.piece_size(index)), '\0');
-    return on_order(torrent, *state, piece,
-                    [parts = state->parts, index, data = std::move(data)](lt::torrent& internal) {
-                        parts->lift(internal, static_cast<int>(index), true);
-                        // Without the flag `overwrite_existing` blocks from peers are kept and only the
-                        // missing ones are written. Overwriting would corrupt the state of a piece that
-                        // another peer has completed.
-                        internal.add_piece_async(index, data, {});
-                    });
 }
 
 bool Engine::save_layers(std::uint64_t torrent, bool export_all) const {
@@ -597,99 +450,6 @@ bool Engine::shutdown(std::int32_t milliseconds) const {
         ended->set_value();
     }).detach();
     return over.wait_for(std::chrono::milliseconds(milliseconds)) == std::future_status::ready;
-}
-
-rust::Vec<RawEvent> Engine::wait(std::int32_t milliseconds) const {
-    m_outbox->wait(milliseconds);
-    rust::Vec<RawEvent> events;
-    // Notes come before the alerts that they cause: a disk error comes before libtorrent's reaction to it.
-    for (auto& note : m_outbox->drain()) events.push_back(event_of(std::move(note)));
-    {
-        std::lock_guard const lock(m_mutex);
-        if (m_session) {
-            std::vector<lt::alert*> alerts;  // valid until the next pop
-            m_session->pop_alerts(&alerts);
-            for (auto const* alert : alerts)
-                if (!handle(*alert, events) && !translate_dht(*alert, events)) translate(*alert, events);
-        }
-    }
-    return events;
-}
-
-bool Engine::handle(lt::alert const& alert, rust::Vec<RawEvent>& events) const {
-    auto const fail = [&](std::uint64_t torrent, std::string const& reason) {
-        m_torrents.erase(torrent);
-        auto event = event_of(RawKind::Failed, torrent);
-        event.text = rust::String::lossy(reason);
-        events.push_back(std::move(event));
-    };
-    if (auto const* a = lt::alert_cast<lt::add_torrent_alert>(&alert)) {
-        auto const torrent = torrent_of(a->params.userdata);
-        auto const found = m_torrents.find(torrent);
-        if (found == m_torrents.end()) return true;
-        bool const removing = found->second.removing;
-        if (a->error) {
-            if (!removing) fail(torrent, a->error.message());
-            m_torrents.erase(torrent);
-            m_outbox->torrent_gone(torrent);
-            return true;
-        }
-        found->second.handle = a->handle;
-        if (!removing && !found->second.info) {
-            // A magnet has nothing to check.
-            found->second.ready = true;
-            events.push_back(event_of(RawKind::Added, torrent));
-            for (auto const& request : std::exchange(found->second.waiting, {})) request(a->handle);
-        }
-        return true;
-    }
-    if (auto const* a = lt::alert_cast<lt::torrent_checked_alert>(&alert)) {
-        auto const torrent = a->handle.is_valid() ? torrent_of(a->handle.userdata()) : 0;
-        auto* const state = find(torrent);
-        if (!state || state->ready) return true;
-        state->ready = true;
-        events.push_back(event_of(RawKind::Added, torrent));
-        for (auto const& request : std::exchange(state->waiting, {})) request(a->handle);
-        return true;
-    }
-    if (auto const* a = lt::alert_cast<lt::piece_finished_alert>(&alert)) {
-        auto* const state = a->handle.is_valid() ? find(torrent_of(a->handle.userdata())) : nullptr;
-        // While libtorrent adds the torrent, it reports every piece that is present.
-        if (!state || !state->ready) return true;
-        int const piece = static_cast<int>(a->piece_index);
-        state->requested.erase(std::uint32_t(piece));
-        // A piece that is not proved yet is reported when its hash is proved.
-        return !state->proof || !state->proof->pass(piece);
-    }
-    if (auto const* a = lt::alert_cast<lt::torrent_removed_alert>(&alert)) {
-        auto const torrent = torrent_of(a->userdata);
-        m_torrents.erase(torrent);
-        m_outbox->torrent_gone(torrent);
-        return true;
-    }
-    if (auto const* a = lt::alert_cast<lt::save_resume_data_alert>(&alert)) {
-        if (a->handle.is_valid()) answer_save(torrent_of(a->handle.userdata()), &a->params, events);
-        return true;
-    }
-    if (auto const* a = lt::alert_cast<lt::save_resume_data_failed_alert>(&alert)) {
-        if (a->handle.is_valid()) answer_save(torrent_of(a->handle.userdata()), nullptr, events);
-        return true;
-    }
-    return false;
-}
-
-void Engine::answer_save(std::uint64_t torrent, lt::add_torrent_params const* saved,
-                         rust::Vec<RawEvent>& events) const {
-    auto const found = m_torrents.find(torrent);
-    if (found == m_torrents.end() || found->second.saves.empty()) return;
-    bool const export_all = found->second.saves.front();
-    found->second.saves.pop_front();
-    auto event = event_of(export_all ? RawKind::Metainfo : RawKind::ResumeData, torrent);
-    std::optional<std::vector<char>> bytes;
-    if (saved) bytes = export_all ? metainfo_with_layers(*saved) : pack_layers(*saved);
-    event.flag = bytes.has_value();
-    if (bytes) event.data = bytes_of(bytes->data(), bytes->size());
-    events.push_back(std::move(event));
 }
 
 }  // namespace silmaril
