@@ -12,7 +12,7 @@ use std::time::Duration;
 use silmaril::catalog::message::{Have, HeldManifest, MANIFEST_PART, Message};
 use silmaril::catalog::record::SharedRecord;
 use silmaril::catalog::{ModelRecord, Record, RecordBody, SignedRecord};
-use silmaril::keys::PublisherKeypair;
+use silmaril::model::keys::PublisherKeypair;
 use silmaril::model::{InfoHash, ModelName, ModelRef, PublisherKey, Sha256Digest};
 use silmaril::torrent::overlay::MAX_MESSAGE;
 use silmaril::torrent::{Event, Meeting, Overlay, OverlayEvent, PeerId, Session, SessionSettings, Topic};
