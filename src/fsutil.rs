@@ -5,15 +5,18 @@
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::io::Errno;
 
 /// Temporary files begin with this, so that a reader of a directory can distinguish them from content.
 pub const TEMP_PREFIX: &str = ".silmaril-tmp-";
+/// Suffix of files that `get` has not finished.
+pub const PARTIAL_SUFFIX: &str = ".silmaril-partial";
 
 /// Mode of files that other users may read, before the umask.
 pub const MODE_SHARED: u32 = 0o644;
@@ -222,6 +225,14 @@ pub fn umask() -> u32 {
                 .and_then(|m| u32::from_str_radix(m.trim(), 8).ok())
         })
         .unwrap_or(0o022)
+}
+
+/// Makes a hole in a file. Returns the number of freed bytes.
+pub fn punch(file: &File, range: &Range<u64>) -> io::Result<u64> {
+    let before = file.metadata()?.blocks();
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(file, flags, range.start, range.end - range.start)?;
+    Ok(before.saturating_sub(file.metadata()?.blocks()) * 512)
 }
 
 #[cfg(test)]

@@ -14,9 +14,9 @@
 //!         ├ store    layout on disk, registry, verified blocks, resume data
 //!         └ torrent  safe Rust over cpp/: session, torrents, events
 //!             └ ffi + cpp/   the only bridge and the only C++
-//! model      names, manifest, card, licence, file headers, merkle tree
+//! model      names, keys, manifest, card, licence, file headers, merkle tree
 //! http       HTTP client: redirects, credentials, ranges, deadlines
-//! keys, config, paths, fsutil, nofollow, descriptors, yaml, telemetry: small, used by all modules
+//! config, paths, fsutil, nofollow, descriptors, yaml, telemetry: small, used by all modules
 //! ```
 #![deny(unsafe_code)]
 
@@ -28,7 +28,6 @@ pub mod fetch;
 mod ffi;
 pub mod fsutil;
 pub mod http;
-pub mod keys;
 pub mod mirror;
 pub mod model;
 pub mod mount;

@@ -19,8 +19,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::descriptors;
-use crate::fsutil::{self, TEMP_PREFIX};
-use crate::model::path::PARTIAL_SUFFIX;
+use crate::fsutil::{self, PARTIAL_SUFFIX, TEMP_PREFIX};
 
 /// Maximum number of links that lead to one real path; the limit of Linux for one lookup.
 const MAX_LINKS: u32 = 40;

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::model::path::PARTIAL_SUFFIX;
+use crate::fsutil::PARTIAL_SUFFIX;
 use crate::model::{InfoHash, ModelName, ModelRef, PiecesRoot};
 
 /// Network file systems by the number that statfs(2) gives (`linux/magic.h`).

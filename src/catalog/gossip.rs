@@ -13,8 +13,9 @@
 //!
 //! `sync` compares digests and fetches missing records, `spread` sends new records, `asks` sends questions of the service,
 //! `answers` answers questions of peers, `budget` bounds both, `purse` bounds the records that each host makes this node
-//! store. A limit for one address is a limit for its whole [`AddressGroup`].
+//! store. A limit for one address is a limit for its whole [`AddressGroup`](crate::torrent::AddressGroup).
 
+mod action;
 pub mod answers;
 pub mod asks;
 pub mod budget;
@@ -26,6 +27,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+pub use action::{Action, GossipConnection, NodeId, RecordOrigin, Speaker};
 use answers::{Question, RecordSource};
 use asks::Asks;
 use budget::Bucket;
@@ -38,10 +40,7 @@ use crate::catalog::message::Message;
 use crate::catalog::record::SharedRecord;
 use crate::catalog::store::StoreOutcome;
 use crate::model::PublisherKey;
-use crate::torrent::{AddressGroup, PeerId};
-
-/// Identifies a run of a node.
-pub type NodeId = [u8; 20];
+use crate::torrent::PeerId;
 
 /// The protocol's version.
 const VERSION: u32 = 1;
@@ -66,80 +65,6 @@ const HELLO_WITHIN: Duration = Duration::from_secs(30);
 
 /// How often the owner calls [`Gossip::tick`].
 pub const TICK: Duration = Duration::from_millis(250);
-
-/// The properties of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GossipConnection {
-    /// Whether it belongs to the catalog's swarm.
-    pub of_catalog: bool,
-    /// The address of the peer.
-    pub address: SocketAddr,
-}
-
-impl GossipConnection {
-    /// The addresses that the peer can choose from freely.
-    fn group(&self) -> AddressGroup {
-        AddressGroup::of(self.address.ip())
-    }
-}
-
-/// The origin of records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RecordOrigin {
-    /// This node's publisher.
-    Own,
-    /// Pushed by a peer as new.
-    Pushed(PeerId),
-    /// Requested from a peer whose digest has them.
-    Wanted(PeerId),
-    /// Received as an answer to a question of this node.
-    Found(PeerId),
-    /// Read from the DHT.
-    Dht,
-}
-
-impl RecordOrigin {
-    fn peer(self) -> Option<PeerId> {
-        match self {
-            Self::Pushed(peer) | Self::Wanted(peer) | Self::Found(peer) => Some(peer),
-            Self::Own | Self::Dht => None,
-        }
-    }
-}
-
-/// A task for the owner of the gossip.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Action {
-    /// Send a message.
-    Send(PeerId, Message),
-    /// Answer a question from a [`RecordSource`], send the answer, and report it by [`Gossip::answered`]. Answering may take a
-    /// while: do not hold a lock.
-    Answer(PeerId, Question),
-    /// End a connection.
-    HangUp {
-        /// The peer.
-        peer: PeerId,
-        /// Whether it misbehaved, so that it is refused for a while.
-        hostile: bool,
-        /// The reason, for the log.
-        why: &'static str,
-    },
-    /// Store records, and report the outcomes by [`Gossip::stored`].
-    Store(RecordOrigin, Vec<SharedRecord>),
-    /// Send a notice to waiting operations.
-    Notify(asks::Notice),
-}
-
-/// A peer that has sent its hello, and can be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Speaker {
-    /// The connection.
-    pub peer: PeerId,
-    /// The node, as the peer claims.
-    pub node: NodeId,
-    /// The properties of the connection.
-    pub connection: GossipConnection,
-}
 
 /// One connection.
 struct Peer {

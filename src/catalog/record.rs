@@ -15,7 +15,7 @@ use sha1::{Digest, Sha1};
 
 use crate::catalog::wire::{Fields, Malformed};
 use crate::catalog::{EXPIRY, MAX_AHEAD, UnixTime};
-use crate::keys::PublisherKeypair;
+use crate::model::keys::PublisherKeypair;
 use crate::model::{InfoHash, Manifest, ModelName, ModelRef, PublisherKey, Revision, Sha256Digest};
 use crate::torrent::DhtItem;
 use crate::torrent::overlay::MAX_ITEM;

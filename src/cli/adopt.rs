@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::cli::context::{Context, absolute, surroundings, token_if_usable};
 use crate::cli::error::CommandError;
-use crate::cli::output::{clean, count, size};
+use crate::cli::format::{clean, count, size};
 use crate::cli::session::with_daemon;
 use crate::cli::table::{number, text};
 use crate::model::scan::hub_cache;

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use crate::cli::output::{clean, percent, size};
+use crate::cli::format::{clean, percent, size};
 
 /// Time over which the rate is measured: long enough for pieces of some megabytes, short enough to follow a change.
 const RATE_WINDOW: Duration = Duration::from_secs(15);

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::cli::cleanup::confirmed;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::{clean, size};
+use crate::cli::format::{clean, size};
 use crate::cli::session::with_daemon_or_library;
 use crate::cli::table::{number, text};
 use crate::model::{ModelRef, PiecesRoot};
@@ -96,7 +96,7 @@ fn show(json: bool, context: &Context) -> Result<(), CommandError> {
         }
     }
     let mut from_hub = HashMap::new();
-    for listing in library.store.hub_listings() {
+    for listing in library.store.hub().listings() {
         for file in &listing.files {
             let named = || (listing.model.clone(), file.path.clone());
             listing.key(file).map(|key| from_hub.entry(key).or_insert_with(named));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::size;
+use crate::cli::format::size;
 use crate::config::{Config, LoadOptions};
 use crate::node::lock::NodeLock;
 use crate::nofollow;

@@ -2,9 +2,9 @@
 
 use clap::Subcommand;
 
+use crate::cli::connection::report_former_config;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::session::report_former_config;
 use crate::cli::table::text;
 use crate::config::{Config, Setting, ValueOrigin};
 use crate::node::control::DaemonClient;

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use crate::cli::background;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::count;
-use crate::cli::session::{run_daemon, with_daemon};
+use crate::cli::format::count;
+use crate::cli::{hosting::run_daemon, session::with_daemon};
 use crate::node::NodeOptions;
 use crate::node::control::Seed;
 

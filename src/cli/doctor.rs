@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::{clean, count, shell_quoted};
+use crate::cli::format::{clean, count, shell_quoted};
 use crate::config::Config;
-use crate::keys::{KeyError, PublisherKeypair};
+use crate::model::keys::{KeyError, PublisherKeypair};
 use crate::mount::{Liveness, liveness};
 use crate::node::control::{DaemonClient, Status};
 use crate::trust::Trust;

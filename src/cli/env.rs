@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::shell_quoted;
+use crate::cli::format::shell_quoted;
 use crate::cli::session::with_daemon;
 use crate::node::control::Status;
 

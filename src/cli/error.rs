@@ -6,9 +6,9 @@
 use std::error::Error;
 use std::io::{self, Write};
 
-use crate::cli::output::clean;
+use crate::cli::format::clean;
 use crate::config::ConfigError;
-use crate::keys::KeyError;
+use crate::model::keys::KeyError;
 use crate::mount::MountError;
 use crate::node::{ErrorKind, NodeError, chain, is_disk_failure};
 use crate::paths::PathsError;

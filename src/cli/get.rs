@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use crate::cli::context::{Context, absolute, surroundings, token_if_usable};
 use crate::cli::error::CommandError;
-use crate::cli::output::{Activity, Progress, clean, count, size};
+use crate::cli::format::{clean, count, size};
+use crate::cli::output::{Activity, Progress};
 use crate::cli::session::with_daemon;
 use crate::cli::wanted;
 use crate::model::ModelRef;

@@ -7,7 +7,7 @@ use crate::cli::context::{Context, absolute};
 use crate::cli::error::CommandError;
 use crate::config::Config;
 use crate::fsutil;
-use crate::keys::PublisherKeypair;
+use crate::model::keys::PublisherKeypair;
 
 const EXAMPLES: &str = "\
 Examples:

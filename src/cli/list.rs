@@ -2,7 +2,8 @@
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::{clean, percent, size, terminal_width};
+use crate::cli::format::{clean, percent, size};
+use crate::cli::output::terminal_width;
 use crate::cli::table::{self, Column, number, text};
 use crate::model::code::RunsCode;
 use crate::node::models::KnownModel;

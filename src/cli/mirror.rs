@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cli::connection::Daemon;
 use crate::cli::context::{Context, surroundings};
 use crate::cli::error::CommandError;
-use crate::cli::output::{clean, count, size};
+use crate::cli::format::{clean, count, size};
 use crate::cli::seeding;
-use crate::cli::session::{Daemon, with_daemon};
+use crate::cli::session::with_daemon;
 use crate::cli::signals::StopSignals;
 use crate::cli::transfers::TransferDisplay;
 use crate::config::Config;

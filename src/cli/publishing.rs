@@ -2,10 +2,10 @@
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _, stderr, stdin};
 
+use crate::cli::connection::Daemon;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::{count, size};
-use crate::cli::session::Daemon;
+use crate::cli::format::{count, size};
 use crate::cli::signals::StopSignals;
 use crate::model::license;
 use crate::node::control::Seed;

@@ -9,8 +9,8 @@ use clap::Subcommand;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
+use crate::cli::format::{count, size};
 use crate::cli::list;
-use crate::cli::output::{count, size};
 use crate::cli::session::with_daemon;
 use crate::fsutil;
 use crate::model::magnet::is_magnet;

@@ -6,7 +6,7 @@ use std::io::IsTerminal as _;
 use crate::cli::cleanup::confirmed;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::size;
+use crate::cli::format::size;
 use crate::cli::session::with_daemon_or_library;
 use crate::model::ModelRef;
 use crate::node::{ErrorKind, NodeError, remove};
@@ -41,7 +41,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         }
         // A mirror without its large files is not in the registry, but its files are removed in the same way.
         (None, Some(bytes)) => (bytes, None),
-        (None, None) => match library.store.hub_bytes(&args.model)? {
+        (None, None) => match library.store.hub().cached_bytes(&args.model)? {
             Some(bytes) => (bytes, None),
             None => return Err(library.absent(args.model.clone()).into()),
         },

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::cli::connection::Daemon;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::{Activity, count, size};
-use crate::cli::session::Daemon;
+use crate::cli::format::{count, size};
+use crate::cli::output::Activity;
 use crate::cli::signals::StopSignals;
 use crate::fetch::TransferStatus;
 use crate::model::ModelRef;

@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
+use crate::cli::connection::not_running;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::session::{Daemon, with_daemon};
-use crate::cli::status::not_running;
+use crate::cli::session::with_daemon;
 use crate::config::listen_address;
 use crate::node::control::DaemonClient;
-use crate::node::endpoint::{EndpointStatus, ServeRequest};
+use crate::node::endpoint::ServeRequest;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -59,14 +59,6 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     context.out.line(format_args!("serving {} (process {pid})", status.url))?;
     context.out.note("use it in this shell: eval \"$(silmaril env)\"");
     Ok(())
-}
-
-/// Restores the endpoint of a daemon that was replaced. Prints a warning if that fails.
-pub async fn serve_again(context: &Context, daemon: &Daemon, former: &EndpointStatus) {
-    let request = ServeRequest { listen: Some(former.address), open: former.open };
-    if let Err(error) = daemon.client.serve(&request).await {
-        context.out.warn(format_args!("the endpoint {} is not served again: {error}", former.url));
-    }
 }
 
 fn stop(context: &Context) -> Result<(), CommandError> {

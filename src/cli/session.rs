@@ -6,22 +6,21 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cli::background::{self, Started};
+use crate::cli::connection::{Daemon, report_former_config};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
+use crate::cli::mounting;
 use crate::cli::signals::StopSignals;
-use crate::cli::{mount, serve};
 use crate::config::Config;
-use crate::mount::Namespaces;
 use crate::node::control::DaemonClient;
+use crate::node::endpoint::{EndpointStatus, ServeRequest};
 use crate::node::lock::NodeLock;
 use crate::node::mounts::MountStatus;
 use crate::node::patience::Patience;
-use crate::node::{Ending, Library, Node, NodeError, NodeOptions};
+use crate::node::{Library, NodeError};
 use crate::paths::Paths;
 
 /// Interval at which a command checks a daemon that another process starts or stops; polled, because there is no event
@@ -33,37 +32,6 @@ const REPORT_AFTER: Duration = Duration::from_secs(2);
 const MAX_DAEMONS: usize = 10;
 /// A daemon that runs longer than this has not ended soon after its start.
 const LONG_LIVED: Duration = Duration::from_secs(10);
-
-/// Connection to the daemon.
-#[derive(Debug)]
-pub struct Daemon {
-    pub client: DaemonClient,
-    /// Process identifier of the daemon.
-    pub pid: u32,
-    /// Namespaces of the daemon; none if it does not report them.
-    pub namespaces: Option<Namespaces>,
-}
-
-impl Daemon {
-    /// Fails if the daemon does not see the files of this process, because it is in another mount namespace or has another
-    /// root directory. `path` is the path that the daemon has to open.
-    pub fn check_sees(&self, path: &Path) -> Result<(), CommandError> {
-        if self.sees_files() {
-            return Ok(());
-        }
-        let (path, pid) = (path.display(), self.pid);
-        Err(CommandError::failed(format!(
-            "{path} is not visible to the daemon (process {pid}), which is in another mount namespace"
-        ))
-        .hint("run the command where the daemon was started, or give this namespace a daemon of its own with `--home DIR`"))
-    }
-
-    /// Whether paths and mounts are the same for the daemon. False if the daemon does not report its namespaces.
-    pub fn sees_files(&self) -> bool {
-        let here = Namespaces::of_this_process();
-        here.is_ok_and(|here| self.namespaces.is_some_and(|there| there.share_mount_table_with(&here)))
-    }
-}
 
 /// Runs `work` with the daemon, which is started if it does not run. A signal during the start ends the command; `work`
 /// handles later signals. `work` is called again when the daemon ends, at most [`MAX_DAEMONS`] times in a row.
@@ -95,114 +63,8 @@ pub fn with_daemon<T>(
     })
 }
 
-/// Runs `work` with a daemon in this process, which ends with the work or when a client stops it. If a daemon already
-/// runs, that daemon is used.
-pub fn with_daemon_here(
-    context: &Context,
-    options: NodeOptions,
-    mut work: impl AsyncFnMut(&Daemon, &mut StopSignals) -> Result<(), CommandError>,
-) -> Result<(), CommandError> {
-    let config = context.config()?;
-    let paths = config.paths();
-    check_base(&paths)?;
-    let hosted = context.block_on(async {
-        let mut signals = StopSignals::new()?;
-        let starting = start_node(context, &config, &options);
-        let Some(node) = signals.unless(starting).await? else { return Ok(None) };
-        let hosted = async {
-            node.seed_local()?;
-            let client = DaemonClient::connect(&paths).await?.ok_or(NodeError::HostLost)?;
-            let daemon =
-                Daemon { client, pid: std::process::id(), namespaces: Namespaces::of_this_process().ok() };
-            tokio::select! {
-                biased;
-                _ = node.stop_requested() => Ok(()),
-                done = work(&daemon, &mut signals) => done,
-                () = base_is_gone(&node) => Err(no_base(&paths)),
-            }
-        };
-        let done = hosted.await;
-        let points = node.mount_points();
-        signals.stopping(node.stop(), move || unmount_all(&points)).await;
-        done.map(Some)
-    })?;
-    match hosted {
-        Some(()) => Ok(()),
-        None => with_daemon(context, work),
-    }
-}
-
-/// Runs the daemon in this process until a signal arrives, a client stops it, or it had no work for `idle`. When it
-/// serves clients, `ready` is called with the number of seeded models.
-pub fn run_daemon(
-    context: &Context,
-    options: NodeOptions,
-    idle: Option<Duration>,
-    ready: impl FnOnce(usize) -> Result<(), CommandError>,
-) -> Result<(), CommandError> {
-    let config = context.config()?;
-    let paths = config.paths();
-    check_base(&paths)?;
-    context.block_on(async {
-        let mut signals = StopSignals::new()?;
-        let node = match idle {
-            // If another daemon runs, this process fails, and the command that started it connects to that daemon.
-            Some(_) => Some(signals.unless(async { Ok(Node::start(config, options).await?) }).await?),
-            None => signals.unless(start_node(context, &config, &options)).await?,
-        };
-        let Some(node) = node else {
-            let pid = NodeLock::holder(&paths).unwrap_or_default();
-            return Err(NodeError::Busy { base: paths.base.clone(), pid }.into());
-        };
-        let running = async {
-            ready(node.seed_local()?.len())?;
-            tokio::select! {
-                stop = signals.wait() => stop.end_of_service(),
-                ending = node.stop_requested() => {
-                    tracing::info!(replaced = ending == Ending::Replaced, "a client ends this daemon");
-                    Ok(())
-                }
-                () = is_idle(&node, idle) => {
-                    tracing::info!("the daemon ends because it has no work");
-                    Ok(())
-                }
-                () = base_is_gone(&node) => Err(no_base(&paths)),
-            }
-        };
-        let done = running.await;
-        let points = node.mount_points();
-        signals.stopping(node.stop(), move || unmount_all(&points)).await;
-        done
-    })
-}
-
-/// Starts a node in this process. None if a daemon runs. Waits for a daemon that is starting or stopping.
-async fn start_node(
-    context: &Context,
-    config: &Config,
-    options: &NodeOptions,
-) -> Result<Option<Arc<Node>>, CommandError> {
-    let paths = config.paths();
-    let mut wait = HolderWait::default();
-    loop {
-        match Node::start(config.clone(), options.clone()).await {
-            Err(NodeError::Busy { pid, .. }) => {
-                let answers = match DaemonClient::connect(&paths).await? {
-                    Some(client) => client.hello().await.is_ok(),
-                    None => false,
-                };
-                if answers {
-                    return Ok(None);
-                }
-                wait.pause(context, &paths, pid).await?;
-            }
-            started => return Ok(Some(started?)),
-        }
-    }
-}
-
 /// The wait for a process that has locked the base directory and does not answer.
-struct HolderWait {
+pub(super) struct HolderWait {
     patience: Patience,
     began: Instant,
     has_reported: bool,
@@ -216,7 +78,12 @@ impl Default for HolderWait {
 
 impl HolderWait {
     /// Waits for [`POLL_EVERY`]. Fails if the process has exceeded its time, or runs on another host.
-    async fn pause(&mut self, context: &Context, paths: &Paths, holder: String) -> Result<(), CommandError> {
+    pub async fn pause(
+        &mut self,
+        context: &Context,
+        paths: &Paths,
+        holder: String,
+    ) -> Result<(), CommandError> {
         if holder.contains(" on ") || !self.patience.has(&holder) {
             return Err(NodeError::Busy { base: paths.base.clone(), pid: holder }.into());
         }
@@ -227,36 +94,6 @@ impl HolderWait {
         tokio::time::sleep(POLL_EVERY).await;
         Ok(())
     }
-}
-
-/// Unmounts before a hard end of the process, so that no dead mount remains. Most mounts have usually ended before.
-fn unmount_all(points: &[std::path::PathBuf]) {
-    for point in points {
-        let _ = crate::mount::unmount(point, true);
-    }
-}
-
-/// Returns when the node had no work for `idle`. Never returns if `idle` is none.
-async fn is_idle(node: &Node, idle: Option<Duration>) {
-    let Some(idle) = idle else { return std::future::pending().await };
-    let mut since = Instant::now();
-    while since.elapsed() < idle {
-        tokio::time::sleep((idle / 4).clamp(Duration::from_millis(20), Duration::from_secs(5))).await;
-        if node.has_work() {
-            since = Instant::now();
-        }
-    }
-}
-
-/// Returns when the base directory is deleted.
-async fn base_is_gone(node: &Node) {
-    while node.has_base() {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
-fn no_base(paths: &Paths) -> CommandError {
-    CommandError::failed(format!("{} is gone, so the daemon ends", paths.base.display()))
 }
 
 /// Finds the daemon, or starts one in the background with `peers`. A daemon of an older version is replaced and its mounts
@@ -280,9 +117,9 @@ pub async fn find_or_start(
                     std::cmp::Ordering::Equal => {
                         report_former_config(context, config, hello.pid, hello.config.as_deref());
                         let daemon = Daemon { client, pid: hello.pid, namespaces: hello.namespaces };
-                        mount::mount_again(context, config, &daemon, replaced).await;
+                        mounting::mount_again(context, config, &daemon, replaced).await;
                         if let Some(endpoint) = endpoint {
-                            serve::serve_again(context, &daemon, &endpoint).await;
+                            serve_again(context, &daemon, &endpoint).await;
                         }
                         return Ok(daemon);
                     }
@@ -315,13 +152,11 @@ pub async fn find_or_start(
     }
 }
 
-/// Reports that the daemon was started with another configuration than the present one. `theirs` is the daemon's, in the
-/// form of [`Config`]'s `Display`; none if the daemon does not report it.
-pub fn report_former_config(context: &Context, config: &Config, daemon: u32, theirs: Option<&str>) {
-    if theirs.is_some_and(|theirs| theirs != config.to_string()) {
-        context.out.note(format_args!(
-            "the configuration has changed; the daemon (process {daemon}) uses the former one until `silmaril stop`"
-        ));
+/// Restores the endpoint of a daemon that was replaced. Prints a warning if that fails.
+async fn serve_again(context: &Context, daemon: &Daemon, former: &EndpointStatus) {
+    let request = ServeRequest { listen: Some(former.address), open: former.open };
+    if let Err(error) = daemon.client.serve(&request).await {
+        context.out.warn(format_args!("the endpoint {} is not served again: {error}", former.url));
     }
 }
 
@@ -357,7 +192,7 @@ pub fn refuse_base_of_another_user(context: &Context) -> Result<(), CommandError
 }
 
 /// Refuses a base directory on a network file system.
-fn check_base(paths: &Paths) -> Result<(), CommandError> {
+pub(super) fn check_base(paths: &Paths) -> Result<(), CommandError> {
     if let Some(kind) = paths.network_file_system() {
         return Err(NodeError::NetworkDisk { base: paths.base.clone(), kind }.into());
     }

@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::cli::connection::Daemon;
 use crate::cli::context::{Context, absolute};
 use crate::cli::error::CommandError;
-use crate::cli::output::count;
+use crate::cli::format::count;
+use crate::cli::hosting::with_daemon_here;
 use crate::cli::publishing::{publish, report, share_at_its_place};
 use crate::cli::seeding::{self, ANNOUNCED_WITHIN};
-use crate::cli::session::{Daemon, with_daemon, with_daemon_here};
+use crate::cli::session::with_daemon;
 use crate::cli::signals::StopSignals;
 use crate::cli::target::{self, ShareTarget};
 use crate::config::Config;

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::cli::connection::{not_running, report_former_config};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::terminal_width;
-use crate::cli::session::report_former_config;
 use crate::cli::signals::StopSignals;
 use crate::node::control::{DaemonClient, Status};
-use crate::paths::Paths;
 
 /// Interval at which `--watch` requests the status.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -38,12 +37,6 @@ pub struct Args {
     /// Show the status every second until Ctrl-C
     #[arg(long)]
     watch: bool,
-}
-
-/// The error of commands that need a running daemon and do not start one.
-pub fn not_running(paths: &Paths) -> CommandError {
-    CommandError::failed(format!("no silmaril is running on {}", paths.base.display()))
-        .hint("`silmaril mount DIR` or `silmaril daemon` starts one")
 }
 
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {

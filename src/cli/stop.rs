@@ -1,9 +1,9 @@
 //! `stop`: ends the daemon.
 
+use crate::cli::connection::not_running;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::signals::StopSignals;
-use crate::cli::status::not_running;
 use crate::node::control::DaemonClient;
 
 const EXAMPLES: &str = "\

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::error::CommandError;
-use crate::cli::output::shell_quoted;
+use crate::cli::format::shell_quoted;
 use crate::model::ModelRef;
 
 /// The meaning of the argument of `share`.

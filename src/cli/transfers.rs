@@ -9,7 +9,8 @@ use indicatif::{MultiProgress, ProgressBar};
 use parking_lot::Mutex;
 
 use super::bar::Bar;
-use super::output::{Output, Progress, bar_width, clean};
+use super::format::clean;
+use super::output::{Output, Progress, bar_width};
 
 /// Size in bytes from which a file has its own bar; smaller files finish too fast.
 const LARGE: u64 = 8 << 20;

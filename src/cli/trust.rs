@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::catalog::Query;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::count;
+use crate::cli::format::count;
 use crate::cli::registry::reload_daemon;
 use crate::cli::table;
 use crate::model::{ModelName, PublisherKey};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::{clean, size};
+use crate::cli::format::{clean, size};
 use crate::cli::session::with_daemon_or_library;
 use crate::model::ModelRef;
 use crate::node::NodeError;

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::cli::connection::not_running;
 use crate::cli::context::{Context, surroundings, token_if_usable};
 use crate::cli::error::CommandError;
-use crate::cli::output::{count, size};
+use crate::cli::format::{count, size};
 use crate::cli::session::with_daemon;
 use crate::cli::signals::StopSignals;
-use crate::cli::status::not_running;
 use crate::node::control::{DaemonClient, WarmRequest};
 use crate::node::mounts::MountStatus;
 use crate::node::{ErrorKind, NodeError, Surroundings};

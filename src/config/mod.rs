@@ -13,6 +13,7 @@ mod format;
 mod keys;
 mod load;
 mod table;
+mod token;
 mod values;
 
 pub use address::{AddressError, HostPort, Proxy, ProxyKind};
@@ -21,4 +22,5 @@ pub use keys::{
     ServeConfig, StorageConfig, TorrentConfig,
 };
 pub use load::{ConfigError, LoadOptions, Setting, ValueOrigin};
+pub use token::{Token, TokenError};
 pub use values::{Encryption, NamePattern, Show, SizeOrPercent, TrustPolicy, Utp, listen_address};

@@ -9,9 +9,9 @@ use std::time::Duration;
 use globset::{Glob, GlobBuilder};
 use url::{Host, Url};
 
+use super::Token;
 use super::address::{HostPort, Proxy};
 use super::format::{Format, choice, format_of};
-use crate::http::Token;
 use crate::model::text::{parse_size, parse_time};
 
 fn no_reason(_: impl fmt::Display) -> String {

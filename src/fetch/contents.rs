@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::claim::ClaimId;
 use super::tensors::FileTensors;
 use super::transfer::QUIET;
 use super::transfers::AllTransfers;
 use super::waiters::{WaitKind, WaitResult, Waiter, Waiters, earliest};
-use super::wants::ClaimId;
 use super::window::Windows;
 use super::{FetchSettings, ReadError};
 use crate::model::InfoHash;

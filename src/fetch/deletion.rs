@@ -9,12 +9,12 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::claim::TorrentPiece;
 use super::contents::{AllContents, JoinedContent};
 use super::state::FetchState;
 use super::tensors::FileTensors;
 use super::transfers::AllTransfers;
 use super::waiters::{WaitKind, Waiter};
-use super::wants::TorrentPiece;
 use super::{Fetch, ReadError};
 use crate::model::{Layout, PieceIndex};
 use crate::store::{Content, ContentKey};

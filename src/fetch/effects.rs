@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use tokio::time::Instant;
 
+use super::claim::ClaimId;
+use super::orders::Orders;
 use super::unproved::Proof;
-use super::wants::{ClaimId, Orders};
 use super::web::PieceDownload;
 use crate::model::{InfoHash, PieceIndex};
 use crate::torrent::TorrentId;

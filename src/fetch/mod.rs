@@ -25,6 +25,7 @@
 //! that no peer sent), `deletion`, `damage`, `hold`, `status`,
 //! `figures` (counters), `small_files` (fetched together).
 
+mod claim;
 mod contents;
 mod damage;
 mod deadline;
@@ -39,6 +40,7 @@ mod hold;
 pub mod hub;
 mod issue;
 mod layers;
+mod orders;
 mod outcomes;
 mod parts;
 mod peers;
@@ -236,6 +238,12 @@ impl Fetch {
     /// files, unnoticed by waiting reads. Does nothing where nothing changed.
     pub fn relocate(&self, revision: &Arc<StoredRevision>) {
         self.with(|state| state.relocate(revision));
+    }
+
+    /// A program has opened a file. If that is the configuration or the index of a model, its small files are fetched in
+    /// the background, once. Must be called inside the runtime.
+    pub fn opened(self: &Arc<Self>, file: &FileRef) {
+        small_files::fetch_after_open(self, file);
     }
 
     /// The last handle of a file was closed: pieces ahead of its readers are no longer wanted.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use fixedbitset::FixedBitSet;
 
-use super::wants::Extent;
+use super::claim::Extent;
 use crate::model::{BLOCK_LEN, GRANULE_LEN, PieceIndex};
 use crate::store::{Content, StoredRevision};
 

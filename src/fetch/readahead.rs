@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::claim::{ClaimId, ClaimLevel, Extent, TorrentPiece};
 use super::contents::{AllContents, JoinedContent};
 use super::tensors::FileTensors;
 use super::transfers::AllTransfers;
-use super::wants::{ClaimId, ClaimLevel, Extent, TorrentPiece};
 use super::window::{STALE, WindowReach, share, within};
 use super::{FetchSettings, FileRef};
 use crate::model::{InfoHash, PieceIndex};

@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use super::claim::{ClaimId, ClaimLevel, Extent, TorrentPiece};
 use super::contents::{FileUse, JoinedContent};
 use super::parts::{extent_of, numbers};
 use super::transfer::Transfer;
 use super::transfers::AllTransfers;
 use super::waiters::WaitKind;
-use super::wants::{ClaimId, ClaimLevel, Extent, TorrentPiece};
 use crate::model::{Layout, PieceIndex};
 
 impl JoinedContent {

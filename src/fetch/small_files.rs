@@ -46,36 +46,34 @@ fn small_files(revision: &StoredRevision) -> Vec<usize> {
     small
 }
 
-impl Fetch {
-    /// A program has opened a file. If that is the configuration or the index of a model, its small files are fetched in
-    /// the background, once. Must be called inside the runtime.
-    pub fn opened(self: &Arc<Self>, file: &FileRef) {
-        let info_hash = file.info_hash();
-        if file.revision.is_local || !is_first(&file.revision.manifest.files[file.file].path) {
-            return;
-        }
-        {
-            let mut done = self.prefetched.0.lock();
-            if done.len() >= MAX_MODELS {
-                done.clear();
-            }
-            if !done.insert(info_hash) {
-                return;
-            }
-        }
-        let files = small_files(&file.revision);
-        if files.is_empty() {
-            return;
-        }
-        let (fetch, revision) = (self.clone(), file.revision.clone());
-        tokio::spawn(async move {
-            let fetched = fetch.fetch_files(&revision, &files, fetch.settings.read_timeout).await;
-            if let Err(error) = fetched {
-                tracing::debug!(model = %revision.manifest.name, %error, "could not fetch the small files");
-                fetch.prefetched.0.lock().remove(&info_hash);
-            }
-        });
+/// A program has opened a file. If that is the configuration or the index of a model, its small files are fetched in
+/// the background, once. Must be called inside the runtime.
+pub(super) fn fetch_after_open(fetch: &Arc<Fetch>, file: &FileRef) {
+    let info_hash = file.info_hash();
+    if file.revision.is_local || !is_first(&file.revision.manifest.files[file.file].path) {
+        return;
     }
+    {
+        let mut done = fetch.prefetched.0.lock();
+        if done.len() >= MAX_MODELS {
+            done.clear();
+        }
+        if !done.insert(info_hash) {
+            return;
+        }
+    }
+    let files = small_files(&file.revision);
+    if files.is_empty() {
+        return;
+    }
+    let (fetch, revision) = (fetch.clone(), file.revision.clone());
+    tokio::spawn(async move {
+        let fetched = fetch.fetch_files(&revision, &files, fetch.settings.read_timeout).await;
+        if let Err(error) = fetched {
+            tracing::debug!(model = %revision.manifest.name, %error, "could not fetch the small files");
+            fetch.prefetched.0.lock().remove(&info_hash);
+        }
+    });
 }
 
 #[cfg(test)]

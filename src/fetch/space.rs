@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::claim::ClaimLevel;
+use super::orders::Need;
 use super::parts::EngineBlocks;
-use super::wants::{ClaimLevel, Need, Wants};
+use super::wants::Wants;
 use crate::model::{BLOCK_LEN, PieceIndex};
 use crate::store::{Rooms, SpaceClass, StoredRevision};
 
@@ -182,7 +184,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::fetch::wants::Extent;
+    use crate::fetch::claim::Extent;
     use crate::model::{FileEntry, Manifest, PiecesRoot};
     use crate::paths::Paths;
     use crate::store::Store;

@@ -1,66 +1,31 @@
-//! One torrent: its phase in the engine, its pieces, and its faults.
+//! One torrent: its claims, its pieces, its peers and its faults.
+
+mod phase;
+mod silence;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use fixedbitset::FixedBitSet;
 use tokio::time::Instant;
 
 use super::handed::Handed;
-use super::issue::AddedWith;
+use super::orders::Orders;
 use super::parts::EngineBlocks;
 use super::peers::Peers;
 use super::space::Space;
 use super::timeouts::Timeouts;
 use super::unproved::Unproved;
-use super::wants::{Orders, Wants};
+use super::wants::Wants;
 use super::web::TransferWeb;
-use super::{Exposure, ReadError};
 use crate::model::InfoHash;
 use crate::store::{Rooms, StoredRevision};
 use crate::torrent::{SwarmStats, TorrentId};
-
-/// Without a byte for this time while a read waits, connected peers may have lost their power or link: the known addresses
-/// are called.
-const SILENT: Duration = Duration::from_secs(2);
-
-/// Without a verified piece for this time while a read waits, the known addresses are called, although bytes come.
-const FRUITLESS: Duration = Duration::from_secs(6);
-
-/// Without a byte for this time, connected peers do not count as a source.
-pub(super) const QUIET: Duration = Duration::from_secs(15);
-
-/// The longest pause before a torrent that the engine refused is tried again.
-const RETRY_MAX: Duration = Duration::from_secs(60);
-
-/// How long the engine may take to release a torrent that is added again.
-pub(super) const REMOVAL: Duration = Duration::from_secs(10);
+pub(super) use phase::{Phase, REMOVAL};
+pub(super) use silence::QUIET;
 
 /// After this many bad pieces in a row, received bytes do not count as progress.
 const MAX_REJECTED: u32 = 8;
-
-/// What the engine has of a torrent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Nothing: a command to add it is queued.
-    Queued,
-    /// It was added; `Event::Added` has not come.
-    Adding(TorrentId),
-    Running(TorrentId),
-    /// It was removed, and is added again when the engine has released it, at the latest at `until`.
-    Removing {
-        id: TorrentId,
-        until: Instant,
-    },
-    /// Nothing while bytes of the torrent are deleted or moved.
-    Held,
-    /// Nothing: the engine refused it.
-    Failed {
-        why: String,
-        retry: Instant,
-    },
-}
 
 /// One joined torrent.
 #[derive(Debug)]
@@ -169,31 +134,6 @@ impl Transfer {
         }
     }
 
-    /// Whether peers are connected that have sent something lately, or have had no time to yet.
-    pub(super) fn is_alive(&self, now: Instant) -> bool {
-        self.has_sent_within(QUIET, now)
-    }
-
-    /// Whether no peer is connected, or none has sent anything for a moment, or nothing useful for longer.
-    pub(super) fn is_silent(&self, now: Instant) -> bool {
-        let fruitless =
-            self.peers.without_piece_since(self.wanting_since).is_some_and(|at| now >= at + FRUITLESS);
-        !self.has_sent_within(SILENT, now) || fruitless
-    }
-
-    /// The next moment at which [`Self::is_silent`] may have become true.
-    pub(super) fn silent_at(&self) -> Option<Instant> {
-        let silent = self.peers.last_activity(self.wanting_since).map(|at| at + SILENT);
-        let fruitless = self.peers.without_piece_since(self.wanting_since).map(|at| at + FRUITLESS);
-        silent.into_iter().chain(fruitless).min()
-    }
-
-    fn has_sent_within(&self, time: Duration, now: Instant) -> bool {
-        self.running().is_some()
-            && !self.peers.connected.is_empty()
-            && self.peers.last_activity(self.wanting_since).is_none_or(|at| now < at + time)
-    }
-
     /// Records since when pieces have been wanted. Called when the claims changed.
     pub(super) fn wants_changed(&mut self, now: Instant) {
         if self.wants.any() {
@@ -296,157 +236,10 @@ impl Transfer {
         first
     }
 
-    /// Why a read waits, for people.
-    pub(super) fn why_it_waits(&self, now: Instant) -> String {
-        if self.last_progress.is_some_and(|at| now < at + SILENT) {
-            "data arrives, but slowly".to_owned()
-        } else {
-            self.why_nothing_comes()
-        }
-    }
-
-    /// What is missing, for people.
-    pub(super) fn why_nothing_comes(&self) -> String {
-        let of_peers = self.why_peers_send_nothing();
-        match self.web.as_ref().and_then(|web| web.trouble.as_ref()) {
-            Some(trouble) => format!("{of_peers}; and over HTTP: {trouble}"),
-            None => of_peers,
-        }
-    }
-
-    fn why_peers_send_nothing(&self) -> String {
-        let peers = self.peers.connected.len();
-        let plural = if peers == 1 { "peer is" } else { "peers are" };
-        match &self.phase {
-            Phase::Failed { why, .. } => why.clone(),
-            Phase::Queued | Phase::Adding(_) | Phase::Removing { .. } | Phase::Held => {
-                "the torrent has not started".to_owned()
-            }
-            Phase::Running(_) if peers == 0 => "no peer was found".to_owned(),
-            Phase::Running(_) if self.rejected_in_a_row > 0 => {
-                format!("{peers} {plural} connected, but the data they sent was bad")
-            }
-            Phase::Running(_) if self.peers.stats.seeds == 0 => {
-                format!("{peers} {plural} connected, but none has the piece")
-            }
-            Phase::Running(_) if self.peers.full() == 0 => {
-                format!("{peers} {plural} connected, but no peer that has the piece sends anything")
-            }
-            Phase::Running(_) => format!("{peers} {plural} connected, but the transfer has stalled"),
-        }
-    }
-
     /// Whether the metainfo with all piece layers has to be requested now.
     pub(super) fn starts_export(&mut self) -> bool {
         let starts = self.engine_has.is_full() && !self.metainfo_saved && !self.exporting;
         self.exporting |= starts;
         starts
-    }
-
-    /// The torrent is out of the engine, or being removed.
-    pub(super) fn left_engine(&mut self) {
-        self.peers.left_engine();
-        if let Some(web) = &mut self.web {
-            web.end_all();
-        }
-        self.handed.clear();
-        self.unproved = Unproved::default();
-        self.wants.forget_orders();
-        self.exporting = false;
-        self.saving = false;
-    }
-
-    /// Takes a running torrent out of the engine so that it is added again. Returns the number to remove.
-    pub(super) fn add_again(&mut self, now: Instant) -> Option<TorrentId> {
-        match self.phase {
-            Phase::Adding(id) | Phase::Running(id) => {
-                self.phase = Phase::Removing { id, until: now + REMOVAL };
-                self.left_engine();
-                Some(id)
-            }
-            Phase::Queued => {
-                self.again = true;
-                None
-            }
-            Phase::Removing { .. } | Phase::Held | Phase::Failed { .. } => None,
-        }
-    }
-
-    /// The engine refused the torrent: it is tried again after a pause that doubles.
-    pub(super) fn failed(&mut self, why: &str, now: Instant) {
-        let pause = Duration::from_secs(1 << self.failures.min(6)).min(RETRY_MAX);
-        self.failures += 1;
-        self.left_engine();
-        self.last_error = Some(why.to_owned());
-        self.phase = Phase::Failed { why: why.to_owned(), retry: now + pause };
-    }
-
-    /// Whether the engine has a path that the file no longer has.
-    pub(super) fn has_moved(&self, file: usize) -> bool {
-        self.id().is_some()
-            && self.given.get(file).is_some_and(|&m| m != self.revision.contents[file].moves())
-    }
-
-    /// Whether the engine has other paths or other pieces than are true now.
-    pub(super) fn is_outdated(&self, exposure: Exposure) -> bool {
-        matches!(self.phase, Phase::Queued)
-            || (0..self.given.len()).any(|file| self.has_moved(file))
-            || self.may_offer(exposure) != self.engine_has
-    }
-
-    /// Whether the engine has pieces that must not be offered, or is about to receive such.
-    pub(super) fn offers_reserved(&self, exposure: Exposure) -> bool {
-        matches!(self.phase, Phase::Queued) || !self.engine_has.is_subset(&self.may_offer(exposure))
-    }
-
-    fn may_offer(&self, exposure: Exposure) -> FixedBitSet {
-        match exposure {
-            Exposure::Hidden => self.revision.have_pieces(),
-            Exposure::Unannounced | Exposure::WithoutDht | Exposure::Public => {
-                self.revision.offered_pieces().0
-            }
-        }
-    }
-
-    /// The engine has the torrent. Returns whether its files moved meanwhile, so that it has to be added again.
-    pub(super) fn entered_engine(&mut self, id: TorrentId, with: AddedWith) -> bool {
-        self.engine_has = with.have;
-        self.engine_blocks = with.blocks;
-        self.given = with.given;
-        self.metainfo_saved = with.with_layers;
-        if let (Some(web), Some(hashes)) = (&mut self.web, with.hashes) {
-            web.set_hashes(hashes);
-        }
-        self.unproved = Unproved::new(with.unproved);
-        self.peers.entered_engine();
-        self.phase = Phase::Adding(id);
-        std::mem::take(&mut self.again)
-    }
-
-    /// Records the last figures of a torrent that is being removed.
-    pub(super) fn last_stats_came(&mut self, id: TorrentId, stats: SwarmStats) {
-        if matches!(self.phase, Phase::Removing { id: leaving, .. } if leaving == id) {
-            self.peers.stats.downloaded = stats.downloaded;
-            self.peers.stats.uploaded = stats.uploaded;
-        }
-    }
-
-    /// The torrent runs.
-    pub(super) fn started(&mut self, id: TorrentId, now: Instant) {
-        self.phase = Phase::Running(id);
-        self.running_since = Some(now);
-        self.failures = 0;
-    }
-
-    /// Whether a torrent that failed can be tried again now: then it is queued. `Broken` until then.
-    pub(super) fn retry(&mut self, now: Instant) -> Result<bool, ReadError> {
-        match &self.phase {
-            Phase::Failed { retry, .. } if *retry <= now => {
-                self.phase = Phase::Queued;
-                Ok(true)
-            }
-            Phase::Failed { why, .. } => Err(ReadError::Broken(why.clone())),
-            _ => Ok(false),
-        }
     }
 }

@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Exposure;
+use super::claim::{ClaimId, ClaimLevel, Extent, TorrentPiece};
 use super::effects::{Effects, EngineCommand};
 use super::issue::AddedWith;
 use super::timer::SAVE_EVERY;
 use super::transfer::{Phase, REMOVAL, Transfer};
-use super::wants::{ClaimId, ClaimLevel, Extent, TorrentPiece};
 use crate::model::{InfoHash, PieceIndex};
 use crate::store::{ContentKey, Rooms};
 use crate::torrent::{GivenPeers, TorrentId};

@@ -14,11 +14,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::Fetch;
+use super::claim::ClaimLevel;
 use super::effects::{Effects, EngineCommand};
 use super::handed::HandedFrom;
 use super::transfer::Transfer;
 use super::transfers::AllTransfers;
-use super::wants::ClaimLevel;
 use crate::model::{BLOCK_LEN, InfoHash, PieceIndex};
 use crate::store::Content;
 use crate::torrent::TorrentId;

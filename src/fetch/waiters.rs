@@ -6,10 +6,10 @@ use std::ops::Range;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::claim::{ClaimId, TorrentPiece};
 use super::contents::FileUse;
 use super::deadline::Deadline;
 use super::transfer::QUIET;
-use super::wants::{ClaimId, TorrentPiece};
 use super::{Fetch, FileRef, ReadError};
 use crate::model::InfoHash;
 use crate::store::ContentKey;

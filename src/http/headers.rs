@@ -5,9 +5,6 @@ use std::time::{Duration, SystemTime};
 use reqwest::Url;
 use reqwest::header::{self, HeaderMap, HeaderValue};
 
-use super::HttpError;
-use super::address::without_secrets;
-
 /// `Range: bytes=from-` or `bytes=from-(to-1)` (RFC 9110, 14.2).
 pub(super) fn range(from: u64, to: Option<u64>) -> HeaderValue {
     let text = match to {
@@ -62,13 +59,6 @@ impl ContentRange {
         };
         self.first == from && wanted.is_none_or(|wanted| end == wanted)
     }
-}
-
-/// The target of a redirect. None if the response has no `Location`.
-pub(super) fn location(response: &reqwest::Response, from: &Url) -> Result<Option<Url>, HttpError> {
-    let Some(location) = response.headers().get(header::LOCATION) else { return Ok(None) };
-    let target = location.to_str().ok().and_then(|text| from.join(text).ok());
-    target.map(Some).ok_or_else(|| HttpError::BadRedirect { url: without_secrets(from) })
 }
 
 /// The entity tag if it is a strong one (RFC 9110, 8.8.3).

@@ -23,8 +23,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::config::{Token, TokenError};
 pub use address::{RefusedAddress, Scope, metadata_ranges, scope, without_secrets};
-pub use auth::{Auth, Token, TokenError};
+pub use auth::Auth;
 pub use body::Body;
 pub use counts::RequestCounts;
 pub use error::{ErrorResponse, HttpError};
@@ -142,6 +143,13 @@ impl HttpResponse {
     pub fn etag(&self) -> Option<&str> {
         headers::strong_etag(&self.headers)
     }
+}
+
+/// The target of a redirect. None if the response has no `Location`.
+fn location(response: &reqwest::Response, from: &Url) -> Result<Option<Url>, HttpError> {
+    let Some(location) = response.headers().get(reqwest::header::LOCATION) else { return Ok(None) };
+    let target = location.to_str().ok().and_then(|text| from.join(text).ok());
+    target.map(Some).ok_or_else(|| HttpError::BadRedirect { url: without_secrets(from) })
 }
 
 impl HttpClient {
@@ -272,7 +280,7 @@ impl HttpClient {
         for _ in 0..=MAX_REDIRECTS {
             let response = self.send_once(&request, &url, same_origin).await?;
             if response.status().is_redirection()
-                && let Some(target) = headers::location(&response, &url)?
+                && let Some(target) = location(&response, &url)?
             {
                 if url.scheme() == "https" && target.scheme() != "https" {
                     return Err(HttpError::Downgrade {

@@ -20,7 +20,7 @@ use super::metainfo::{self, MetainfoError, ParsedFile, ParsedMetainfo};
 use super::piece_hashes::MAX_CARRIED;
 use super::web_seed::{self, WebSeed, WebSeedError};
 use super::{FileEntry, InfoHash, Kind, Manifest, ModelName, PublisherKey, Revision, Sha256Digest, path};
-use crate::keys::PublisherKeypair;
+use crate::model::keys::PublisherKeypair;
 
 /// Largest manifest that is read, in bytes.
 pub const MAX_MANIFEST: usize = 16 << 20;

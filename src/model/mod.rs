@@ -13,6 +13,7 @@ pub(crate) mod gguf;
 pub mod hash;
 pub mod identity;
 pub(crate) mod ids;
+pub mod keys;
 #[cfg(test)]
 mod known_answers;
 pub(crate) mod layout;

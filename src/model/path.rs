@@ -6,6 +6,7 @@
 use std::cmp::Ordering;
 
 use super::text::{clean, is_bidirectional};
+use crate::fsutil::PARTIAL_SUFFIX;
 
 /// The longest path, in bytes.
 pub const MAX_PATH: usize = 4096;
@@ -13,8 +14,6 @@ pub const MAX_PATH: usize = 4096;
 pub const MAX_PATH_COMPONENT: usize = 255;
 /// The most components. The file tree has one level for each, and libtorrent reads at most about a hundred levels.
 pub const MAX_DEPTH: usize = 64;
-/// Suffix of files that `get` has not finished.
-pub const PARTIAL_SUFFIX: &str = ".silmaril-partial";
 
 /// Why a path is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

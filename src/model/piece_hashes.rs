@@ -216,7 +216,7 @@ mod tests {
         assert!(manifest.carry_piece_layers(&layers));
         assert_eq!(manifest.files[0].piece_layer.as_ref().unwrap().0.len(), 4);
         assert_eq!(manifest.files[1].piece_layer, None, "equal files share one layer");
-        let key = crate::keys::PublisherKeypair::generate().unwrap();
+        let key = crate::model::keys::PublisherKeypair::generate().unwrap();
         manifest.sign(&key);
         let again = Manifest::from_json(&manifest.to_json()).unwrap();
         assert_eq!((&again, again.signed_by()), (&manifest, Some(key.public())));

@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::tree::TreeError;
+use super::tree_error::TreeError;
 use crate::fetch::ReadError;
 
 /// An error that a FUSE reply can carry.

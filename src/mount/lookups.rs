@@ -25,7 +25,8 @@ use super::misses::{Miss, Misses};
 use super::never_resolve::NeverResolve;
 use super::requester::Requester;
 use super::top_path::RequestedModel;
-use super::tree::{Lookup, Tree, TreeError};
+use super::tree::{Lookup, Tree};
+use super::tree_error::TreeError;
 use crate::model::ModelName;
 
 /// How many lookups may wait at the same time; each is a thread of a program. A further lookup gets the reply "absent":

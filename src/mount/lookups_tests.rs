@@ -8,13 +8,15 @@ use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
+use super::attr::{Attr, Owner};
 use super::inode::Ino;
 use super::lookups::{LookupRules, Lookups, MAX_WAITING, ResolveError, Resolver, Resolving};
 use super::misses::{FIRST, REFUSAL};
 use super::never_resolve::NeverResolve;
 use super::requester::Requester;
 use super::top_path::{MountLayout, RequestedModel};
-use super::tree::{Attr, Lookup, Owner, Tree, TreeError};
+use super::tree::{Lookup, Tree};
+use super::tree_error::TreeError;
 use crate::model::{FileEntry, Manifest, ModelName, PiecesRoot};
 use crate::paths::Paths;
 use crate::store::{Store, StoredRevision};

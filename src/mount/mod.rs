@@ -17,6 +17,7 @@
 //! handle requests and never wait. Parked reads are tasks of the runtime.
 
 mod attach;
+mod attr;
 mod budget;
 mod code_warnings;
 mod detach;
@@ -37,14 +38,17 @@ mod mountpoint;
 mod names;
 mod namespaces;
 mod never_resolve;
+mod open_dir;
 mod open_files;
 mod read_ahead;
 mod reader_watch;
 mod reads;
 mod requester;
+mod shown;
 mod threads;
 mod top_path;
 mod tree;
+mod tree_error;
 #[cfg(test)]
 mod tree_tests;
 mod view;
@@ -63,6 +67,7 @@ use tracing::{error, info, warn};
 
 use crate::fetch::Fetch;
 use crate::store::StoredRevision;
+pub use attr::Owner;
 pub use detach::{MountRecord, list_mounts, resolve, resolve_mounted, unmount};
 pub use error::MountError;
 use inode::Ino;
@@ -77,7 +82,7 @@ use read_ahead::ReadAhead;
 pub use reads::ReadCounters;
 use reads::Reads;
 pub use top_path::{MountLayout, RequestedModel};
-pub use tree::{Owner, PublisherTrust};
+pub use tree::PublisherTrust;
 pub use view::ShownModels;
 
 /// How many threads handle requests. A request only reads memory or copies from the page cache, so few threads are

@@ -12,9 +12,11 @@ use futures_util::future::{BoxFuture, WeakShared};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::attr::{InodeKind, Owner};
 use super::lookups::{LookupRules, Lookups, Resolver};
 use super::requester::Requester;
-use super::tree::{InodeKind, Lookup, Owner, Tree, TreeError};
+use super::tree::{Lookup, Tree};
+use super::tree_error::TreeError;
 use super::view::ShownModels;
 use super::{Ino, MountLayout, RequestedModel};
 use crate::model::{InfoHash, Kind, ModelName, ModelRef};

@@ -18,7 +18,7 @@ use tracing::{Instrument as _, debug, warn};
 use super::errno::ToErrno;
 use super::reader_watch::ReaderWatch;
 use super::requester::Requester;
-use super::tree::TreeError;
+use super::tree_error::TreeError;
 use crate::fetch::{Fetch, FileRef, ReadError};
 
 /// The reply of one read. If it is dropped without a reply, it must send an error.

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::never_resolve::NeverResolve;
-use crate::keys::FINGERPRINT_ALPHABET;
 use crate::model::commit::is_commit;
+use crate::model::keys::FINGERPRINT_ALPHABET;
 use crate::model::{Kind, ModelName, ModelRef, PublisherKey, Revision};
 
 /// The directory in the root that has a directory for each publisher. It is found by its name but not listed, so that

@@ -12,105 +12,23 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
+use super::attr::{Attr, BLOCK, NAME_TTL, Owner, TOP_TTL, attr_of, dir_attr, link_attr};
 use super::inode::{Ino, InodeNumbers};
 use super::listing::{ListingNode, NodeKind};
 use super::never_resolve::NeverResolve;
+use super::open_dir::{ListFilter, OpenDir, is_listed};
+use super::shown::InodeRef;
 use super::top_path::{MountLayout, PossibleEntry, RequestedModel, TopPath, fingerprint_of};
-use super::view::{InodeRef, Placement, ShownModels, TopDir, TopEntry, View};
+use super::tree_error::TreeError;
+use super::view::{ShownModels, View};
 use super::xattr::{self, XattrName};
 use crate::fetch::FileRef;
 use crate::model::{InfoHash, Manifest, ModelName, ModelRef, PublisherKey};
 use crate::store::StoredRevision;
-
-/// How long names and attributes above the revisions are valid. Short, because `publish` changes them and programs
-/// should see the change soon.
-const TOP_TTL: Duration = Duration::from_secs(1);
-
-/// How long a name within a revision is valid, whether it exists or not: content is named by its hash and never changes.
-/// When the revision is removed, the entry of its directory expires first, and all names below it with it.
-const NAME_TTL: Duration = Duration::from_secs(24 * 3600);
-
-/// How long the attributes of an incomplete file are valid: its blocks grow while it is read.
-const PARTIAL_TTL: Duration = Duration::from_secs(1);
-
-/// How long the attributes of a complete file are valid. Eviction may remove blocks, and `st_blocks` should show that
-/// within minutes.
-const COMPLETE_TTL: Duration = Duration::from_secs(600);
-
-/// The unit of `st_blocks` (POSIX) and of the mount's statfs, in bytes.
-const BLOCK: u64 = 512;
-
-/// Why the tree cannot answer a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TreeError {
-    /// No inode with this number is shown, or no longer.
-    #[error("this inode is no longer shown")]
-    Stale,
-    /// The inode is not a directory.
-    #[error("not a directory")]
-    NotDir,
-    /// The inode is a directory.
-    #[error("is a directory")]
-    IsDir,
-    /// The inode is not a symbolic link.
-    #[error("not a symbolic link")]
-    NotLink,
-    /// The inode has no such extended attribute.
-    #[error("no such attribute")]
-    NoAttribute,
-    /// Several publishers dispute the name of the model.
-    #[error("several publishers dispute this name")]
-    Disputed,
-    /// The hub does not permit this user to read the model.
-    #[error("the hub does not permit this user to read it")]
-    Denied,
-    /// The program that waits is about to end.
-    #[error("interrupted by a signal")]
-    Interrupted,
-    /// The mount is being unmounted.
-    #[error("the mount is being unmounted")]
-    Stopped,
-}
-
-/// The kind of an inode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InodeKind {
-    /// A directory.
-    Dir,
-    /// A regular file.
-    File,
-    /// A symbolic link.
-    Link,
-}
-
-/// The attributes that `stat` shows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attr {
-    /// Inode number.
-    pub ino: Ino,
-    /// File type.
-    pub kind: InodeKind,
-    /// Length in bytes.
-    pub size: u64,
-    /// Cached bytes, in units of 512; at least 1 for a file that is not empty.
-    pub blocks: u64,
-    /// Used for all three times.
-    pub mtime: SystemTime,
-    /// Permission bits.
-    pub perm: u16,
-    /// Number of hard links.
-    pub nlink: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// How long these attributes are valid.
-    pub ttl: Duration,
-}
 
 /// The answer to a lookup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,17 +46,6 @@ pub enum Lookup {
     Unknown(RequestedModel),
 }
 
-/// An entry of a listing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirEntry {
-    /// Its name.
-    pub name: String,
-    /// Its attributes.
-    pub attr: Attr,
-    /// How long name and attributes may be remembered together.
-    pub ttl: Duration,
-}
-
 /// The numbers that statfs shows, in blocks of 512 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
@@ -148,25 +55,6 @@ pub struct Totals {
     pub missing: u64,
     /// Number of inodes.
     pub inodes: u64,
-}
-
-/// Owner and default time of all inodes.
-#[derive(Debug, Clone, Copy)]
-pub struct Owner {
-    /// User.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Time of mounting: the modification time of directories without a better one.
-    pub mounted_at: SystemTime,
-}
-
-impl Owner {
-    /// The user and group of this process, and now.
-    pub fn of_this_process() -> Self {
-        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-        Self { uid: uid.as_raw(), gid: gid.as_raw(), mounted_at: SystemTime::now() }
-    }
 }
 
 /// The inodes of one mount.
@@ -193,9 +81,6 @@ pub trait PublisherTrust: Send + Sync {
     /// The known publisher that a text means: by an alias, or by the beginning of a key or fingerprint.
     fn find_publisher(&self, text: &str) -> Option<PublisherKey>;
 }
-
-/// Whether listings show a revision.
-pub type ListFilter = dyn Fn(&StoredRevision) -> bool + Send + Sync;
 
 impl Tree {
     /// A tree without revisions.
@@ -460,135 +345,5 @@ impl Tree {
         }
         let (blocks, here) = (bytes.div_ceil(BLOCK), here / BLOCK);
         Totals { blocks, missing: if bytes == 0 { 0 } else { blocks.saturating_sub(here) }, inodes }
-    }
-}
-
-/// An open directory, with the view at the time of opening.
-pub struct OpenDir {
-    view: Arc<View>,
-    ino: Ino,
-    owner: Owner,
-    /// For a directory above the revisions: indices of the entries that are listed.
-    entries: Vec<usize>,
-    /// For a guessed directory: the attributes of itself and its parent.
-    empty: Option<[Attr; 2]>,
-}
-
-impl OpenDir {
-    /// The entry at a position: 0 is `.`, 1 is `..`; none after the last entry.
-    pub fn entry(&self, position: u64) -> Option<DirEntry> {
-        if let Some(empty) = &self.empty {
-            let at = usize::try_from(position).ok()?;
-            let name = [".", ".."].get(at)?;
-            return Some(DirEntry { name: (*name).to_owned(), attr: empty[at].clone(), ttl: Duration::ZERO });
-        }
-        let found = self.view.find(self.ino)?;
-        let (ino, name, ttl) = match (position, &found) {
-            (0, _) => (self.ino, ".".to_owned(), Duration::ZERO),
-            (1, _) => (parent_of(&found), "..".to_owned(), Duration::ZERO),
-            (n, InodeRef::Top(dir)) => {
-                let entry = &dir.entries[*self.entries.get(usize::try_from(n - 2).ok()?)?];
-                (entry.ino, entry.name.clone(), TOP_TTL)
-            }
-            (n, InodeRef::Inside(placement, _, ListingNode { kind: NodeKind::Dir { children, .. }, .. })) => {
-                let child = *children.get(usize::try_from(n - 2).ok()?)?;
-                let node = placement.nodes.get(child.into())?;
-                (placement.ino(child), node.name.clone().into_string(), NAME_TTL)
-            }
-            (_, InodeRef::Link(_) | InodeRef::Text(_) | InodeRef::Inside(..)) => return None,
-        };
-        let attr = attr_of(&self.view, ino, &self.owner).ok()?;
-        let ttl = ttl.min(attr.ttl);
-        Some(DirEntry { name, attr, ttl })
-    }
-}
-
-/// Whether a filter accepts an entry of a directory above the revisions. A link is accepted if its target is, and a
-/// directory if any of its entries is.
-fn is_listed(view: &View, dir: &TopDir, entry: &TopEntry, filter: &ListFilter) -> bool {
-    match view.find(entry.ino) {
-        Some(InodeRef::Inside(placement, ..)) => filter(&placement.revision),
-        Some(InodeRef::Link(target)) => {
-            dir.child(target).is_some_and(|e| e.is_dir && is_listed(view, dir, e, filter))
-        }
-        // The directories and files of a repository that has a listed snapshot.
-        Some(InodeRef::Text(_)) => true,
-        Some(InodeRef::Top(TopDir { place: TopPath::RepoDir(..), .. })) => true,
-        Some(InodeRef::Top(below @ TopDir { place: TopPath::Repo(_), .. })) => {
-            let dirs = below.entries.iter().filter_map(|entry| match view.find(entry.ino)? {
-                InodeRef::Top(dir) => Some(dir),
-                _ => None,
-            });
-            let mut snapshots = dirs.flat_map(|dir| dir.entries.iter().map(move |entry| (dir, entry)));
-            snapshots.any(|(dir, entry)| entry.is_dir && is_listed(view, dir, entry, filter))
-        }
-        Some(InodeRef::Top(below)) => below.entries.iter().any(|e| is_listed(view, below, e, filter)),
-        None => false,
-    }
-}
-
-fn parent_of(found: &InodeRef<'_>) -> Ino {
-    match found {
-        InodeRef::Top(dir) => dir.parent,
-        InodeRef::Inside(placement, 0, _) => placement.parent,
-        InodeRef::Inside(placement, _, node) => placement.ino(node.parent),
-        InodeRef::Link(_) | InodeRef::Text(_) => Ino::ROOT,
-    }
-}
-
-/// The attributes of an empty directory above the revisions.
-fn dir_attr(ino: Ino, owner: &Owner) -> Attr {
-    Attr {
-        ino,
-        kind: InodeKind::Dir,
-        size: 0,
-        blocks: 0,
-        mtime: owner.mounted_at,
-        perm: 0o555,
-        nlink: 2,
-        uid: owner.uid,
-        gid: owner.gid,
-        ttl: TOP_TTL,
-    }
-}
-
-/// The attributes of a link.
-fn link_attr(ino: Ino, target: &str, owner: &Owner) -> Attr {
-    Attr { kind: InodeKind::Link, size: target.len() as u64, perm: 0o777, nlink: 1, ..dir_attr(ino, owner) }
-}
-
-fn attr_of(view: &View, ino: Ino, owner: &Owner) -> Result<Attr, TreeError> {
-    let found = view.find(ino).ok_or(TreeError::Stale)?;
-    let attr = Attr { nlink: view.nlink(&found), ..dir_attr(ino, owner) };
-    Ok(match &found {
-        InodeRef::Top(_) => attr,
-        InodeRef::Link(target) => {
-            Attr { kind: InodeKind::Link, size: target.len() as u64, perm: 0o777, ..attr }
-        }
-        InodeRef::Text(text) => {
-            Attr { kind: InodeKind::File, size: text.len() as u64, blocks: 1, perm: 0o444, ..attr }
-        }
-        InodeRef::Inside(placement, index, ListingNode { kind: NodeKind::Dir { .. }, .. }) => {
-            let ttl = if *index == 0 { TOP_TTL } else { NAME_TTL };
-            Attr { mtime: placement.mtime, ttl, ..attr }
-        }
-        InodeRef::Inside(placement, _, ListingNode { kind: NodeKind::File(file), .. }) => {
-            file_attr(placement, *file as usize, attr)
-        }
-    })
-}
-
-fn file_attr(placement: &Placement, file: usize, base: Attr) -> Attr {
-    let content = &placement.revision.contents[file];
-    let entry = &placement.revision.manifest.files[file];
-    Attr {
-        kind: InodeKind::File,
-        size: entry.size,
-        // GNU tar archives a file with 0 blocks as zeros without reading it, so at least 1.
-        blocks: content.cached_bytes().div_ceil(BLOCK).max(entry.size.min(1)),
-        mtime: placement.mtime,
-        perm: if entry.executable { 0o555 } else { 0o444 },
-        ttl: if content.is_complete() { COMPLETE_TTL } else { PARTIAL_TTL },
-        ..base
     }
 }

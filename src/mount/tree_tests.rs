@@ -9,9 +9,11 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
+use super::attr::{Attr, InodeKind, Owner};
 use super::inode::Ino;
 use super::top_path::MountLayout;
-use super::tree::{Attr, InodeKind, Lookup, Owner, PublisherTrust, Tree, TreeError};
+use super::tree::{Lookup, PublisherTrust, Tree};
+use super::tree_error::TreeError;
 use super::view::ShownModels;
 use crate::model::{BLOCK_LEN, FileEntry, Manifest, ModelRef, PiecesRoot, PublisherKey, Sha256Digest};
 use crate::paths::Paths;

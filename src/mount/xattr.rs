@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 use super::listing::NodeKind;
-use super::view::InodeRef;
+use super::shown::InodeRef;
 use crate::model::Manifest;
 use crate::store::StoredRevision;
 
@@ -111,7 +111,9 @@ fn proof(revision: &StoredRevision, file: usize) -> &'static str {
     let content = &revision.contents[file];
     match &revision.hub {
         None => "piece",
-        Some(_) if content.is_empty() || content.hub_proof().is_some() => "sha256",
+        Some(_) if content.is_empty() || content.of_hub().is_some_and(|of_hub| of_hub.proof().is_some()) => {
+            "sha256"
+        }
         Some(_) => "hub",
     }
 }

@@ -205,7 +205,7 @@ mod tests {
     use super::*;
     use crate::catalog::record::Record;
     use crate::config::Config;
-    use crate::keys::PublisherKeypair;
+    use crate::model::keys::PublisherKeypair;
     use crate::model::{FileEntry, PiecesRoot};
     use crate::node::ErrorKind;
 

@@ -9,7 +9,7 @@ use super::node_catalog::{NodeCatalog, now};
 use super::{Library, NodeError, blocking};
 use crate::catalog::UnixTime;
 use crate::catalog::record::{Record, SharedRecord, SignedRecord};
-use crate::keys::PublisherKeypair;
+use crate::model::keys::PublisherKeypair;
 use crate::model::{Manifest, Sha256Digest};
 use crate::trust::rotation;
 

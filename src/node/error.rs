@@ -89,7 +89,7 @@ pub enum NodeError {
     Paths(#[from] crate::paths::PathsError),
     /// The publisher's key cannot be used.
     #[error(transparent)]
-    Key(#[from] crate::keys::KeyError),
+    Key(#[from] crate::model::keys::KeyError),
     /// The directory cannot be shared.
     #[error(transparent)]
     Describe(#[from] crate::model::describe::DescribeError),

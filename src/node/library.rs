@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use crate::config::Config;
-use crate::keys::PublisherKeypair;
+use crate::model::keys::PublisherKeypair;
 use crate::model::{Manifest, ModelRef};
 use crate::mount::RequestedModel;
 use crate::node::lock::NodeLock;

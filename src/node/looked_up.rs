@@ -42,7 +42,7 @@ struct LookedUp {
 pub(super) async fn keep_bounds(node: &Arc<Node>) {
     let node = node.clone();
     let kept = blocking::run(move || {
-        if node.library.begin_count(COUNT_AFTER) {
+        if LookedUpModels(&node.library).begin_count(COUNT_AFTER) {
             drop_unread(&node)?;
         }
         leave_idle(&node);
@@ -60,7 +60,7 @@ fn drop_unread(node: &Node) -> Result<(), NodeError> {
         // A job that fetches it, and readers that wait for it, keep it.
         let Some(_turn) = node.jobs.try_turn(&info_hash) else { continue };
         if node.fetch.leave_if_idle(&info_hash) {
-            node.library.forget_looked_up(&unread)?;
+            LookedUpModels(&node.library).forget(&unread)?;
             // A read may have joined it again.
             node.seeds.leave_unless_used(&unread.manifest);
             dropped += 1;
@@ -80,7 +80,7 @@ fn beyond(library: &Library, max: usize, max_memory: usize) -> Vec<LookedUp> {
     if known.len() <= max && known.iter().map(|manifest| memory_of(manifest)).sum::<usize>() <= max_memory {
         return Vec::new();
     }
-    let mut unread = library.looked_up();
+    let mut unread = LookedUpModels(library).all();
     unread.retain(|one| {
         let revision = library.usable_revision(one.manifest.clone());
         revision.is_some_and(|revision| revision.held_bytes() == 0)
@@ -108,7 +108,7 @@ fn leave_idle(node: &Node) {
     });
     let is_only_read = |revision: &Arc<StoredRevision>| {
         let manifest = &revision.manifest;
-        node.library.is_only_read(manifest).is_some()
+        LookedUpModels(&node.library).is_only_read(manifest).is_some()
     };
     leave_oldest(MAX_ENGINE_MEMORY, joined.collect(), is_only_read, |revision| {
         let left = node.fetch.leave_if_idle(&revision.manifest.torrent.info_hash);
@@ -153,53 +153,56 @@ fn engine_memory(revision: &StoredRevision) -> u64 {
     TORRENT_MEMORY + PIECE_MEMORY * u64::from(revision.layout.piece_count())
 }
 
-impl Library {
+/// The manifests of a registry that were only looked up.
+struct LookedUpModels<'a>(&'a Library);
+
+impl LookedUpModels<'_> {
     /// Begins a count of the manifests that were only looked up, unless fewer than `after` were accepted since the last one.
     fn begin_count(&self, after: usize) -> bool {
         use std::sync::atomic::Ordering::Relaxed;
-        self.looked_up.load(Relaxed) >= after && self.looked_up.swap(0, Relaxed) >= after
+        self.0.looked_up.load(Relaxed) >= after && self.0.looked_up.swap(0, Relaxed) >= after
     }
 
     /// The publisher of a manifest that only lookups have accepted. None for any other manifest, and if that is not known. Reads
     /// the disk.
     fn is_only_read(&self, manifest: &Manifest) -> Option<PublisherKey> {
         let publisher = manifest.signed_by()?;
-        let newest = self.states.of(&manifest.model_ref()).ok()?;
+        let newest = self.0.states.of(&manifest.model_ref()).ok()?;
         newest.get(&publisher).is_some_and(|state| state.only_read).then_some(publisher)
     }
 
-    fn looked_up(&self) -> Vec<LookedUp> {
+    fn all(&self) -> Vec<LookedUp> {
         let of = |manifest: Arc<Manifest>, by_publisher: bool| {
             let (model, signed_by) = (manifest.model_ref(), manifest.signed_by()?);
             let (since, is_unsaved) = match by_publisher {
-                true => self.by_publisher.since(&signed_by, &model),
-                false => self.registry.since(&model),
+                true => self.0.by_publisher.since(&signed_by, &model),
+                false => self.0.registry.since(&model),
             };
             // Only a manifest that is read may be in memory alone.
             let publisher = if is_unsaved { signed_by } else { self.is_only_read(&manifest)? };
             Some(LookedUp { manifest, publisher, by_publisher, since })
         };
-        let named = self.registry.all().into_iter().filter_map(|manifest| of(manifest, false));
-        let further = self.by_publisher.all().into_iter().filter_map(|manifest| of(manifest, true));
+        let named = self.0.registry.all().into_iter().filter_map(|manifest| of(manifest, false));
+        let further = self.0.by_publisher.all().into_iter().filter_map(|manifest| of(manifest, true));
         named.chain(further).collect()
     }
 
     /// Forgets a manifest of which no byte is stored, and the state of its publisher.
-    fn forget_looked_up(&self, one: &LookedUp) -> Result<(), NodeError> {
+    fn forget(&self, one: &LookedUp) -> Result<(), NodeError> {
         let (model, info_hash) = (one.manifest.model_ref(), one.manifest.torrent.info_hash);
-        let lock = self.states.lock()?;
+        let lock = self.0.states.lock()?;
         // A command may have accepted it since.
         if one.since.is_some() && self.is_only_read(&one.manifest).is_none() {
             return Ok(());
         }
         if one.by_publisher {
-            self.by_publisher.remove(&one.publisher, &model)?;
+            self.0.by_publisher.remove(&one.publisher, &model)?;
         } else {
-            self.registry.remove(&model)?;
+            self.0.registry.remove(&model)?;
         }
-        self.states.forget(&model, &one.publisher, &lock)?;
-        if !self.manifests().iter().any(|known| known.torrent.info_hash == info_hash) {
-            self.store.torrents.remove(&info_hash)?;
+        self.0.states.forget(&model, &one.publisher, &lock)?;
+        if !self.0.manifests().iter().any(|known| known.torrent.info_hash == info_hash) {
+            self.0.store.torrents.remove(&info_hash)?;
         }
         Ok(())
     }
@@ -209,7 +212,7 @@ impl Library {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::keys::PublisherKeypair;
+    use crate::model::keys::PublisherKeypair;
     use crate::model::{FileEntry, ModelRef, PiecesRoot};
     use crate::node::accept::Intent;
     use crate::trust::Pinning;
@@ -276,7 +279,7 @@ mod tests {
         let rig = Rig::new();
         let manifest = rig.accept("a/old", 2, Intent::Read);
         for one in &beyond(&rig.library, 0, 0) {
-            rig.library.forget_looked_up(one).unwrap();
+            LookedUpModels(&rig.library).forget(one).unwrap();
         }
         let library = Library::open(rig.library.config.clone()).unwrap();
         assert!(library.manifests().is_empty());
@@ -290,7 +293,7 @@ mod tests {
         rig.accept("a/old", 2, Intent::Read);
         let unread = beyond(&rig.library, 0, 0);
         rig.accept("a/old", 2, TAKE);
-        rig.library.forget_looked_up(&unread[0]).unwrap();
+        LookedUpModels(&rig.library).forget(&unread[0]).unwrap();
         assert_eq!(rig.library.manifests().len(), 1);
     }
 
@@ -329,18 +332,18 @@ mod tests {
         let rig = Rig::new();
         let [read, taken] =
             [("a/read", Intent::Read), ("a/taken", TAKE)].map(|(name, intent)| rig.accept(name, 1, intent));
-        assert_eq!(rig.library.is_only_read(&read), Some(rig.key.public()));
-        assert_eq!(rig.library.is_only_read(&taken), None);
+        assert_eq!(LookedUpModels(&rig.library).is_only_read(&read), Some(rig.key.public()));
+        assert_eq!(LookedUpModels(&rig.library).is_only_read(&taken), None);
     }
 
     #[test]
     fn manifests_are_counted_after_some_lookups() {
         let rig = Rig::new();
-        assert!(!rig.library.begin_count(2));
+        assert!(!LookedUpModels(&rig.library).begin_count(2));
         rig.accept("a/taken", 1, TAKE);
         rig.accept("a/one", 2, Intent::Read);
-        assert!(!rig.library.begin_count(2));
+        assert!(!LookedUpModels(&rig.library).begin_count(2));
         rig.accept("a/two", 3, Intent::Read);
-        assert!(rig.library.begin_count(2) && !rig.library.begin_count(2));
+        assert!(LookedUpModels(&rig.library).begin_count(2) && !LookedUpModels(&rig.library).begin_count(2));
     }
 }

@@ -169,7 +169,7 @@ pub fn all(library: &Library) -> Result<Vec<KnownModel>, NodeError> {
         library.revisions().iter().map(|revision| KnownModel::of(revision, library, &trust)).collect();
     models
         .extend(unshared::find_all(&library.store, &mut Memory::default()).iter().map(KnownModel::unshared));
-    let of_hub = library.store.hub_listings().into_iter();
+    let of_hub = library.store.hub().listings().into_iter();
     let of_hub = of_hub.filter(|listing| library.registry.get(&listing.model).is_none());
     let of_hub = of_hub.filter_map(|listing| StoredRevision::of_hub(&library.store, listing).ok());
     models.extend(of_hub.filter_map(|revision| KnownModel::of_hub(&revision, library)));

@@ -16,7 +16,7 @@ use crate::model::ModelRef;
 pub fn remove(library: &Library, model: &ModelRef) -> Result<(), NodeError> {
     let remaining: Vec<_> = library.manifests().into_iter().filter(|m| m.model_ref() != *model).collect();
     let of_publishers = library.by_publisher.of_model(model);
-    let was_of_hub = library.store.forget_hub(model)?;
+    let was_of_hub = library.store.hub().forget(model)?;
     match library.revision(model) {
         Ok(revision) => {
             for former in

@@ -1,8 +1,8 @@
 //! After a replacement of the publisher's key: signs the manifests of the former key with the new one.
 
 use super::{Library, NodeError};
-use crate::keys::PublisherKeypair;
 use crate::model::PublisherKey;
+use crate::model::keys::PublisherKeypair;
 use crate::trust::rotation;
 
 /// Completes all replacements of the key: names of a former key belong to its successor, and own manifests are signed

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::keys::PublisherKeypair;
 use crate::model::codec::MAX_WEB_SEEDS;
 use crate::model::describe::{DescribeOptions, Description, describe};
+use crate::model::keys::PublisherKeypair;
 use crate::model::license::{self, LicenseError};
 use crate::model::magnet::Magnet;
 use crate::model::metainfo::parse_metainfo;

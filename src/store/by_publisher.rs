@@ -129,7 +129,7 @@ fn publishers(dir: &Path) -> Result<Vec<PublisherKey>, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::PublisherKeypair;
+    use crate::model::keys::PublisherKeypair;
     use crate::store::tests::{home, manifest};
 
     #[test]

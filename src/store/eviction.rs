@@ -14,10 +14,10 @@ use std::sync::Arc;
 use rustix::fs::statvfs;
 use rustix::io::Errno;
 
-use super::content::punch;
 use super::data::remove_data;
 use super::{ContentKey, HubKey, Store, StoreError, mapfile};
 use crate::config::{CacheConfig, SizeOrPercent};
+use crate::fsutil::punch;
 use crate::model::PiecesRoot;
 
 /// The unit of eviction within a file, in bytes.
@@ -127,7 +127,7 @@ impl Cache<'_> {
     /// Frees `wanted` bytes of one file, or all its bytes if there are fewer. None if it is pinned.
     fn evict_entry(&self, entry: &CacheEntry, wanted: u64) -> io::Result<Option<(Range<u64>, u64)>> {
         let content = match entry.hub {
-            Some(hub) => self.store.hub_content(hub),
+            Some(hub) => self.store.hub().content(hub),
             None => self.store.content(entry.key, &[]),
         };
         let content = match content {

@@ -76,7 +76,10 @@ use dirs::ModelDirs;
 pub use eviction::{Cache, CacheEntry, Evicted};
 pub use former_states::{FormerState, FormerStates};
 use granules::Granules;
-pub use hub::{HubFile, HubKey, HubListing, HubModel, HubProof, HubRevisionError, HubScope, OpenHubFile};
+pub use hub::{
+    HubContent, HubFile, HubKey, HubListing, HubModel, HubProof, HubRevisionError, HubScope, HubStore,
+    OpenHubFile,
+};
 use live::LiveContents;
 pub use partial_mirrors::PartialMirrors;
 pub use placed::PlacedFiles;
@@ -313,6 +316,11 @@ impl Store {
     /// The cache of partly read files.
     pub fn cache(self: &Arc<Self>) -> Cache<'_> {
         Cache { store: self }
+    }
+
+    /// The models that are read from a hub.
+    pub fn hub(self: &Arc<Self>) -> HubStore<'_> {
+        HubStore { store: self }
     }
 
     /// The files outside the cache.

@@ -118,7 +118,7 @@ impl Store {
         for &file in files {
             let content = &revision.contents[file];
             content.leave_memory().map_err(|e| StoreError::io(dest, e))?;
-            leave_if_changed(content)?;
+            content.leave_if_changed()?;
             self.check_complete(revision, file)?;
             let target = dest.join(&manifest.files[file].path);
             refuse_links(dest, &target)?;
@@ -253,17 +253,6 @@ impl Store {
         };
         let removed = remove_data_unsynced(&own)?;
         Ok(removed.then(|| fsutil::parent(&own).to_owned()))
-    }
-}
-
-/// Moves a content away from a placed file that has changed since it was verified: readers may not have noticed yet. The
-/// caller holds `moving`.
-pub(super) fn leave_if_changed(content: &Content) -> Result<(), StoreError> {
-    match content.location() {
-        Location::Placed(placed) if Stamp::at(&placed.path).ok() != Some(placed.stamp) => {
-            content.start_over().map_err(|e| StoreError::io(&placed.path, e))
-        }
-        _ => Ok(()),
     }
 }
 

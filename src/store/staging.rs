@@ -6,9 +6,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::publish::leave_if_changed;
 use super::{ContentKey, Store, StoreError, StoredRevision, mapfile};
-use crate::model::path::PARTIAL_SUFFIX;
+use crate::fsutil::PARTIAL_SUFFIX;
 use crate::model::{InfoHash, Manifest};
 use crate::{fsutil, nofollow};
 
@@ -51,7 +50,7 @@ impl Staging<'_> {
         let staging = staging_dir(&self.store.dirs.destination(dest)?, &revision.manifest.torrent.info_hash)?;
         let all: Vec<usize> = (0..revision.contents.len()).collect();
         let contents = revision.unique(&all);
-        contents.values().try_for_each(|content| leave_if_changed(content))?;
+        contents.values().try_for_each(|content| content.leave_if_changed())?;
         let contents = contents.into_iter().filter(|(_, c)| !c.is_complete());
         for (at, (key, content)) in contents.enumerate() {
             if at == 0 {

@@ -215,7 +215,7 @@ pub(super) fn get_item(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::PublisherKeypair;
+    use crate::model::keys::PublisherKeypair;
 
     fn item(key: &PublisherKeypair, sequence: i64, value: &[u8]) -> DhtItem {
         let salt = [7; 20];

@@ -12,6 +12,7 @@ mod pump;
 mod quiet;
 mod session;
 mod settings;
+mod swarms;
 mod talk;
 mod trial;
 

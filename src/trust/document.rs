@@ -10,14 +10,11 @@ use jiff::Timestamp;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::bounds::{MAX_PINS, MAX_PUBLISHERS};
 use super::{MAX_CHAIN, TrustError};
 use crate::model::{ModelName, PublisherKey};
 use crate::yaml::{self, YamlError, YamlLimits};
 
-/// The most pinned names: some 20 MB of file.
-pub(super) const MAX_PINS: usize = 100_000;
-/// The most listed publishers: each is checked when a publisher is chosen for a name.
-pub(super) const MAX_PUBLISHERS: usize = 10_000;
 /// The most replaced keys that are remembered.
 pub(super) const MAX_SUCCESSIONS: usize = 10_000;
 

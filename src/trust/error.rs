@@ -117,8 +117,8 @@ pub enum TrustError {
     /// The file has reached its limit of publishers or names.
     #[error(
         "trust.yaml is full: it holds {} names or {} publishers",
-        super::document::MAX_PINS,
-        super::document::MAX_PUBLISHERS
+        super::bounds::MAX_PINS,
+        super::bounds::MAX_PUBLISHERS
     )]
     Full,
     /// The file cannot be read, written or understood.

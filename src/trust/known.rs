@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Trust, TrustDocument};
+use super::TrustDocument;
 use crate::model::PublisherKey;
 
 /// The keys, and the sources that they were collected from.
@@ -18,13 +18,15 @@ struct CollectedKeys {
     keys: Arc<HashSet<PublisherKey>>,
 }
 
-impl Trust {
-    /// The publishers that are listed or own a name, our own key, and the former keys of all these: nodes that join later
-    /// need to learn what has replaced a former key. Collected again when one of the files has changed. A caller with many
-    /// keys should call this once.
-    pub fn known_keys(&self) -> Arc<HashSet<PublisherKey>> {
-        let (own, document) = (self.own(), self.document().ok());
-        let mut collected = self.known.0.lock();
+impl KnownKeys {
+    /// The publishers that `document` lists or that own a name in it, `own`, and the former keys of all these. Collected again
+    /// when one of the sources has changed.
+    pub fn collect(
+        &self,
+        own: Option<PublisherKey>,
+        document: Option<Arc<TrustDocument>>,
+    ) -> Arc<HashSet<PublisherKey>> {
+        let mut collected = self.0.lock();
         let is_same = |then: &Option<Arc<TrustDocument>>| match (then, &document) {
             (Some(then), Some(now)) => Arc::ptr_eq(then, now),
             (None, None) => true,
@@ -57,6 +59,7 @@ mod tests {
     use super::*;
     use crate::config::TrustPolicy;
     use crate::paths::Paths;
+    use crate::trust::Trust;
 
     #[test]
     fn keys_are_collected_again_when_the_file_changes() {

@@ -31,6 +31,7 @@
 //! All questions are answered from memory, after a check whether the file changed. Answers that change the file block for
 //! the disk.
 
+mod bounds;
 mod changes;
 mod choice;
 mod document;
@@ -43,7 +44,7 @@ pub mod rotation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -61,7 +62,7 @@ use file::{TrustFile, Watched};
 use known::KnownKeys;
 
 use crate::config::TrustPolicy;
-use crate::keys::PublisherKeypair;
+use crate::model::keys::PublisherKeypair;
 use crate::model::{InfoHash, ModelName, PublisherKey};
 use crate::paths::Paths;
 
@@ -140,6 +141,22 @@ impl Trust {
             Err(error) => Own { key: None, lasting: !error.is_temporary() },
         };
         self.own.get(load, |own| own.lasting).key
+    }
+
+    /// The publishers that are listed or own a name, our own key, and the former keys of all these: nodes that join later
+    /// need to learn what has replaced a former key. A caller with many keys should call this once.
+    pub fn known_keys(&self) -> Arc<HashSet<PublisherKey>> {
+        self.known.collect(self.own(), self.document().ok())
+    }
+
+    /// A publisher with its alias; without one if the file cannot be read.
+    pub fn named(&self, key: &PublisherKey) -> NamedPublisher {
+        self.document().map_or_else(|_| TrustDocument::default().named(key), |document| document.named(key))
+    }
+
+    /// How a publisher is shown, everywhere: `alias (fingerprint)`, or the fingerprint alone.
+    pub fn describe(&self, key: &PublisherKey) -> String {
+        self.named(key).to_string()
     }
 
     /// The present content of the file.

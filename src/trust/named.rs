@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Trust, TrustDocument};
+use super::TrustDocument;
 use crate::model::PublisherKey;
 
 /// A publisher's key and its name for the user. Shown as `alias (fingerprint)`, or as the fingerprint alone.
@@ -35,18 +35,6 @@ impl TrustDocument {
     }
 
     /// How a publisher is shown: `alias (fingerprint)`, or the fingerprint alone.
-    pub fn describe(&self, key: &PublisherKey) -> String {
-        self.named(key).to_string()
-    }
-}
-
-impl Trust {
-    /// A publisher with its alias; without one if the file cannot be read.
-    pub fn named(&self, key: &PublisherKey) -> NamedPublisher {
-        self.document().map_or_else(|_| TrustDocument::default().named(key), |document| document.named(key))
-    }
-
-    /// How a publisher is shown, everywhere: `alias (fingerprint)`, or the fingerprint alone.
     pub fn describe(&self, key: &PublisherKey) -> String {
         self.named(key).to_string()
     }

@@ -22,8 +22,8 @@ use super::{TrustError, TrustLock};
 use crate::catalog::UnixTime;
 use crate::catalog::record::{MAX_RECORD, Record, RecordBody, RecordError, SharedRecord, SignedRecord};
 use crate::fsutil;
-use crate::keys::{KeyError, PublisherKeypair};
 use crate::model::PublisherKey;
+use crate::model::keys::{KeyError, PublisherKeypair};
 use crate::paths::Paths;
 
 /// The most successions that are read; more than a user makes.

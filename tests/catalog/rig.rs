@@ -13,7 +13,7 @@ use silmaril::catalog::{
     Candidate, Catalog, CatalogSettings, CatalogStore, FoundModel, HeldModel, Holdings, ModelRecord, Record,
     RecordBody, SearchPatience, SignedRecord, UnixTime,
 };
-use silmaril::keys::PublisherKeypair;
+use silmaril::model::keys::PublisherKeypair;
 use silmaril::model::{InfoHash, ModelName, ModelRef, PublisherKey, Sha256Digest};
 use silmaril::torrent::{GivenPeers, Meeting, Overlay, OverlayEvent, PeerId, Topic, TorrentId};
 use tempfile::TempDir;

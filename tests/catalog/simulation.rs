@@ -18,7 +18,7 @@ use silmaril::catalog::message::{Have, HeldManifest, Message};
 use silmaril::catalog::record::SharedRecord;
 use silmaril::catalog::service::WAVE;
 use silmaril::catalog::store::{Page, StoreOutcome};
-use silmaril::keys::PublisherKeypair;
+use silmaril::model::keys::PublisherKeypair;
 use silmaril::model::{InfoHash, ModelRef, PublisherKey, Sha256Digest};
 use silmaril::torrent::PeerId;
 

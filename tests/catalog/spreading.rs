@@ -128,7 +128,7 @@ async fn hundred_thousand_records_in_one_exchange() {
     let world = World::new(Network::new());
     let old = world.member(&[]);
     for _ in 0..100 {
-        let key = silmaril::keys::PublisherKeypair::generate().unwrap();
+        let key = silmaril::model::keys::PublisherKeypair::generate().unwrap();
         old.store.insert(&records(&key, 1_000), EPOCH, &|_| false).unwrap();
     }
     let begun = (Instant::now(), std::time::Instant::now());

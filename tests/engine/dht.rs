@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use silmaril::config::NetworkConfig;
-use silmaril::keys::PublisherKeypair;
 use silmaril::model::InfoHash;
+use silmaril::model::keys::PublisherKeypair;
 use silmaril::torrent::{DhtItem, EngineError, Event, Meeting, Overlay, OverlayEvent, Topic};
 
 use super::rig::{Client, SOON, network};

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use silmaril::config::{NetworkConfig, Utp};
-use silmaril::keys::PublisherKeypair;
+use silmaril::model::keys::PublisherKeypair;
 use silmaril::torrent::{AddTorrent, Discovery, Event, Overlay as _, OverlayEvent, Swarms as _, Topic};
 
 use super::rig::{Client, SOON, Sample, network};

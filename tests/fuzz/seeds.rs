@@ -5,7 +5,7 @@ use std::path::Path;
 
 use silmaril::catalog::message::{Have, HeldManifest, Message};
 use silmaril::catalog::{ModelRecord, Query, Record, RecordBody, SharedRecord, SignedRecord};
-use silmaril::keys::PublisherKeypair;
+use silmaril::model::keys::PublisherKeypair;
 use silmaril::model::{
     FileEntry, InfoHash, Magnet, Manifest, ModelName, PieceLayer, PiecesRoot, Pointer, PublisherKey,
     Revision, Sha256Digest, merkle,

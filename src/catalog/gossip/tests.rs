@@ -142,7 +142,7 @@ fn lookups_of_all_peers_are_bounded() {
 #[test]
 fn held_manifests_are_not_hidden_by_false_records() {
     use crate::catalog::record::{ModelRecord, Record, RecordBody, SignedRecord};
-    use crate::keys::PublisherKeypair;
+    use crate::model::keys::PublisherKeypair;
     let record = |n: u8| {
         let body = RecordBody::Model(ModelRecord {
             name: "org/model".parse().unwrap(),

@@ -4,7 +4,7 @@ use super::*;
 use crate::catalog::record::tests::{fixed_key, model};
 use crate::catalog::record::{RecordError, SignedRecord};
 use crate::catalog::wire::MessageWriter;
-use crate::keys::PublisherKeypair;
+use crate::model::keys::PublisherKeypair;
 use crate::torrent::overlay::MAX_MESSAGE;
 
 fn record(name: &str, sequence: i64) -> SharedRecord {

@@ -110,8 +110,8 @@ mod tests {
     use crate::catalog::message::Message;
     use crate::catalog::record::{SignedRecord, tests::model};
     use crate::catalog::service::types::HeldModel;
-    use crate::keys::PublisherKeypair;
     use crate::model::ModelName;
+    use crate::model::keys::PublisherKeypair;
 
     const NOW: u64 = 1_800_000_000;
 

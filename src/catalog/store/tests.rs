@@ -6,7 +6,7 @@ use super::*;
 use crate::catalog::record::tests::{fixed_key, model};
 use crate::catalog::record::{RecordBody, SignedRecord};
 use crate::catalog::{EXPIRY, MAX_AHEAD};
-use crate::keys::PublisherKeypair;
+use crate::model::keys::PublisherKeypair;
 
 mod bounds;
 mod damage;

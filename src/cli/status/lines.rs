@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cli::format::{clean, count, percent, size};
 use crate::cli::list::{code, pinned};
-use crate::cli::output::{clean, count, percent, size};
 use crate::cli::table::{self, Column, number, text};
 use crate::fetch::TransferStatus;
 use crate::fetch::hub::HubStatus;

@@ -314,6 +314,11 @@ impl HubReads {
         Ok(freed)
     }
 
+    /// The figures of a model that is read from a hub; none for another model.
+    pub fn status(&self, revision: &StoredRevision) -> Option<HubStatus> {
+        HubStatus::of(self, revision)
+    }
+
     /// Whether reads wait.
     pub(super) fn has_work(&self) -> bool {
         self.state.lock().files.values().any(|reading| !reading.waiters.is_empty())

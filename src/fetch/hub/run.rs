@@ -84,8 +84,10 @@ impl RangeRequest {
     ) -> Result<u64, WebError> {
         let range = at..at + bytes.len() as u64;
         let (content, opened, written) = (content.clone(), out.take(), range.clone());
-        let writing =
-            tokio::task::spawn_blocking(move || content.write_from_hub(opened, written.start, &bytes));
+        let writing = tokio::task::spawn_blocking(move || match content.of_hub() {
+            Some(of_hub) => of_hub.write(opened, written.start, &bytes),
+            None => Err(io::Error::other("the content does not come from a hub")),
+        });
         let disk = |error: io::Error| WebError::Unreachable(format!("disk: {error}"));
         let opened = writing.await.map_err(|error| disk(io::Error::other(error)))?.map_err(|error| {
             if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {

@@ -30,13 +30,13 @@ pub struct HubStatus {
     pub trouble: Option<String>,
 }
 
-impl HubReads {
+impl HubStatus {
     /// The figures of a model that is read from a hub; none for another model.
-    pub fn status(&self, revision: &StoredRevision) -> Option<HubStatus> {
+    pub(super) fn of(reads: &HubReads, revision: &StoredRevision) -> Option<Self> {
         let listing = &revision.hub.as_ref()?.listing;
-        let state = self.state.lock();
+        let state = reads.state.lock();
         let of_it = || state.files.values().filter(|reading| reading.is_of(&listing.model));
-        let reads =
+        let waiting =
             |reading: &super::state::Reading| reading.waiters.values().filter(|wait| !wait.is_job).count();
         let stalled = of_it().find(|reading| {
             reading.waiters.values().any(|wait| wait.since.elapsed() >= STALLED) && reading.running.is_empty()
@@ -45,11 +45,11 @@ impl HubReads {
         let (downloaded, requests, waiting_reads) = (
             state.received.get(&listing.model).copied().unwrap_or(0),
             of_it().map(|reading| reading.running.len()).sum(),
-            of_it().map(reads).sum(),
+            of_it().map(waiting).sum(),
         );
         let trouble = trouble.or_else(|| stalled.map(|reading| reading.why_it_waits(&state.origins)));
         drop(state);
-        Some(HubStatus {
+        Some(Self {
             model: listing.model.to_string(),
             commit: listing.commit.to_string(),
             cached_bytes: revision.cached_bytes(),

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::requests::TransferWeb;
 use super::sources::{Availability, Servers};
 use super::{MAX_REFUSED, PATIENCE, merge};
+use crate::fetch::claim::ClaimLevel;
 use crate::fetch::transfer::Transfer;
-use crate::fetch::wants::ClaimLevel;
 use crate::model::{PieceHashes, PieceIndex};
 
 /// After this many pieces that are not due, the remaining pieces are assumed not to be due either.

@@ -13,11 +13,12 @@ use super::meter::Meter;
 use super::shared::{Slot, WebShared};
 use super::sources::Sources;
 use super::{FOR_READERS, MIN_REQUEST, PER_TORRENT, PieceDownload, WebError, WebRequest, WebSettings};
+use crate::fetch::claim::ClaimId;
 use crate::fetch::effects::{Effects, EngineCommand};
 use crate::fetch::handed::HandedFrom;
 use crate::fetch::transfer::Transfer;
 use crate::fetch::transfers::AllTransfers;
-use crate::fetch::wants::{ClaimId, Wants};
+use crate::fetch::wants::Wants;
 use crate::model::{InfoHash, Manifest, PieceHashes, PieceIndex};
 
 /// After this many requests without a whole piece, the bytes of the next one do not count as progress.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::requests::bytes_came;
 use super::{BLOCK_WITHIN, OPEN_WITHIN, WebBody, WebError, WebRequest, WebSource};
 use crate::fetch::Fetch;
-use crate::fetch::wants::ClaimId;
+use crate::fetch::claim::ClaimId;
 use crate::model::merkle::Hash;
 use crate::model::{BLOCK_LEN, InfoHash, PieceHashes, PieceIndex};
 

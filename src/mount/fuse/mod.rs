@@ -1,4 +1,4 @@
-//! The FUSE adapter: converts types and sends replies, without decisions of its own. Only this module uses `fuser`'s types.
+//! The FUSE adapter: converts types and sends replies, without decisions of its own. Only this directory uses `fuser`'s types.
 //!
 //! `fuser` receives a connection that is already mounted ([`super::attach`]): its own mounting fails if `/dev/fuse` is not
 //! readable, and its own unmounting can remove a mount of another program.
@@ -6,26 +6,26 @@
 //! Each request that reads has a span ([`request_span`]) with its operation, inode, offset and size. `fuser` has no common
 //! entry for requests, so each handler opens the span.
 
+mod backing;
 mod reply;
 
 use std::ffi::OsStr;
-use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BackingId, BsdFileFlags, Config, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
+    AccessFlags, BsdFileFlags, Config, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
     PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
     ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 use tracing::debug;
 
+use backing::{BackingFile, UnchangedFile};
 use reply::{GENERATION, file_attr, file_type, refuse, reply_entry, reply_xattr, request_span};
 
 use super::code_warnings::CodeWarnings;
@@ -33,14 +33,13 @@ use super::errno::RequestError;
 use super::handles::Handles;
 use super::inode::Ino;
 use super::lookups::Lookups;
+use super::open_dir::OpenDir;
 use super::open_files::OpenFiles;
 use super::read_ahead::ReadAhead;
 use super::reads::Reads;
 use super::requester::Requester;
-use super::tree::{OpenDir, Tree};
+use super::tree::Tree;
 use crate::fetch::FileRef;
-use crate::fsutil::FileVersion;
-use crate::store::ContentPin;
 
 /// The largest request, in bytes: the kernel's default limit (`fs.fuse.max_pages_limit`, 256 pages).
 const MAX_REQUEST: u32 = 1024 * 1024;
@@ -72,24 +71,6 @@ pub struct Service {
 /// The handle of all files above the revisions; [`OpenFiles`] begins with 1.
 const TEXT_HANDLE: u64 = 0;
 
-/// A file that the kernel reads directly: its registration, and the pin that keeps its bytes in the store.
-struct BackingFile {
-    id: BackingId,
-    /// Where the file was when it was opened. No descriptor is kept: a program may open any number of files.
-    path: PathBuf,
-    opened: Metadata,
-    _pin: ContentPin,
-}
-
-impl BackingFile {
-    /// Whether no program has changed the file since it was opened. A file that was deleted, moved or replaced keeps its bytes.
-    fn is_unchanged(&self) -> bool {
-        let then = &self.opened;
-        let Ok(now) = std::fs::symlink_metadata(&self.path) else { return true };
-        (now.dev(), now.ino()) != (then.dev(), then.ino()) || FileVersion::of(&now) == FileVersion::of(then)
-    }
-}
-
 impl Service {
     /// The thread that sent a request; unknown if its number means another thread in this process.
     fn requester(&self, request: &Request) -> Requester {
@@ -116,33 +97,6 @@ impl Service {
             passthrough: false,
             sees_processes,
         }
-    }
-
-    /// Opens a complete file that is as it was verified, for direct reads by the kernel; none for other files. Called for
-    /// each open, even without passthrough, because this detects files that another program changed.
-    fn unchanged(file: &FileRef) -> Option<(File, PathBuf, ContentPin)> {
-        // The bytes of a hub move to another content later, where this pin does not keep them.
-        if file.revision.hub.is_some() {
-            return None;
-        }
-        let content = &file.revision.contents[file.file];
-        let pin = content.pin();
-        Some((content.open_for_passthrough()?, content.path(), pin))
-    }
-
-    /// Registers a file for direct reads by the kernel; none unless the kernel permits it.
-    fn backing(
-        &self,
-        (file, path, pin): (File, PathBuf, ContentPin),
-        reply: &ReplyOpen,
-    ) -> Option<BackingFile> {
-        if !self.passthrough {
-            return None;
-        }
-        let opened = file.metadata().ok()?;
-        let id = reply.open_backing(&file);
-        let id = id.inspect_err(|error| debug!(%error, "the kernel refused to read a file directly")).ok()?;
-        Some(BackingFile { id, path, opened, _pin: pin })
     }
 }
 
@@ -227,7 +181,7 @@ impl Filesystem for Service {
             Err(error) => return reply.error(refuse("open", ino, &error)),
         };
         self.code_warnings.check_opened(&file);
-        let unchanged = Self::unchanged(&file);
+        let unchanged = UnchangedFile::open(&file);
         // The kernel reads all handles of an inode from the same file, which is wrong now.
         let direct = self.files.backing(Ino(ino.0));
         if unchanged.is_none() && direct.is_some_and(|backing| !backing.is_unchanged()) {
@@ -235,7 +189,9 @@ impl Filesystem for Service {
         }
         self.reads.opened(&file);
         self.read_ahead.set_for(&file);
-        let backing = |_: &FileRef| unchanged.and_then(|unchanged| self.backing(unchanged, &reply));
+        let backing = |_: &FileRef| {
+            unchanged.filter(|_| self.passthrough).and_then(|unchanged| unchanged.register(&reply))
+        };
         match self.files.open(Ino(ino.0), file, backing) {
             (handle, Some(backing)) => {
                 reply.opened_passthrough(FileHandle(handle), FopenFlags::empty(), &backing.id);

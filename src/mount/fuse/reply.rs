@@ -7,9 +7,11 @@ use rustix::io::Errno;
 use tracing::span::EnteredSpan;
 use tracing::{debug, debug_span, warn};
 
+use crate::mount::attr::{Attr, InodeKind};
 use crate::mount::errno::{RequestError, ToErrno};
 use crate::mount::reads::ReadReply;
-use crate::mount::tree::{Attr, InodeKind, Lookup, TreeError};
+use crate::mount::tree::Lookup;
+use crate::mount::tree_error::TreeError;
 
 /// Inode numbers are never reused, so there is one generation.
 pub(super) const GENERATION: Generation = Generation(0);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::*;
 use crate::catalog::record::{Record, SignedRecord};
 use crate::config::TrustPolicy;
-use crate::keys::PublisherKeypair;
+use crate::model::keys::PublisherKeypair;
 use crate::model::{FileEntry, PiecesRoot, Sha256Digest};
 use crate::paths::Paths;
 use crate::trust::Standing;

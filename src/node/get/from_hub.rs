@@ -171,7 +171,7 @@ fn put(revision: &StoredRevision, files: &[usize], dest: &Path) -> Result<(), No
         let to = dest.join(&revision.manifest.files[file].path);
         let content = &revision.contents[file];
         nofollow::create_dir_all(fsutil::parent(&to)).map_err(failed(&to))?;
-        let Some(from) = content.hub_path() else {
+        let Some(from) = content.of_hub().and_then(|of_hub| of_hub.path()) else {
             if !nofollow::exists(&to) {
                 nofollow::create_new(&to).map_err(failed(&to))?;
             }

@@ -1,7 +1,7 @@
 //! Complete files: they are hashed, and when all files of a model are complete, its manifest is made.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
@@ -61,10 +61,10 @@ pub(in crate::node) async fn check(node: &Arc<Node>, file: &FileRef) -> Result<b
     let (hashed, path) = (content.clone(), file.revision.manifest.files[file.file].path.clone());
     let hashing = blocking::cancellable(move |cancel| {
         for _ in 0..MOVES {
-            let at = hashed.hub_path();
+            let at = path_of(&hashed);
             let checked = check_at(&hashed, at.as_deref(), piece_length, cancel);
             // Another call may have moved the bytes to a manifest: then they are looked for at their new place.
-            let has_moved = hashed.hub_path() != at;
+            let has_moved = path_of(&hashed) != at;
             match checked {
                 Ok(None) | Err(_) if has_moved => {}
                 checked => return checked,
@@ -83,6 +83,11 @@ pub(in crate::node) async fn check(node: &Arc<Node>, file: &FileRef) -> Result<b
     Ok(result == Some(true))
 }
 
+/// The path of the file that has the bytes.
+fn path_of(content: &Content) -> Option<PathBuf> {
+    content.of_hub()?.path()
+}
+
 /// [`check`] at the path that the content has now, none if it has none. None if it lost bytes, or moved.
 fn check_at(
     content: &Content,
@@ -90,10 +95,16 @@ fn check_at(
     piece_length: u32,
     cancel: &AtomicBool,
 ) -> Result<Option<bool>, NodeError> {
-    if content.hub_proof().is_some_and(|proof| proof.piece_length == piece_length) {
+    if content
+        .of_hub()
+        .and_then(|of_hub| of_hub.proof())
+        .is_some_and(|proof| proof.piece_length == piece_length)
+    {
         return Ok(Some(true));
     }
-    let (Some(at), Some(key)) = (at, content.hub_key()) else { return Ok(None) };
+    let (Some(at), Some(key), Some(of_hub)) = (at, content.hub_key(), content.of_hub()) else {
+        return Ok(None);
+    };
     let hashes = match hash_file(at, piece_length, Control { progress: &|_| {}, cancel }) {
         Ok(hashes) => hashes,
         // It was evicted after it became complete.
@@ -116,14 +127,14 @@ fn check_at(
     }
     let proof = HubProof::of(&hashes, piece_length).filter(|_| is_right);
     let recorded = match (content.twin(), proof) {
-        (Some(twin), Some(proof)) if twin.path() == at => content.set_twin(&twin, proof),
+        (Some(twin), Some(proof)) if twin.path() == at => of_hub.set_twin(&twin, proof),
         // It has moved.
         (Some(_), Some(_)) => return Ok(None),
         (Some(_), None) => {
-            content.forget_twin();
+            of_hub.forget_twin();
             return Ok(None);
         }
-        (None, Some(proof)) => content.set_hub_proof(&proof),
+        (None, Some(proof)) => of_hub.set_proof(&proof),
         (None, None) => content.start_over(),
     };
     recorded.map_err(|e| StoreError::io(at, e))?;

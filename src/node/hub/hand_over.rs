@@ -56,9 +56,9 @@ pub(super) async fn hand_over(
         this.fetch.hub.retire(&from);
         for (file, content) in from.contents.iter().enumerate() {
             let Some(at) = place_in(&hub_of(&from).listing, file, &to.manifest) else { continue };
-            let proof = content.hub_proof();
+            let proof = content.of_hub().and_then(|of_hub| of_hub.proof());
             let store = &this.library.store;
-            let taken = store.take_from_hub(content, &to.contents[at], proof);
+            let taken = store.hub().hand_over(content, &to.contents[at], proof);
             taken.map_err(|e| StoreError::io(&content.path(), e))?;
         }
         hub_of(&from).succeed(to.clone());

@@ -83,7 +83,7 @@ impl LinkTree {
             }
             let found = match in_place.get(&file) {
                 Some(found) => Some((found.proof.clone(), found.path.clone())),
-                None => content.hub_proof().zip(content.hub_path()),
+                None => content.of_hub().and_then(|of_hub| of_hub.proof().zip(of_hub.path())),
             };
             let Some((proof, from)) = found else { return Ok(None) };
             let Some(opened) = fsutil::existing(nofollow::read(&from)).map_err(failed(&from))? else {

@@ -63,7 +63,7 @@ pub(in crate::node) async fn look_for_newer(node: &Arc<Node>, model: &ModelRef, 
     if newest != listing.newer {
         let listing = HubListing { newer: newest, ..listing.clone() };
         let store = node.library.store.clone();
-        let saving = tokio::task::spawn_blocking(move || store.save_hub_listing(&listing));
+        let saving = tokio::task::spawn_blocking(move || store.hub().save_listing(&listing));
         if let Ok(Err(error)) = saving.await {
             tracing::warn!(%error, %model, "could not record that the hub has a newer commit");
         }

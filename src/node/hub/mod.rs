@@ -90,7 +90,7 @@ impl HubModels {
             // The receiver ends with the node.
             let _ = complete.send(file);
         });
-        for listing in library.store.hub_listings() {
+        for listing in library.store.hub().listings() {
             let model = listing.model.clone();
             match StoredRevision::of_hub(&library.store, listing) {
                 Ok(revision) => this.insert(revision),
@@ -111,7 +111,7 @@ impl HubModels {
 
     /// Stores a commit and shows its files, in place of an earlier commit of the model. Writes to the disk.
     fn enter(&self, listing: HubListing) -> Result<Arc<StoredRevision>, NodeError> {
-        match self.library.store.save_hub_listing(&listing) {
+        match self.library.store.hub().save_listing(&listing) {
             Ok(()) => {}
             // It can be read all the same, through memory.
             Err(StoreError::Io { source, .. }) if is_full(&source) => {
@@ -132,7 +132,7 @@ impl HubModels {
     /// Forgets a model; its bytes have moved. Writes to the disk.
     fn remove(&self, model: &ModelRef) -> Result<(), NodeError> {
         self.remove_shown(model);
-        self.library.store.remove_hub_listing(model)?;
+        self.library.store.hub().remove_listing(model)?;
         Ok(())
     }
 

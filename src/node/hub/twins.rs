@@ -99,8 +99,9 @@ impl Search<'_> {
     }
 
     /// Has a content of the hub read in a content of a manifest, if it has all bytes and the hash that the hub lists.
-    fn is_same(&mut self, of_hub: &Content, content: &Arc<Content>) -> Result<bool, NodeError> {
-        let (Some(hub), Some(key)) = (of_hub.hub_key(), content.key()) else { return Ok(false) };
+    fn is_same(&mut self, from: &Content, content: &Arc<Content>) -> Result<bool, NodeError> {
+        let (Some(hub), Some(key)) = (from.hub_key(), content.key()) else { return Ok(false) };
+        let Some(of_hub) = from.of_hub() else { return Ok(false) };
         let is_excluded = self.secret.contains(&key) || self.node.hub.are_different(&hub, &key);
         if !content.is_complete() || is_excluded {
             return Ok(false);
@@ -113,7 +114,7 @@ impl Search<'_> {
         };
         let Some(proof) = proof else { return Ok(false) };
         of_hub.set_twin(content, proof).map_err(|source| StoreError::Io { path, source })?;
-        Ok(of_hub.twin().is_some())
+        Ok(from.twin().is_some())
     }
 
     /// The hashes of a file, if it has the hash that the hub lists.

@@ -4,17 +4,13 @@
 //! be made; [`Content::delete_removed`] changes the maps on the disk and then makes a hole. The range must not be requested
 //! between the two.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::Ordering;
-
-use rustix::fs::{FallocateFlags, fallocate};
 
 use super::memory::MemoryFile;
 use super::{Content, Location};
-use crate::fsutil::existing;
+use crate::fsutil::{existing, punch};
 use crate::nofollow;
 use crate::store::mapfile;
 
@@ -162,12 +158,4 @@ impl Content {
         }
         Ok(freed)
     }
-}
-
-/// Makes a hole in a file. Returns the number of freed bytes.
-pub(crate) fn punch(file: &File, range: &Range<u64>) -> io::Result<u64> {
-    let before = file.metadata()?.blocks();
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    fallocate(file, flags, range.start, range.end - range.start)?;
-    Ok(before.saturating_sub(file.metadata()?.blocks()) * 512)
 }

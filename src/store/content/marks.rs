@@ -12,6 +12,7 @@ use std::ops::Range;
 use super::{Content, ContentVersion, Location};
 use crate::model::BLOCK_LEN;
 use crate::nofollow;
+use crate::store::{Stamp, StoreError};
 
 impl Content {
     /// Records that the range is verified and readable. `range` starts at a block and ends at a block or at the end.
@@ -152,6 +153,17 @@ impl Content {
             _ => {}
         }
         writer.remove_blocks(lost).map(|()| true)
+    }
+
+    /// Moves the content away from a placed file that has changed since it was verified: readers may not have noticed yet. The
+    /// caller holds `moving`.
+    pub(in crate::store) fn leave_if_changed(&self) -> Result<(), StoreError> {
+        match self.location() {
+            Location::Placed(placed) if Stamp::at(&placed.path).ok() != Some(placed.stamp) => {
+                self.start_over().map_err(|e| StoreError::io(&placed.path, e))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Like [`Content::start_over`], for a file that is gone from the location after `moves` moves. Does nothing, and returns

@@ -14,7 +14,7 @@ use std::sync::{Arc, LazyLock, Weak};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::delete::punch;
+use crate::fsutil::punch;
 
 /// A path below a file that is no directory.
 const DIR: &str = "/dev/null/silmaril-memory";

@@ -31,12 +31,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::blockmap::{BlockMap, MapKind};
+use super::hub::HubContent;
 use super::mapfile::Loaded;
 use super::placement::{PlacedFile, Stamp, change_time};
 use super::{ContentKey, HubKey, Store, StoreError, mapfile};
 use crate::model::PiecesRoot;
 use crate::{fsutil, nofollow};
-pub(super) use delete::punch;
 pub use delete::{RemovedRanges, SpaceClass};
 pub(super) use fds::FdCache;
 pub use memory::open_memory;
@@ -44,7 +44,7 @@ pub(super) use read::ATTEMPTS;
 use state::ContentState;
 pub(crate) use state::ContentVersion;
 pub(super) use state::Location;
-use twin::HubSide;
+pub(super) use twin::HubSide;
 pub(super) use writer::ContentWriter;
 use writer::MapJournal;
 
@@ -115,7 +115,7 @@ impl Content {
     }
 
     /// The content in a sparse file of bytes that come from a hub. They are never offered to a swarm.
-    pub(super) fn of_hub(hub: HubKey, store: Arc<Store>) -> Result<Self, StoreError> {
+    pub(super) fn from_hub(hub: HubKey, store: Arc<Store>) -> Result<Self, StoreError> {
         let data = store.files.cached_from_hub(&hub);
         let failed = |e| StoreError::io(&data, e);
         let loaded = store.files.load_hub_map(&data, hub.len).map_err(failed)?;
@@ -230,6 +230,16 @@ impl Content {
     /// The hub's hash of the bytes, if they come from a hub.
     pub fn hub_key(&self) -> Option<HubKey> {
         self.hub.as_ref().map(|hub| hub.key)
+    }
+
+    /// What is particular to a content that comes from a hub; none for other contents.
+    pub fn of_hub(&self) -> Option<HubContent<'_>> {
+        self.hub.as_ref().map(|hub| HubContent::new(self, hub))
+    }
+
+    /// The content of a manifest that has all bytes of this content, which comes from a hub.
+    pub fn twin(&self) -> Option<Arc<Self>> {
+        self.hub.as_ref()?.twin()
     }
 
     fn map_kind(&self) -> MapKind {

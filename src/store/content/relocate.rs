@@ -11,7 +11,7 @@ use crate::{fsutil, nofollow};
 
 impl ContentWriter<'_> {
     /// See [`Content::start_over`](super::Content::start_over).
-    pub(super) fn start_over(&mut self) -> io::Result<()> {
+    pub(in crate::store) fn start_over(&mut self) -> io::Result<()> {
         match self.content.location() {
             Location::Empty => Ok(()),
             Location::Own(_) => self.discard(),

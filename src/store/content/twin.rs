@@ -3,7 +3,6 @@
 //! Several models may have the same file. When one of them has its manifest, the file belongs to that model; the other models
 //! read it there. A twin counts while it has all bytes. When it loses some, reads continue at the hub.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,12 +10,11 @@ use parking_lot::Mutex;
 
 use super::Content;
 use crate::store::hub::HubProof;
-use crate::store::{HubKey, Stamp, mapfile};
-use crate::{fsutil, nofollow};
+use crate::store::{HubKey, Stamp};
 
 /// The hub's side of a content that comes from a hub.
 #[derive(Debug)]
-pub(super) struct HubSide {
+pub(in crate::store) struct HubSide {
     pub key: HubKey,
     twin: Mutex<Option<Twin>>,
 }
@@ -32,16 +30,14 @@ impl HubSide {
     pub fn new(key: HubKey) -> Self {
         Self { key, twin: Mutex::default() }
     }
-}
 
-impl Content {
-    /// The content of a manifest that has all bytes of this content, which comes from a hub.
-    pub fn twin(&self) -> Option<Arc<Self>> {
+    /// The twin, while it has all bytes.
+    pub fn twin(&self) -> Option<Arc<Content>> {
         self.complete_twin().map(|twin| twin.content)
     }
 
     fn complete_twin(&self) -> Option<Twin> {
-        let mut twin = self.hub.as_ref()?.twin.lock();
+        let mut twin = self.twin.lock();
         if twin.as_ref().is_some_and(|twin| !twin.content.is_complete()) {
             *twin = None;
         }
@@ -49,30 +45,19 @@ impl Content {
     }
 
     /// The hashes of the file of the twin, if it is unchanged, and its path.
-    pub(in crate::store) fn proof_of_twin(&self) -> Option<(HubProof, PathBuf)> {
+    pub fn proof_of_twin(&self) -> Option<(HubProof, PathBuf)> {
         let Twin { content, proof } = self.complete_twin()?;
         let path = content.path();
         Stamp::at(&path).is_ok_and(|now| now == proof.stamp).then(|| (HubProof::clone(&proof), path))
     }
 
-    /// Reads the bytes of this content, which comes from a hub, in a content of a manifest that has all of them. `proof` has
-    /// the hashes of that content's file, which are those that the hub lists. Bytes that came from the hub are deleted. Does
-    /// nothing if the other content lacks bytes.
-    pub fn set_twin(&self, content: &Arc<Self>, proof: HubProof) -> io::Result<()> {
-        let Some(hub) = self.hub.as_ref().filter(|_| content.is_complete()) else { return Ok(()) };
-        let mut writer = self.writer();
-        let saved = serde_json::to_vec(&proof).map_err(io::Error::from)?;
-        *hub.twin.lock() = Some(Twin { content: content.clone(), proof: Arc::new(proof) });
-        writer.start_over()?;
-        let path = mapfile::proof_path(&self.store.files.cached_from_hub(&hub.key));
-        nofollow::create_dir_all(fsutil::parent(&path))?;
-        nofollow::write_atomic(&path, &saved, fsutil::MODE_PRIVATE)
+    /// Sets the twin. `proof` has the hashes of its file.
+    pub fn set_twin(&self, content: Arc<Content>, proof: HubProof) {
+        *self.twin.lock() = Some(Twin { content, proof: Arc::new(proof) });
     }
 
     /// Forgets the twin: reads continue at the hub.
     pub fn forget_twin(&self) {
-        if let Some(hub) = &self.hub {
-            hub.twin.lock().take();
-        }
+        self.twin.lock().take();
     }
 }

@@ -2,20 +2,19 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::Arc;
 
-use super::{HubKey, HubListing};
+use super::{HubKey, HubListing, HubStore};
 use crate::model::ModelRef;
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
 use crate::{fsutil, nofollow};
 
 /// Longest commit that is read from the disk, in bytes.
 const MAX_LISTING: u64 = 256 << 20;
 
-impl Store {
+impl HubStore<'_> {
     /// The commits of models that are read from a hub. A damaged file is logged and skipped.
-    pub fn hub_listings(&self) -> Vec<HubListing> {
-        let root = self.files.paths.hub_models();
+    pub fn listings(&self) -> Vec<HubListing> {
+        let root = self.store.files.paths.hub_models();
         let (mut found, mut dirs) = (Vec::new(), vec![root]);
         while let Some(dir) = dirs.pop() {
             for (name, kind) in nofollow::read_dir(&dir).unwrap_or_default() {
@@ -38,15 +37,15 @@ impl Store {
         let bytes = nofollow::read_capped(path, MAX_LISTING).map_err(|e| StoreError::io(path, e))?;
         let damaged = |reason: String| StoreError::Damaged { path: path.to_owned(), reason };
         let listing: HubListing = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
-        if self.files.paths.hub_model(&listing.model) != path {
+        if self.store.files.paths.hub_model(&listing.model) != path {
             return Err(damaged("it describes another model".to_owned()));
         }
         Ok(listing)
     }
 
     /// Stores the commit of a model durably, in place of an earlier one.
-    pub fn save_hub_listing(&self, listing: &HubListing) -> Result<(), StoreError> {
-        let path = self.files.paths.hub_model(&listing.model);
+    pub fn save_listing(&self, listing: &HubListing) -> Result<(), StoreError> {
+        let path = self.store.files.paths.hub_model(&listing.model);
         let failed = |e| StoreError::io(&path, e);
         let json = serde_json::to_vec(listing).map_err(|e| failed(e.into()))?;
         nofollow::create_dir_all(fsutil::parent(&path)).map_err(failed)?;
@@ -54,37 +53,39 @@ impl Store {
     }
 
     /// The cached bytes of a model that is read from a hub; none for another model.
-    pub fn hub_bytes(self: &Arc<Self>, model: &ModelRef) -> Result<Option<u64>, StoreError> {
-        let Some(listing) = self.hub_listings().into_iter().find(|listing| listing.model == *model) else {
+    pub fn cached_bytes(&self, model: &ModelRef) -> Result<Option<u64>, StoreError> {
+        let Some(listing) = self.listings().into_iter().find(|listing| listing.model == *model) else {
             return Ok(None);
         };
         let keys: HashSet<HubKey> = listing.keys().collect();
-        let bytes = keys.into_iter().map(|key| Ok(self.hub_content(key)?.cached_bytes()));
+        let bytes = keys.into_iter().map(|key| Ok(self.content(key)?.cached_bytes()));
         bytes.sum::<Result<u64, StoreError>>().map(Some)
     }
 
     /// Deletes the commit of a model, and the cached bytes of files that no other commit has. Returns whether there was one.
-    pub fn forget_hub(self: &Arc<Self>, model: &ModelRef) -> Result<bool, StoreError> {
+    pub fn forget(&self, model: &ModelRef) -> Result<bool, StoreError> {
         let (gone, remaining): (Vec<_>, Vec<_>) =
-            self.hub_listings().into_iter().partition(|listing| listing.model == *model);
+            self.listings().into_iter().partition(|listing| listing.model == *model);
         let keys = |listings: &[HubListing]| -> HashSet<HubKey> {
             listings.iter().flat_map(HubListing::keys).collect()
         };
         let used = keys(&remaining);
         for key in keys(&gone).difference(&used) {
-            let content = self.hub_content(*key)?;
-            content.forget_twin();
+            let content = self.content(*key)?;
+            if let Some(of_hub) = content.of_hub() {
+                of_hub.forget_twin();
+            }
             content.start_over().map_err(|e| StoreError::io(&content.path(), e))?;
         }
-        self.remove_hub_listing(model)
+        self.remove_listing(model)
     }
 
     /// Deletes the commit of a model. Returns whether there was one.
-    pub fn remove_hub_listing(&self, model: &ModelRef) -> Result<bool, StoreError> {
-        let path = self.files.paths.hub_model(model);
+    pub fn remove_listing(&self, model: &ModelRef) -> Result<bool, StoreError> {
+        let path = self.store.files.paths.hub_model(model);
         let removed = nofollow::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
         if removed {
-            nofollow::remove_empty_parents(&path, &self.files.paths.hub_models());
+            nofollow::remove_empty_parents(&path, &self.store.files.paths.hub_models());
         }
         Ok(removed)
     }

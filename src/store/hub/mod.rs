@@ -5,6 +5,7 @@
 //! it is complete, all of it is hashed ([`HubProof`]). When a manifest of the model is known, the bytes move to the contents
 //! of the manifest: as verified bytes if they were hashed, otherwise as bytes that are proved before a reader gets them.
 
+mod content;
 mod listings;
 mod moving;
 mod proof;
@@ -19,7 +20,8 @@ use super::content::Content;
 use super::{ContentKey, Store, StoreError, StoredRevision};
 use crate::model::manifest::SourceEntry;
 use crate::model::{FileEntry, GitOid, Identity, Manifest, ManifestError, ModelRef, PiecesRoot};
-pub use proof::{HubProof, OpenHubFile};
+pub use content::{HubContent, OpenHubFile};
+pub use proof::HubProof;
 
 /// The piece length in manifests of models that are read from a hub. No torrent is made of them. It is the longest one, so that
 /// no model has too many pieces.
@@ -195,7 +197,7 @@ impl StoredRevision {
         // Both are in canonical order.
         let contents = listing.files.iter().map(|file| match listing.key(file) {
             None => Ok(Arc::new(Content::empty(store.clone()))),
-            Some(key) => store.hub_content(key),
+            Some(key) => store.hub().content(key),
         });
         let contents = contents.collect::<Result<Vec<_>, StoreError>>()?;
         let layout = manifest.layout();
@@ -215,9 +217,14 @@ pub enum HubRevisionError {
     Store(#[from] StoreError),
 }
 
-impl Store {
+/// The models of a store that are read from a hub.
+pub struct HubStore<'a> {
+    pub(super) store: &'a Arc<Store>,
+}
+
+impl HubStore<'_> {
     /// The content of a file at a hub.
-    pub(super) fn hub_content(self: &Arc<Self>, key: HubKey) -> Result<Arc<Content>, StoreError> {
-        self.live.get_or_open(key.content_key(), || Content::of_hub(key, self.clone()))
+    pub(super) fn content(&self, key: HubKey) -> Result<Arc<Content>, StoreError> {
+        self.store.live.get_or_open(key.content_key(), || Content::from_hub(key, self.store.clone()))
     }
 }
