@@ -5,7 +5,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | `inode`, `top_path`, `never_resolve`, `listing`, `view`, `tree`, `xattr` | names, inode numbers, attributes |
+//! | `inode`, `top_path`, `never_resolve`, `listing`, `shown`, `view`, `tree`, `open_dir`, `attr`, `xattr` | names, inode numbers, attributes |
 //! | `names`, `lookups`, `misses`, `budget` | models by name, and lookups of models that the network may have |
 //! | `reads`, `handles`, `open_files`, `errno` | open files, parked reads, error numbers |
 //! | `requester`, `threads`, `reader_watch` | programs that wait, and whether they are about to end |
@@ -168,11 +168,6 @@ impl Mounted {
         let ended = serve(&place, service, device)?;
         info!(path = %place.path.display(), "mounted");
         Ok(Self { names, counters, place, closing, ended })
-    }
-
-    /// The mount point, absolute and without symbolic links.
-    pub fn mountpoint(&self) -> &Path {
-        &self.place.path
     }
 
     /// Counters of the reads through this mount.

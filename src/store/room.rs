@@ -92,11 +92,6 @@ impl Rooms {
         }
     }
 
-    /// The space of sheddable contents.
-    pub fn of_sheddable(&self, in_memory: bool) -> &Room {
-        if in_memory { &self.memory } else { &self.cache }
-    }
-
     /// Reports that requests wait for space.
     pub fn request_space(&self) {
         self.requested.notify_one();

@@ -48,9 +48,8 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-pub use changes::Removed;
 pub use choice::{Choice, Pinning};
-pub use document::{Alias, AliasError, ListedPublisher, Pin, Succession, TrustDocument, When};
+pub use document::{Alias, ListedPublisher, TrustDocument};
 use error::NO_PUBLISHER;
 pub use error::TrustError;
 pub(crate) use file::TrustLock;

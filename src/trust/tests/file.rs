@@ -1,6 +1,7 @@
 //! The file: its content, and concurrent changes.
 
 use super::*;
+use crate::trust::changes::Removed;
 
 #[test]
 fn pins_of_an_old_registry_are_imported_once() {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 
+use super::document::When;
 use super::error::NO_PUBLISHER;
 use super::*;
 
