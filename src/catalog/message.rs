@@ -10,8 +10,7 @@
 //! enough for the receiving thread. [`Unchecked::verify`] does the rest, on a thread that may take time. If a record is known
 //! already, byte for byte, it uses the known one and skips the signature.
 
-mod read;
-mod write;
+mod codec;
 
 use crate::catalog::query::Query;
 use crate::catalog::record::{SharedRecord, UncheckedRecord};
@@ -160,7 +159,7 @@ impl Message {
 
     /// Writes the message. Senders split their data so that it stays below [`MAX_MESSAGE`].
     pub fn encode(&self) -> Vec<u8> {
-        write::encode(self)
+        codec::encode(self)
     }
 
     fn records_mut(&mut self) -> Option<&mut Vec<SharedRecord>> {
@@ -182,7 +181,7 @@ pub struct Unchecked {
 impl Unchecked {
     /// Reads a message; `None` as in [`Message::decode`].
     pub fn decode(bytes: &[u8]) -> Result<Option<Self>, MessageError> {
-        read::decode(bytes)
+        codec::decode(bytes)
     }
 
     /// The records of the message, without records of later versions.

@@ -15,7 +15,7 @@ use futures_util::stream;
 use tokio::time::MissedTickBehavior;
 
 use super::SILENCE;
-use super::server::ErrorReply;
+use super::error_reply::ErrorReply;
 use super::stream::alive;
 use crate::fetch::TransferStatus;
 use crate::node::models::KnownModel;

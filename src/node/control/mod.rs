@@ -37,6 +37,7 @@
 //! A descriptor is passed with the first byte of its request (`SCM_RIGHTS`, unix(7)), at most one per connection.
 
 mod client;
+mod error_reply;
 mod figures;
 mod jobs;
 mod passing;

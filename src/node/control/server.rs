@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use hyper::server::conn::http1;
@@ -16,9 +15,10 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::error_reply::ErrorReply;
 use super::passing::PassingStream;
 use super::stream::{alive, on_node};
-use super::{ErrorBody, Status, StopRequest, WarmRequest, Warmed, figures, jobs, short_path};
+use super::{Status, StopRequest, WarmRequest, Warmed, figures, jobs, short_path};
 use crate::model::codec::MAX_MANIFEST;
 use crate::node::endpoint::{self, EndpointStatus, ServeRequest};
 use crate::node::mounts::UnmountRequest;
@@ -111,21 +111,6 @@ async fn accept(listener: UnixListener, router: Router, mut ends: watch::Receive
     let answered = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(ENDS_WITHIN, answered).await.is_err() {
         connections.shutdown().await;
-    }
-}
-
-/// An error, sent to the client with its status.
-pub(super) struct ErrorReply(NodeError);
-
-impl IntoResponse for ErrorReply {
-    fn into_response(self) -> Response {
-        (self.0.kind().status(), Json(ErrorBody::from(&self.0))).into_response()
-    }
-}
-
-impl From<NodeError> for ErrorReply {
-    fn from(e: NodeError) -> Self {
-        Self(e)
     }
 }
 
