@@ -12,12 +12,29 @@ const MIB: usize = 1 << 20;
 const KIB: usize = 1 << 10;
 const LEN: usize = 32 * MIB;
 
-/// One host shares a model of one file in pieces of 4 MiB; another one knows it.
-fn shared(a: &Host, b: &Host, bytes: &[u8]) -> Share {
-    let dir = model_dir(&a.home().join("m"), &[("w.bin", bytes)]);
-    let shared = share(a, &dir, "acme/m", &["--piece-length", "4MiB"]);
-    import(b, &shared.manifest);
-    shared
+/// A host that shares a model of one file in pieces of 4 MiB, and a host that knows the model.
+struct Hosts {
+    _shared: Share,
+    a: Host,
+    b: Host,
+    bytes: Vec<u8>,
+}
+
+impl Hosts {
+    fn new(seed: u64) -> Self {
+        let net = Net::new();
+        let (a, b) = (net.host("a"), net.host("b"));
+        let bytes = noise(seed, LEN);
+        let dir = model_dir(&a.home().join("m"), &[("w.bin", &bytes)]);
+        let shared = share(&a, &dir, "acme/m", &["--piece-length", "4MiB"]);
+        import(&b, &shared.manifest);
+        Self { _shared: shared, a, b, bytes }
+    }
+
+    /// Mounts on the host that knows the model, with the other host as a peer.
+    fn mount(&self) -> Mounted<'_> {
+        self.b.mount(&["--peer", &self.a.peer()])
+    }
 }
 
 /// Reads parts of `len` bytes in another process, so that a stuck read fails the test, and compares them.
@@ -44,16 +61,14 @@ fn read_by(script: &str, mounted: &Mounted, bytes: &[u8], offsets: &[usize], len
 
 #[test]
 fn small_read_at_an_untouched_offset_fetches_little() {
-    let net = Net::new();
-    let (a, b) = (net.host("a"), net.host("b"));
-    let bytes = noise(1, LEN);
-    let _shared = shared(&a, &b, &bytes);
-    let mounted = b.mount(&["--peer", &a.peer()]);
+    let hosts = Hosts::new(1);
+    let (b, bytes) = (&hosts.b, &hosts.bytes);
+    let mounted = hosts.mount();
     // Opening fetches the beginning of the file.
-    read(&mounted, &bytes, &[0], 4 * KIB);
+    read(&mounted, bytes, &[0], 4 * KIB);
     for at in [13 * MIB + 4 * KIB, 22 * MIB + 700 * KIB, 30 * MIB] {
         let before = b.received();
-        read(&mounted, &bytes, &[at], 4 * KIB);
+        read(&mounted, bytes, &[at], 4 * KIB);
         let received = b.received() - before;
         assert!(received <= 256 * KIB as u64, "a read of 4 KiB at {at} received {received} bytes");
     }
@@ -62,19 +77,17 @@ fn small_read_at_an_untouched_offset_fetches_little() {
 
 #[test]
 fn page_fault_in_the_middle_of_a_piece_fetches_little() {
-    let net = Net::new();
-    let (a, b) = (net.host("a"), net.host("b"));
-    let bytes = noise(4, LEN);
-    let _shared = shared(&a, &b, &bytes);
-    let mounted = b.mount(&["--peer", &a.peer()]);
-    read(&mounted, &bytes, &[0], 4 * KIB);
+    let hosts = Hosts::new(4);
+    let (b, bytes) = (&hosts.b, &hosts.bytes);
+    let mounted = hosts.mount();
+    read(&mounted, bytes, &[0], 4 * KIB);
     let way = "import mmap, os, sys\n\
         f = os.open(sys.argv[1], os.O_RDONLY); m = mmap.mmap(f, 0, prot=mmap.PROT_READ)\n\
         for at in map(int, sys.argv[3:]): print(m[at:at + int(sys.argv[2])].hex())";
     // The kernel reads around each of them: on both sides of a subtree of which hashes are requested.
     for at in [10 * MIB, 17 * MIB, 26 * MIB - 4 * KIB] {
         let before = b.received();
-        read_by(way, &mounted, &bytes, &[at], 4 * KIB);
+        read_by(way, &mounted, bytes, &[at], 4 * KIB);
         let received = b.received() - before;
         assert!(received <= 512 * KIB as u64, "a page fault at {at} received {received} bytes");
     }
@@ -88,22 +101,20 @@ fn scattered(piece: usize) -> Vec<usize> {
 
 #[test]
 fn blocks_of_partial_pieces_survive_a_restart() {
-    let net = Net::new();
-    let (a, b) = (net.host("a"), net.host("b"));
-    let bytes = noise(2, LEN);
-    let _shared = shared(&a, &b, &bytes);
-    let mounted = b.mount(&["--peer", &a.peer()]);
-    read(&mounted, &bytes, &scattered(7), 4 * KIB);
+    let hosts = Hosts::new(2);
+    let (b, bytes) = (&hosts.b, &hosts.bytes);
+    let mounted = hosts.mount();
+    read(&mounted, bytes, &scattered(7), 4 * KIB);
     mounted.unmount();
 
     // Without a peer.
     let mounted = b.mount(&[]);
-    read(&mounted, &bytes, &scattered(7), 4 * KIB);
+    read(&mounted, bytes, &scattered(7), 4 * KIB);
     mounted.unmount();
     // The rest of the piece is fetched, and the kept blocks are not.
-    let mounted = b.mount(&["--peer", &a.peer()]);
+    let mounted = hosts.mount();
     let before = b.received();
-    read(&mounted, &bytes, &[28 * MIB], 4 * MIB);
+    read(&mounted, bytes, &[28 * MIB], 4 * MIB);
     let received = b.received() - before;
     let rest = (4 * MIB - 16 * 64 * KIB) as u64;
     // Packet headers, hashes and messages. It is the last piece, so there is no window behind the read.

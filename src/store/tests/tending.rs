@@ -15,6 +15,14 @@ fn check(store: &Store) -> CheckedFiles {
     store.placed().check(place, 0, usize::MAX, &|_| false)
 }
 
+/// A home directory with the store of a model of one file of 200 000 bytes, of which none are cached.
+fn cached_model() -> (super::Home, Vec<u8>, Arc<Store>, Arc<StoredRevision>) {
+    let (home, a) = (home(), bytes(200_000, 1));
+    let store = home.store();
+    let revision = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
+    (home, a, store, revision)
+}
+
 /// Proves a changed file again, as the node does.
 fn prove(store: &Store, real: &Real, revision: &StoredRevision, path: &Path) -> (u64, bool) {
     let known =
@@ -233,9 +241,7 @@ fn cached_file_changed_by_another_program_is_proved_again() {
 #[test]
 fn cached_file_changed_with_its_old_time_is_proved_again() {
     for synced_after in [false, true] {
-        let (home, a) = (home(), bytes(200_000, 1));
-        let store = home.store();
-        let revision = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
+        let (_home, a, store, revision) = cached_model();
         let content = &revision.contents[0];
         arrive(content, &a, 0..200_000);
         assert!(content.open_for_passthrough().is_some());
@@ -260,9 +266,7 @@ fn overwrite(path: &Path) {
 
 #[test]
 fn cached_file_changed_as_soon_as_it_is_complete_is_proved_again() {
-    let (home, a) = (home(), bytes(200_000, 1));
-    let store = home.store();
-    let revision = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
+    let (_home, a, _store, revision) = cached_model();
     let content = &revision.contents[0];
     arrive(content, &a, 0..196_608);
     fs::File::options()
@@ -291,9 +295,7 @@ fn cached_file_changed_as_soon_as_it_is_complete_is_proved_again() {
 #[test]
 fn cached_file_changed_after_it_was_moved_is_proved_again() {
     for changed_before in [false, true] {
-        let (home, a) = (home(), bytes(200_000, 1));
-        let store = home.store();
-        let revision = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
+        let (home, a, store, revision) = cached_model();
         let content = &revision.contents[0];
         arrive(content, &a, 0..200_000);
         store.sync().unwrap();
