@@ -11,9 +11,8 @@
 //!
 //! A change goes through [`Fetch::with`]: it locks the state (`state`), changes its parts, and issues the commands that follow
 //! (`effects`, `issue`). The parts of the state:
-//! - `transfers`: all torrents. Each `transfer` has its `wants` (claims on pieces and on `parts` of pieces, and orders for the
-//!   engine), `peers`,
-//!   `space` (pieces that wait for space), `unproved` (cached bytes that are not proved) and `handed` (pieces that the engine
+//! - `transfers`: all torrents. Each `transfer` has its `wants` (each `claim` on a piece or on `parts` of it, and the `orders` for
+//!   the engine that follow), `peers`, `space` (pieces that wait for space), `unproved` (cached bytes that are not proved) and `handed` (pieces that the engine
 //!   was given).
 //! - `contents`: the files with the same bytes, with their `waiters` and windows (`window`, `tensors`; `readahead` turns
 //!   windows into claims); `routing` chooses the source of a piece.

@@ -1,4 +1,4 @@
-//! Finds models by their names: the one way for mounts, which show them as directories, and for other doors.
+//! Finds models by their names, for mounts, which show them as directories, and for the endpoint.
 //!
 //! A name that is not known is looked up in the network, with the limits of [`LookupRules`]. Simultaneous lookups of one
 //! name are one query, and a name that was not found is not looked up again for a while.
