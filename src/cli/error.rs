@@ -311,6 +311,6 @@ mod tests {
         assert_eq!(CommandError::interrupted().exit_code(), 130);
         let unknown: CommandError = NodeError::UnknownModel("a/b".parse().unwrap()).into();
         assert_eq!(unknown.exit_code(), 1);
-        assert!(unknown.render().starts_with("error: no such model here: a/b\nhelp: "));
+        assert!(unknown.render().starts_with("error: no such model is known: a/b\nhelp: "));
     }
 }

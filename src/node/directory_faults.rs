@@ -363,7 +363,7 @@ fn problems(place: &PlacedDirId, manifest: &Manifest, faulty: &[FaultyFile]) -> 
         return vec![StorageProblem {
             reason: format!("it is absent, so the model is not offered from there: {why}"),
             help: format!(
-                "connect its disk or move it back, and it is offered again by itself; if it is gone for good, \
+                "connect its disk or move it back, and it is offered again by itself; if it is lost, \
                  `silmaril remove {model}`"
             ),
             path: place.dir.clone(),

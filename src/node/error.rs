@@ -40,7 +40,7 @@ pub enum NodeError {
         dir: PathBuf,
     },
     /// No manifest of that model is known.
-    #[error("no such model here: {0}")]
+    #[error("no such model is known: {0}")]
     UnknownModel(ModelRef),
     /// The hub shows the model only to certain users, and other users may read this mount.
     #[error("{0} is gated or private: a mount with --allow-other does not show it")]
@@ -134,7 +134,7 @@ pub enum NodeError {
         limit: String,
     },
     /// Files do not match the manifest.
-    #[error("{model} is damaged here: {}", files.join(", "))]
+    #[error("the local files of {model} are damaged: {}", files.join(", "))]
     Damaged {
         /// Which model.
         model: ModelRef,
@@ -168,7 +168,7 @@ pub enum NodeError {
         reason: String,
     },
     /// No bytes of the model are stored.
-    #[error("no bytes of {0} are stored here")]
+    #[error("no bytes of {0} are stored on this host")]
     NothingHere(ModelRef),
     /// The model is withheld.
     #[error("{model} is not shared: {}", why.reason())]

@@ -55,7 +55,7 @@ error_kinds! {
     ];
     /// The state is older than the known one of its publisher.
     Older: 1, CONFLICT, [
-        "`--allow-older` takes an older state, with `get --update` and `registry import`"
+        "`--allow-older` accepts an older state, with `get --update` and `registry import`"
     ];
     /// Several publishers sign different models under the name.
     Ambiguous: 1, CONFLICT, [

@@ -101,7 +101,7 @@ impl KnownModel {
         };
         let ahead = listing.newer.is_some();
         let reason = if ahead {
-            "read from the hub, which has a newer commit: `get --update` or `warm --update` takes it"
+            "read from the hub, which has a newer commit: `get --update` or `warm --update` fetches it"
         } else {
             "read from the hub; shared when it is complete, if that is permitted"
         };

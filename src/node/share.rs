@@ -82,7 +82,9 @@ pub enum ShareError {
     #[error(transparent)]
     Licence(LicenseError),
     /// A web seed is the address of one file, and the model has several.
-    #[error("{seed} is the address of one file, and there are {files}; that of a directory ends in /")]
+    #[error(
+        "{seed} is the address of one file, and the model has {files}; the address of a directory ends in /"
+    )]
     WebSeedOfFile {
         /// The address.
         seed: String,

@@ -20,7 +20,7 @@ impl fmt::Display for Kept {
         let (path, aside) = (self.path.display(), self.aside.display());
         write!(
             f,
-            "{path} had been changed here; that is kept as {aside}, and the model's file is in its place"
+            "{path} was changed on this host; the changed file is kept as {aside}, and the model's file has its path"
         )
     }
 }

@@ -46,7 +46,7 @@ fn unknown_model_is_not_found() {
     let run = home.run(&["registry", "export", "acme/minilm"]);
     assert!(run.stderr.contains("help: "), "{}", run.stderr);
     assert_eq!(run.stdout, "");
-    assert_eq!(run.error(1), "error: no such model here: acme/minilm");
+    assert_eq!(run.error(1), "error: no such model is known: acme/minilm");
 }
 
 #[test]

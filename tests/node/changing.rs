@@ -75,7 +75,7 @@ fn warm_continues_when_its_model_is_replaced_or_removed() {
             client(&base).await.remove(&acme_m()).await.unwrap();
         };
         let (warmed, ()) = tokio::join!(warming, removing);
-        assert_eq!(warmed.unwrap_err().to_string(), "no such model here: acme/m");
+        assert_eq!(warmed.unwrap_err().to_string(), "no such model is known: acme/m");
 
         node.library.import(&manifest, "a test", None, false).unwrap();
         let warming = client(&base).await;
