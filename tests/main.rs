@@ -10,6 +10,7 @@ mod cli {
     pub mod exit;
     pub mod help;
     pub mod init;
+    pub mod outputs;
     pub mod pipes;
     pub mod program;
     pub mod trust;
@@ -47,6 +48,7 @@ mod support {
     pub mod share;
     pub mod swarm;
     pub mod tracker;
+    pub mod transcript;
     pub mod web;
     pub mod wire;
 }
@@ -85,6 +87,7 @@ mod e2e {
     mod one_node;
     mod other_clients;
     mod other_users;
+    mod outputs;
     mod policies;
     mod refused_manifests;
     mod restarted_seeder;
