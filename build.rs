@@ -85,6 +85,7 @@ const HEADERS: &[&str] = &[
     "pool.h",
     "proof.h",
     "room.h",
+    "recent.h",
     "rumours.h",
     "session.h",
     "shared_paths.h",

@@ -70,15 +70,16 @@ template <typename IsSilent>
 void free_pieces(lt::torrent& torrent, Connections const& connections, IsSilent const& is_silent) {
     auto& picker = torrent.picker();
     for (auto const& piece : picker.get_download_queue()) {
-        if (piece.locked || piece.hashing || piece.passed_hash_check || piece.writing || piece.requested)
-            continue;
+        if (piece.locked || piece.hashing || piece.passed_hash_check) continue;
         if (piece.finished == 0 || piece.finished == picker.blocks_in_piece(piece.index)) continue;
         auto const blocks = payload(picker, piece);
+        // Also while another peer sends the rest: with these blocks the piece is probably wrong.
         auto forgotten = orphans(blocks);
+        bool const is_idle = piece.writing == 0 && piece.requested == 0;
         bool const has_trusted = std::any_of(connections.begin(), connections.end(), [&](auto const& peer) {
             return can_ask(*peer, piece.index) && !is_suspect(*peer) && !is_silent(*peer);
         });
-        if (!has_trusted && !has_owner(picker, piece)) {
+        if (is_idle && !has_trusted && !has_owner(picker, piece)) {
             forgotten.clear();
             for (int block = 0; block < int(blocks.size()); ++block)
                 if (blocks[block].state == lt::piece_picker::block_info::state_finished)

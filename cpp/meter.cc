@@ -14,7 +14,7 @@ Meter::Meter(std::shared_ptr<Guard> guard, std::shared_ptr<Spare> spare, Proof c
       m_spare(std::move(spare)),
       m_remote(remote),
       m_blocks_per_piece(proof ? proof->blocks_per_piece() : 1),
-      m_waste(proof ? proof->pieces() * m_blocks_per_piece : 0, m_blocks_per_piece, std::random_device{}()) {}
+      m_waste(proof ? proof->pieces() * m_blocks_per_piece : 0, std::random_device{}()) {}
 
 void Meter::greeted(lt::peer_connection& peer, Clock::time_point now) {
     m_ends = m_guard->waste_ends(m_remote);
@@ -49,8 +49,9 @@ void Meter::tick(lt::peer_connection& peer, Clock::time_point now) {
     if (m_limited)
         m_spare->spared(uploaded - before, unacknowledged(peer));
     else
-        // The queue is empty while all requested blocks are in the send buffer.
-        m_spare->served(uploaded - before, uploaded > before || !peer.upload_queue().empty());
+        // The queue is empty while all requested blocks are in a send buffer, of libtorrent or of the kernel.
+        m_spare->served(uploaded - before, uploaded > before || !peer.upload_queue().empty() ||
+                                               peer.send_buffer_size() > 0 || unacknowledged(peer) > 0);
 }
 
 }  // namespace silmaril

@@ -194,7 +194,11 @@ public:
             return true;
         }
         m_greeted = true;
-        m_parts.guard->rumours().answered(called(), now);
+        // A peer that called has another port than the one at which it listens.
+        if (m_outgoing)
+            m_parts.guard->rumours().answered(called(), now);
+        else
+            m_parts.guard->rumours().forget(called());
         if (auto const connection = this->connection()) m_meter.greeted(*connection, now);
         if (m_outgoing) make_room();
         report(Note::Kind::peer_connected);

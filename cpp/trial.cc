@@ -144,9 +144,8 @@ rust::Vec<std::int32_t> try_slots(RawRoom const& from, rust::Vec<RawVisitor> con
     return ended;
 }
 
-rust::Vec<std::size_t> try_waste(std::int64_t blocks_of_torrent, std::int64_t blocks_per_piece,
-                                 rust::Vec<std::int64_t> const& blocks) {
-    Waste waste(blocks_of_torrent, blocks_per_piece, 1);
+rust::Vec<std::size_t> try_waste(std::int64_t blocks_of_torrent, rust::Vec<std::int64_t> const& blocks) {
+    Waste waste(blocks_of_torrent, 1);
     rust::Vec<std::size_t> found;
     for (std::size_t i = 0; i < blocks.size(); ++i)
         if (blocks[i] < 0 ? waste.cancelled() : waste.sent(blocks[i])) found.push_back(i);

@@ -29,8 +29,7 @@ rust::Vec<std::int32_t> try_slots(RawRoom const& room, rust::Vec<RawVisitor> con
 
 // Sends blocks to a peer of a torrent with this many blocks; -1 is a block that the peer cancels too late.
 // Returns the indexes in `blocks` at which the peer wastes.
-rust::Vec<std::size_t> try_waste(std::int64_t blocks_of_torrent, std::int64_t blocks_per_piece,
-                                 rust::Vec<std::int64_t> const& blocks);
+rust::Vec<std::size_t> try_waste(std::int64_t blocks_of_torrent, rust::Vec<std::int64_t> const& blocks);
 
 // A peer at the address sends wrong data at these moments, in seconds. Returns for each moment for how many
 // seconds its group may not connect afterwards.

@@ -28,18 +28,18 @@ std::size_t Waste::place_of(std::int64_t block) const {
     return std::size_t(mixed >> 50);  // 14 bits
 }
 
-// Remembers the block. True if the peer has received it before, and this counts.
+// Remembers the block. True if the peer has received it twice before.
 bool Waste::is_repeated(std::int64_t block) {
     if (m_latest.empty()) m_latest.resize(std::size_t(std::min(m_blocks, max_latest)));
     auto& entry = m_latest[place_of(block)];
     auto const number = std::uint64_t(block) + 1;
-    if ((entry & ~again) != number) {
-        entry = number;
-        return false;
+    bool const repeated = (entry & again) != 0;
+    if ((entry & ~again) == number) {
+        entry |= again;
+        return repeated;
     }
-    bool const first = (entry & again) == 0;
-    entry |= again;
-    return !first || --m_forgiven < 0;
+    entry = number;
+    return false;
 }
 
 bool Waste::sent(std::int64_t block) {

@@ -1,11 +1,11 @@
-// How much of the upload to one peer is wasted: blocks that the peer has received before, and blocks that it
-// cancels when they are already on the way.
+// How much of the upload to one peer is wasted: blocks that the peer has received twice before, and blocks
+// that it cancels when they are already on the way.
 //
 // A peer that behaves does both at times. After a piece with a wrong hash it fetches the blocks of that piece
-// again, and a block that it requested from two peers is cancelled at the slower one. So the first repetition
-// of a block is not counted for two pieces, and a peer wastes only if more than half of its latest blocks
-// are wasted. A peer that repeats more than about 250 MiB in turn is not noticed: so much a reader with a
-// small cache may fetch again.
+// again, and hosts that send wrong blocks can make most of its pieces wrong. A block that it requested from
+// two peers is cancelled at the slower one. So the first repetition of a block is not counted, and a peer
+// wastes only if more than half of its latest blocks are wasted. A peer that repeats more than about 250 MiB
+// in turn is not noticed: so much a reader with a small cache may fetch again.
 //
 // Used on the network thread only.
 #pragma once
@@ -17,9 +17,8 @@ namespace silmaril {
 
 class Waste {
 public:
-    // The number of blocks of the torrent and of a piece. `salt`: unknown to the peer.
-    Waste(std::int64_t blocks, std::int64_t blocks_per_piece, std::uint32_t salt)
-        : m_blocks(blocks), m_forgiven(2 * blocks_per_piece), m_salt(salt) {}
+    // `blocks`: of the torrent. `salt`: unknown to the peer.
+    Waste(std::int64_t blocks, std::uint32_t salt) : m_blocks(blocks), m_salt(salt) {}
 
     // A block was sent. True if the peer wastes; then the counts begin again.
     bool sent(std::int64_t block);
@@ -32,7 +31,6 @@ private:
     std::size_t place_of(std::int64_t block) const;
 
     std::int64_t const m_blocks;
-    std::int64_t m_forgiven;  // repetitions
     std::uint32_t const m_salt;
     // The latest blocks that were sent: their number plus one, and a bit for a block that was sent again.
     // Empty before the first block.

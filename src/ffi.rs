@@ -402,7 +402,7 @@ mod raw {
         /// See `torrent::try_slots`.
         fn try_slots(room: &RawRoom, visitors: &Vec<RawVisitor>) -> Result<Vec<i32>>;
         /// See `torrent::try_waste`.
-        fn try_waste(blocks_of_torrent: i64, blocks_per_piece: i64, blocks: &Vec<i64>) -> Vec<usize>;
+        fn try_waste(blocks_of_torrent: i64, blocks: &Vec<i64>) -> Vec<usize>;
         /// See `torrent::try_lies`.
         fn try_lies(address: &str, moments: &Vec<u32>) -> Result<Vec<u32>>;
         /// See `torrent::try_rumours`.

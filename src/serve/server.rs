@@ -19,7 +19,10 @@ use super::local_user::owner_of;
 use super::slots::{ConnectionLimits, ConnectionSlots};
 
 /// The most connections.
-const LIMITS: ConnectionLimits = ConnectionLimits { all: 1024, of_client: 256 };
+fn limits() -> ConnectionLimits {
+    ConnectionLimits { all: 1024, of_client: 256, kept_for: Some(rustix::process::geteuid().as_raw()) }
+}
+
 /// Time within which a client must send the head of a request, also on a connection that it keeps open.
 const HEAD_WITHIN: Duration = Duration::from_secs(90);
 /// Time after which a connection ends whose client takes no bytes.
@@ -77,7 +80,7 @@ impl EndpointServer {
 
 async fn accept(listener: TcpListener, router: Router, mut ends: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
-    let places = ConnectionSlots::new(LIMITS);
+    let places = ConnectionSlots::new(limits());
     loop {
         let accepted = tokio::select! {
             biased;

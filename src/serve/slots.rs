@@ -2,7 +2,8 @@
 //!
 //! Any local user can open connections to loopback and send nothing. So a connection that waits for the head of a request
 //! has no right to its place: for a further connection, the one that has waited longest is closed. A connection whose request
-//! is being answered is never closed for that reason.
+//! is being answered is never closed for that reason. So that no other client can keep the programs of this process's own user away
+//! by requests whose answers they take slowly, some places are kept for that user.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,6 +26,9 @@ pub struct ConnectionLimits {
     pub all: usize,
     /// Those of one client. If all of them are being answered, further ones are closed.
     pub of_client: usize,
+    /// A user of this machine for which `of_client` of all connections are kept: if all remaining ones are being answered, further
+    /// connections of other clients are closed.
+    pub kept_for: Option<u32>,
 }
 
 /// All connections of a server.
@@ -68,10 +72,13 @@ pub struct ConnectionSlot {
 struct Answering(Arc<ConnectionSlot>);
 
 impl Table {
-    /// Takes the place of the connection that has waited longest; of one client if one is given.
-    fn free_one(&mut self, client: Option<ClientGroup>) -> bool {
-        let waiting =
-            self.open.iter().filter(|(_, entry)| client.is_none_or(|client| entry.client == client));
+    fn count(&self, of: impl Fn(ClientGroup) -> bool) -> usize {
+        self.open.values().filter(|entry| of(entry.client)).count()
+    }
+
+    /// Takes the place of the connection of such a client that has waited longest.
+    fn free_one(&mut self, of: impl Fn(ClientGroup) -> bool) -> bool {
+        let waiting = self.open.iter().filter(|(_, entry)| of(entry.client));
         let waiting = waiting.filter_map(|(number, entry)| Some((entry.waits_since?, *number)));
         let Some((_, number)) = waiting.min() else { return false };
         let Some(entry) = self.open.remove(&number) else { return false };
@@ -101,16 +108,24 @@ impl ConnectionSlots {
         }
     }
 
-    /// A place for a connection from an address, and from a user of this machine if that is known; none if all places of this
-    /// client are being answered.
+    /// A place for a connection from an address, and from a user of this machine if that is known; none if all places that the
+    /// client can have are being answered.
     pub fn place(self: &Arc<Self>, address: IpAddr, user: Option<u32>) -> Option<ConnectionSlot> {
         let client = user.map_or_else(|| ClientGroup::Host(first_address(address)), ClientGroup::User);
         let mut table = self.places.lock();
-        let of_client = table.open.values().filter(|entry| entry.client == client).count();
-        if of_client >= self.limits.of_client && !table.free_one(Some(client)) {
+        let ConnectionLimits { all, of_client, kept_for } = self.limits;
+        let is_client = |one: ClientGroup| one == client;
+        if table.count(is_client) >= of_client && !table.free_one(is_client) {
             return None;
         }
-        if table.open.len() >= self.limits.all && !table.free_one(None) {
+        if let Some(user) = kept_for {
+            let is_other = |one: ClientGroup| one != ClientGroup::User(user);
+            let most = all.saturating_sub(of_client);
+            if is_other(client) && table.count(is_other) >= most && !table.free_one(is_other) {
+                return None;
+            }
+        }
+        if table.open.len() >= all && !table.free_one(|_| true) {
             return None;
         }
         let end = Arc::new(Notify::new());
@@ -206,7 +221,7 @@ mod tests {
     use super::*;
 
     fn places(all: usize, of_client: usize) -> Arc<ConnectionSlots> {
-        ConnectionSlots::new(ConnectionLimits { all, of_client })
+        ConnectionSlots::new(ConnectionLimits { all, of_client, kept_for: None })
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -268,6 +283,20 @@ mod tests {
         let _answered: Vec<_> = open.iter().map(|place| place.hold(std::future::pending())).collect();
         assert!(places.place(local, Some(1000)).is_none());
         assert!(places.place(local, Some(1001)).is_some() && places.place(local, None).is_some());
+    }
+
+    #[tokio::test]
+    async fn other_users_leave_places_to_the_own_user() {
+        let places = ConnectionSlots::new(ConnectionLimits { all: 4, of_client: 2, kept_for: Some(1000) });
+        let local = ip("127.0.0.1");
+        let open: Vec<_> = (0..2).map(|n| Arc::new(places.place(local, Some(2000 + n)).unwrap())).collect();
+        let answered: Vec<_> = open.iter().map(|place| place.hold(std::future::pending())).collect();
+        assert!(places.place(local, Some(3000)).is_none() && places.place(ip("10.0.0.1"), None).is_none());
+        let own: Vec<_> = (0..2).map(|_| Arc::new(places.place(local, Some(1000)).unwrap())).collect();
+        // Other users get no place that the own user does not need just now.
+        drop(answered);
+        assert!(places.place(local, Some(3000)).is_some());
+        assert!(own.iter().all(|place| !is_taken(place)));
     }
 
     #[tokio::test]

@@ -122,12 +122,12 @@ pub enum Upload {
 }
 
 /// Uploads to one peer of a torrent (cpp/waste.h). Returns the indexes of the uploads at which the peer is found to waste.
-pub fn try_waste(blocks_of_torrent: u32, blocks_per_piece: u32, uploads: &[Upload]) -> Vec<usize> {
+pub fn try_waste(blocks_of_torrent: u32, uploads: &[Upload]) -> Vec<usize> {
     let raw = uploads.iter().map(|upload| match upload {
         Upload::Sent(block) => i64::from(*block),
         Upload::CancelledLate => -1,
     });
-    ffi::try_waste(blocks_of_torrent.into(), blocks_per_piece.into(), &raw.collect())
+    ffi::try_waste(blocks_of_torrent.into(), &raw.collect())
 }
 
 /// A peer at this address sends wrong data at these moments, in seconds (cpp/guard.h). Returns for each moment for how many

@@ -75,6 +75,20 @@ fn refused_call_to_one_host_takes_no_turn_of_another() {
     assert_eq!(try_rumours(&calls).unwrap().last(), Some(&true));
 }
 
+/// More hosts answer than are remembered: the ones that answered the longest time ago are forgotten, and a host that answers
+/// again and again is not.
+#[test]
+fn host_that_answers_is_not_forgotten_for_many_hosts() {
+    let answer = |host: u32, at: u32| Rumour { answers: true, ..call(host, 6881, at) };
+    let mut calls: Vec<_> = (0..40_000).flat_map(|i| [answer(1, i / 16), answer(i + 3, i / 16)]).collect();
+    let end = 40_000 / 16;
+    // The tokens for all rumours are used up, so only a call to a host that is no rumour is made.
+    calls.extend((0..200).map(|i| call(100_000 + i, 6881, end)));
+    let before = calls.len();
+    calls.extend([call(1, 6881, end), call(3, 6881, end), call(40_002, 6881, end)]);
+    assert_eq!(try_rumours(&calls).unwrap()[before..], [true, false, true]);
+}
+
 #[test]
 fn torrents_together_call_one_rumour_a_few_times() {
     let calls: Vec<_> = (0..100).map(|i| Rumour { torrent: TorrentId(i), ..call(1, 6881, 0) }).collect();

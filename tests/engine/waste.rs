@@ -5,14 +5,13 @@ use std::net::IpAddr;
 use silmaril::torrent::Upload::{self, CancelledLate, Sent};
 use silmaril::torrent::{try_lies, try_waste};
 
-/// Blocks of a torrent of 64 MiB with pieces of 1 MiB.
+/// Blocks of a torrent of 64 MiB.
 const BLOCKS: u32 = 4096;
-const PER_PIECE: u32 = 64;
 
 const NONE: [usize; 0] = [];
 
 fn wastes(uploads: &[Upload]) -> Vec<usize> {
-    try_waste(BLOCKS, PER_PIECE, uploads)
+    try_waste(BLOCKS, uploads)
 }
 
 fn sent(blocks: impl IntoIterator<Item = u32>) -> Vec<Upload> {
@@ -44,7 +43,7 @@ fn same_few_blocks_again_and_again_are_waste() {
 #[test]
 fn whole_model_again_and_again_is_waste() {
     let found = wastes(&sent((0..3).flat_map(|_| 0..BLOCKS)));
-    let after = BLOCKS as usize + 2 * PER_PIECE as usize..2 * BLOCKS as usize;
+    let after = 2 * BLOCKS as usize..3 * BLOCKS as usize;
     assert!(found.first().is_some_and(|first| after.contains(first)), "found after {found:?}");
 }
 
@@ -53,23 +52,23 @@ fn whole_model_again_and_again_is_waste() {
 fn repetition_in_a_large_model_is_waste() {
     for stride in [1, 4096, 16 * 1024, 64 * 1024] {
         let part: Vec<u32> = (0..1000).map(|number| number * stride % (1 << 22)).collect();
-        let found = try_waste(1 << 22, PER_PIECE, &sent((0..6).flat_map(|_| part.clone())));
+        let found = try_waste(1 << 22, &sent((0..6).flat_map(|_| part.clone())));
         assert!(!found.is_empty(), "every block that is a multiple of {stride}");
     }
 }
 
 #[test]
 fn large_model_read_once_is_no_waste() {
-    assert_eq!(try_waste(1 << 18, PER_PIECE, &sent(0..1 << 18)), NONE);
+    assert_eq!(try_waste(1 << 18, &sent(0..1 << 18)), NONE);
 }
 
-/// Another peer sent a wrong block of the piece, so all blocks of the piece are fetched again.
+/// Other peers sent wrong blocks of each piece, so all blocks of the pieces are fetched again: each piece immediately, or all pieces
+/// at the end.
 #[test]
-fn two_failed_pieces_are_no_waste() {
-    let piece = |number: u32| number * PER_PIECE..(number + 1) * PER_PIECE;
-    let uploads: Vec<u32> =
-        [piece(0), piece(0), piece(1), piece(1), piece(2)].into_iter().flatten().collect();
-    assert_eq!(wastes(&sent(uploads)), NONE);
+fn reader_whose_pieces_were_all_wrong_once_wastes_nothing() {
+    let piece = |number: u32| number * 64..(number + 1) * 64;
+    assert_eq!(wastes(&sent((0..64).flat_map(|number| piece(number).chain(piece(number))))), NONE);
+    assert_eq!(wastes(&sent((0..BLOCKS).chain(0..BLOCKS))), NONE);
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! Several peers that send wrong blocks, together with an honest one.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use silmaril::config::{Encryption, NetworkConfig};
 use silmaril::model::{BLOCK_LEN, PieceIndex};
-use silmaril::torrent::{Event, Swarms, TorrentId};
+use silmaril::torrent::{Event, Priority, Swarms, TorrentId};
 
 use crate::engine::rig::{Client, SOON, Sample, network};
 use crate::support::private_net::in_private_net;
@@ -203,5 +204,77 @@ fn suspects_finish_the_last_piece_of_a_file() {
             scene.wait_until(piece + 1, &mut events);
         }
         scene.assert_harmless(&events, length);
+    });
+}
+
+/// Sends the first blocks wrong, and no further ones.
+fn liar_that_begins_a_piece() -> Conduct {
+    let sent = AtomicUsize::new(0);
+    Conduct::honest().with_blocks(move |content, block| {
+        if sent.fetch_add(1, Ordering::Relaxed) >= BEGUN {
+            return vec![];
+        }
+        let mut data = content.block(block, 0).unwrap();
+        data[0] ^= 1;
+        vec![Message::Piece(block.piece, block.begin, data)]
+    })
+}
+
+/// Blocks that a liar sends before it leaves.
+const BEGUN: usize = 8;
+
+/// A liar has sent a part of a piece and leaves, as it does when it is found out. The honest seed has been asked for other
+/// blocks of the piece, and has not answered because its link is slower. With the liar's blocks the piece would be wrong, and
+/// the honest seed would have to send it twice.
+#[test]
+fn blocks_of_a_liar_that_left_spoil_no_piece() {
+    in_private_net(|| {
+        let length = 4 << 20;
+        let sample = Sample::new(&[("model.bin", 2 * length as usize)], length, false);
+        let content = Arc::new(Content::new(sample.info_hash, length, &sample.files));
+        let mut client = Client::with(NetworkConfig { encryption: Encryption::Off, ..network() });
+        let here = tempfile::tempdir().unwrap();
+        let id = client.add(sample.add(here.path()));
+        let rejected =
+            |event: &Event| matches!(event, Event::PieceRejected(of, _) if *of == id).then_some(());
+
+        // From now on the reader expects liars.
+        let known = RawSeed::listen_here(&content, liar(0));
+        client.session.connect_peer(id, known.address()).unwrap();
+        client.session.request(id, PieceIndex(0), Duration::ZERO).unwrap();
+        client.wait_for("rejected piece", SOON, rejected);
+        drop(known);
+        let wanted = [(PieceIndex(0), Priority::None), (PieceIndex(1), Priority::Normal)];
+        client.session.set_priority(id, &wanted).unwrap();
+
+        let liar = RawSeed::listen_here(&content, liar_that_begins_a_piece());
+        client.session.connect_peer(id, liar.address()).unwrap();
+        let asked = |seed: &RawSeed| Seen::count(&seed.seen().blocks);
+        until("the liar has sent blocks", PATIENCE, || asked(&liar) > BEGUN as u64);
+
+        let (answer, answers) = mpsc::channel::<()>();
+        let answers = Mutex::new(answers);
+        let honest = RawSeed::listen_here(
+            &content,
+            Conduct::honest().with_blocks(move |content, block| {
+                // Until the sender is dropped.
+                let _ = answers.lock().unwrap().recv_timeout(PATIENCE);
+                vec![Message::Piece(block.piece, block.begin, content.block(block, 0).unwrap())]
+            }),
+        );
+        client.session.connect_peer(id, honest.address()).unwrap();
+        until("the honest seed is asked", PATIENCE, || asked(&honest) > 0);
+
+        let left = liar.address();
+        drop(liar);
+        client.wait_for("disconnected liar", SOON, |event| {
+            assert!(rejected(event).is_none(), "the liar was found out before it left");
+            matches!(event, Event::PeerDisconnected(_, peer, _) if *peer == left).then_some(())
+        });
+        drop(answer);
+        client.wait_for("verified piece", 3 * SOON, |event| {
+            assert!(rejected(event).is_none(), "the piece was wrong");
+            matches!(event, Event::PieceVerified(of, PieceIndex(1)) if *of == id).then_some(())
+        });
     });
 }
