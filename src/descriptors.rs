@@ -113,13 +113,13 @@ mod tests {
     #[test]
     fn shortage_empties_the_caches_and_tries_again() {
         #[derive(Default)]
-        struct Cache(AtomicUsize);
-        impl FileCache for Cache {
+        struct EmptiedCache(AtomicUsize);
+        impl FileCache for EmptiedCache {
             fn close_all(&self) {
                 self.0.fetch_add(1, Ordering::Relaxed);
             }
         }
-        let cache = Arc::new(Cache::default());
+        let cache = Arc::new(EmptiedCache::default());
         register(&cache);
         let emptied = || cache.0.load(Ordering::Relaxed);
         let opened = open(|| match emptied() {

@@ -78,7 +78,7 @@ pub struct Page {
 
 /// The limits of the store.
 #[derive(Debug, Clone)]
-struct Limits {
+struct RecordLimits {
     /// Records in all. The hub has about two million models; a quarter of a million records are 60 MB in memory.
     records: usize,
     /// Bytes of all records on disk: enough for so many records of common length.
@@ -90,7 +90,8 @@ struct Limits {
     per_kept: u32,
 }
 
-const LIMITS: Limits = Limits { records: 250_000, bytes: 128 << 20, per_publisher: 2_000, per_kept: 50_000 };
+const LIMITS: RecordLimits =
+    RecordLimits { records: 250_000, bytes: 128 << 20, per_publisher: 2_000, per_kept: 50_000 };
 
 /// The most records of one page.
 pub const MAX_PAGE: usize = 1000;
@@ -119,7 +120,7 @@ struct DatabaseWriter {
 /// The catalog's records.
 pub struct CatalogStore {
     file: PathBuf,
-    limits: Limits,
+    limits: RecordLimits,
     writer: Mutex<DatabaseWriter>,
     readable: RwLock<Readable>,
 }
@@ -131,7 +132,7 @@ impl CatalogStore {
         Self::open_with(dir, now, LIMITS)
     }
 
-    fn open_with(dir: &Path, now: UnixTime, limits: Limits) -> Result<Self, CatalogStoreError> {
+    fn open_with(dir: &Path, now: UnixTime, limits: RecordLimits) -> Result<Self, CatalogStoreError> {
         let file = dir.join("records.redb");
         match fs::create_dir_all(dir) {
             // The database is in memory then.

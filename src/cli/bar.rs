@@ -64,7 +64,7 @@ pub(super) fn short_time(time: Duration) -> String {
 
 /// Content of one line of progress.
 #[derive(Debug, Clone, Copy)]
-struct Figures<'a> {
+struct BarFigures<'a> {
     name: &'a str,
     done: u64,
     total: u64,
@@ -74,8 +74,8 @@ struct Figures<'a> {
 
 /// The line for a terminal of `width` columns. Parts that do not fit are left out in this order: the bar, the detail,
 /// the bytes, the remaining time. After that the name is cut.
-fn line(figures: &Figures<'_>, width: usize) -> String {
-    let Figures { name, done, total, remaining, detail } = *figures;
+fn line(figures: &BarFigures<'_>, width: usize) -> String {
+    let BarFigures { name, done, total, remaining, detail } = *figures;
     let remaining = remaining.map(|time| format!("{} left", short_time(time))).unwrap_or_default();
     let parts =
         [percent(done, total), remaining, format!("{}/{}", size(done), size(total)), detail.to_owned()];
@@ -151,7 +151,7 @@ impl Bar {
         let mut rate = self.rate.lock();
         rate.record(Instant::now(), done);
         let remaining = rate.remaining(total.saturating_sub(done));
-        let figures = Figures { name: &self.name, done, total, remaining, detail: &clean(detail) };
+        let figures = BarFigures { name: &self.name, done, total, remaining, detail: &clean(detail) };
         self.bar.set_message(line(&figures, width));
     }
 }
@@ -162,9 +162,9 @@ mod tests {
 
     const SHARD: &str = "model-00001-of-00008.safetensors";
 
-    fn figures(name: &str) -> Figures<'_> {
+    fn figures(name: &str) -> BarFigures<'_> {
         let remaining = Some(Duration::from_secs(65));
-        Figures { name, done: 8 << 20, total: 80 << 20, remaining, detail: "12.0 MiB/s, 3 peers" }
+        BarFigures { name, done: 8 << 20, total: 80 << 20, remaining, detail: "12.0 MiB/s, 3 peers" }
     }
 
     #[test]

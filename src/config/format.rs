@@ -29,7 +29,7 @@ pub trait Format: Sized {
 
     /// Parses a value of a file.
     fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(Scalar::<Self>(PhantomData))
+        deserializer.deserialize_any(YamlScalar::<Self>(PhantomData))
     }
 }
 
@@ -43,9 +43,9 @@ impl<'de, F: Format> Deserialize<'de> for Parsed<F> {
 }
 
 /// Parses a scalar of any YAML type as text.
-struct Scalar<F>(PhantomData<F>);
+struct YamlScalar<F>(PhantomData<F>);
 
-impl<F: Format> Visitor<'_> for Scalar<F> {
+impl<F: Format> Visitor<'_> for YamlScalar<F> {
     type Value = F::Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

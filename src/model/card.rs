@@ -54,54 +54,54 @@ pub struct ModelCard {
 }
 
 /// One text or number, or a list of them. Nested lists are refused, because YAML aliases could multiply their items.
-struct Texts(Vec<String>);
+struct CardTexts(Vec<String>);
 
-impl<'de> Deserialize<'de> for Texts {
+impl<'de> Deserialize<'de> for CardTexts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Items;
 
         impl<'de> Visitor<'de> for Items {
-            type Value = Texts;
+            type Value = CardTexts;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a text or a list of texts")
             }
 
-            fn visit_str<E>(self, text: &str) -> Result<Texts, E> {
+            fn visit_str<E>(self, text: &str) -> Result<CardTexts, E> {
                 let text: String = text.trim().chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect();
-                Ok(Texts(if text.is_empty() { Vec::new() } else { vec![text] }))
+                Ok(CardTexts(if text.is_empty() { Vec::new() } else { vec![text] }))
             }
 
-            fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Texts, E> {
+            fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<CardTexts, E> {
                 self.visit_str(&value.to_string())
             }
 
-            fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Texts, E> {
+            fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<CardTexts, E> {
                 self.visit_str(&value.to_string())
             }
 
-            fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Texts, E> {
+            fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<CardTexts, E> {
                 self.visit_str(&value.to_string())
             }
 
-            fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Texts, E> {
+            fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<CardTexts, E> {
                 self.visit_str(&value.to_string())
             }
 
-            fn visit_unit<E>(self) -> Result<Texts, E> {
-                Ok(Texts(Vec::new()))
+            fn visit_unit<E>(self) -> Result<CardTexts, E> {
+                Ok(CardTexts(Vec::new()))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Texts, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<CardTexts, A::Error> {
                 let mut all = Vec::new();
                 while all.len() < MAX_ITEMS {
                     match seq.next_element::<Scalar>()? {
                         Some(Scalar(text)) => all.extend(text),
-                        None => return Ok(Texts(all)),
+                        None => return Ok(CardTexts(all)),
                     }
                 }
                 while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Texts(all))
+                Ok(CardTexts(all))
             }
         }
 
@@ -193,9 +193,9 @@ pub fn parse(readme: &str) -> Option<ModelCard> {
     let mut card = ModelCard::default();
     let mut texts: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (key, block) in blocks {
-        let parsed = yaml::read::<BTreeMap<String, Texts>>(block.as_bytes(), LIMITS);
+        let parsed = yaml::read::<BTreeMap<String, CardTexts>>(block.as_bytes(), LIMITS);
         match parsed.ok().and_then(|mut map| map.remove(key)) {
-            Some(Texts(list)) => drop(texts.insert(key, list)),
+            Some(CardTexts(list)) => drop(texts.insert(key, list)),
             None => card.unreadable.push(key),
         }
     }

@@ -66,7 +66,7 @@ pub struct LegacyManifest {
 }
 
 #[derive(Deserialize)]
-struct RawFile {
+struct LegacyFileEntry {
     path: String,
     size: u64,
     sha256: Option<String>,
@@ -79,7 +79,7 @@ struct Raw {
     description: Option<String>,
     license: Option<String>,
     #[serde(default)]
-    files: Vec<RawFile>,
+    files: Vec<LegacyFileEntry>,
     magnet_uri: String,
 }
 
@@ -97,7 +97,7 @@ impl LegacyManifest {
             Some(Value::String(text)) => text.parse().map_err(serde_json::Error::custom)?,
             Some(other) => other.to_string().parse().map_err(serde_json::Error::custom)?,
         };
-        let file = |file: RawFile| {
+        let file = |file: LegacyFileEntry| {
             let sha256 = file.sha256.filter(|text| !text.is_empty()).map(|text| text.parse()).transpose();
             Ok(LegacyFile {
                 path: file.path,

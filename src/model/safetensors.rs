@@ -128,9 +128,9 @@ struct RawHeader {
 
 impl<'de> Deserialize<'de> for RawHeader {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
+        struct HeaderFields;
 
-        impl<'de> Visitor<'de> for Fields {
+        impl<'de> Visitor<'de> for HeaderFields {
             type Value = RawHeader;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -150,7 +150,7 @@ impl<'de> Deserialize<'de> for RawHeader {
             }
         }
 
-        deserializer.deserialize_map(Fields)
+        deserializer.deserialize_map(HeaderFields)
     }
 }
 

@@ -14,10 +14,10 @@ use crate::fetch::FileRef;
 
 /// The open files of a mount. A `B` keeps the backing file of an inode open.
 pub struct OpenFiles<B> {
-    state: RwLock<Table<B>>,
+    state: RwLock<HandleTable<B>>,
 }
 
-struct Table<B> {
+struct HandleTable<B> {
     next: u64,
     handles: HashMap<u64, (Ino, Arc<FileRef>)>,
     inodes: HashMap<Ino, OpenInode<B>>,
@@ -30,16 +30,16 @@ struct OpenInode<B> {
 
 impl<B> Default for OpenFiles<B> {
     fn default() -> Self {
-        Self { state: RwLock::new(Table { next: 1, handles: HashMap::new(), inodes: HashMap::new() }) }
+        Self { state: RwLock::new(HandleTable { next: 1, handles: HashMap::new(), inodes: HashMap::new() }) }
     }
 }
 
 impl<B> OpenFiles<B> {
-    fn read(&self) -> RwLockReadGuard<'_, Table<B>> {
+    fn read(&self) -> RwLockReadGuard<'_, HandleTable<B>> {
         self.state.read()
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Table<B>> {
+    fn write(&self) -> RwLockWriteGuard<'_, HandleTable<B>> {
         self.state.write()
     }
 

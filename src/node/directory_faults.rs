@@ -126,14 +126,14 @@ struct DirCheck {
     faulty: Vec<FaultyFile>,
     changed: HashMap<PathBuf, Option<Stamp>>,
     /// The task that proves changed files again.
-    proving: Option<AbortOnDrop>,
+    proving: Option<TendingTask>,
 }
 
 /// A task that ends when this is dropped.
 #[derive(Debug)]
-struct AbortOnDrop(JoinHandle<()>);
+struct TendingTask(JoinHandle<()>);
 
-impl Drop for AbortOnDrop {
+impl Drop for TendingTask {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -272,7 +272,7 @@ async fn check(node: &Arc<Node>, place: &PlacedDirId, round: &mut DirCheck, mani
     round.due = now + 2 * TICK;
     if !settled.is_empty() {
         let (node, manifest) = (Arc::downgrade(node), manifest.clone());
-        round.proving = Some(AbortOnDrop(tokio::spawn(async move {
+        round.proving = Some(TendingTask(tokio::spawn(async move {
             for file in settled {
                 let Some(node) = node.upgrade() else { return };
                 prove_again(&node, &manifest, file).await;

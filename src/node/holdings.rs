@@ -32,7 +32,7 @@ pub(super) struct NodeHoldings {
     index: RwLock<Arc<HoldingsIndex>>,
     /// Held while the index is built.
     refreshing: Mutex<()>,
-    texts: Mutex<Texts>,
+    texts: Mutex<ManifestTexts>,
 }
 
 /// A signed manifest, and its JSON's length and digest.
@@ -182,18 +182,18 @@ impl Holdings for NodeHoldings {
 }
 
 /// JSON of the manifests requested last, at most [`MAX_TEXTS`] bytes, or one larger text.
-struct Texts {
+struct ManifestTexts {
     kept: LruCache<Sha256Digest, Arc<[u8]>>,
     bytes: usize,
 }
 
-impl Default for Texts {
+impl Default for ManifestTexts {
     fn default() -> Self {
         Self { kept: LruCache::unbounded(), bytes: 0 }
     }
 }
 
-impl Texts {
+impl ManifestTexts {
     fn get(&mut self, digest: &Sha256Digest) -> Option<Arc<[u8]>> {
         self.kept.get(digest).cloned()
     }
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn cached_texts_stay_within_their_bound() {
-        let mut texts = Texts::default();
+        let mut texts = ManifestTexts::default();
         let digest = |n: u8| Sha256Digest([n; 32]);
         for n in 0..10 {
             texts.put(digest(n), vec![n; MAX_TEXTS / 4].into());

@@ -33,7 +33,7 @@ pub(super) async fn text(node: &Arc<Node>) -> Result<String, NodeError> {
     let cache = blocking::cancellable(move |_| Ok(store.cache().usage()?)).await;
     let cache_bytes = cache.inspect_err(|e| tracing::warn!(error = %e, "could not measure the cache")).ok();
     let (reads, requests) = (node.fetch.figures().clone(), node.web.client.counts().clone());
-    render(Figures { status, cache_bytes, reads, requests })
+    render(MetricFigures { status, cache_bytes, reads, requests })
         .map_err(|e| NodeError::Internal(format!("the figures cannot be written: {e}")))
 }
 
@@ -66,7 +66,7 @@ pub(super) fn router(node: Weak<Node>, guard: Guard) -> Router {
         .with_state(node)
 }
 
-fn render(figures: Figures) -> Result<String, std::fmt::Error> {
+fn render(figures: MetricFigures) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("silmaril");
     registry.register_collector(Box::new(figures));
     let mut text = String::new();
@@ -75,7 +75,7 @@ fn render(figures: Figures) -> Result<String, std::fmt::Error> {
 }
 
 #[derive(Debug)]
-struct Figures {
+struct MetricFigures {
     status: Status,
     /// None if the cache could not be measured.
     cache_bytes: Option<u64>,
@@ -83,7 +83,7 @@ struct Figures {
     requests: Arc<RequestCounts>,
 }
 
-impl Collector for Figures {
+impl Collector for MetricFigures {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let status = &self.status;
         let mut gauge = |name: &str, help: &str, unit: Option<Unit>, value: u64| {
@@ -163,7 +163,7 @@ fn counters(
     Ok(())
 }
 
-impl Figures {
+impl MetricFigures {
     fn by_model(
         &self,
         encoder: &mut DescriptorEncoder,
@@ -190,7 +190,7 @@ mod tests {
     /// The table of docs/GUIDE.md has the name, the type and the meaning of every metric.
     #[test]
     fn metrics_are_those_of_the_guide() {
-        let figures = Figures {
+        let figures = MetricFigures {
             status: crate::cli::samples::status(),
             cache_bytes: Some(1),
             reads: Arc::default(),

@@ -252,12 +252,12 @@ impl Call {
         if content_type.is_some_and(|text| text.starts_with("application/json")) {
             let refused = |_| HubError::new(StatusCode::BAD_REQUEST, "the body is not {\"paths\": […]}");
             #[derive(serde::Deserialize)]
-            struct Paths {
+            struct PathsRequest {
                 paths: Vec<String>,
                 #[serde(default)]
                 expand: bool,
             }
-            let Paths { paths, expand } = serde_json::from_slice(&self.body).map_err(refused)?;
+            let PathsRequest { paths, expand } = serde_json::from_slice(&self.body).map_err(refused)?;
             return bounded(paths, expand);
         }
         let fields = || url::form_urlencoded::parse(&self.body);

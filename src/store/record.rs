@@ -89,7 +89,7 @@ impl PlacedEntry {
 }
 
 /// Entries of one directory, sorted by path.
-type Entries<'a> = &'a [Arc<PlacedEntry>];
+type DirEntries<'a> = &'a [Arc<PlacedEntry>];
 
 /// A directory that has files of one torrent. Copies share the entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,7 +166,7 @@ impl PlacementRecord {
 
     /// The difference from this record to `new`. Both are normal.
     pub fn delta(&self, new: &Self) -> Delta {
-        let mut dirs: BTreeMap<&Path, (Entries<'_>, Entries<'_>)> = BTreeMap::new();
+        let mut dirs: BTreeMap<&Path, (DirEntries<'_>, DirEntries<'_>)> = BTreeMap::new();
         for place in &self.places {
             dirs.entry(&place.dir).or_default().0 = &place.files;
         }
@@ -230,7 +230,7 @@ impl PlacedDir {
 }
 
 /// The entries of `new` that are not in `old`, and the paths of `old` that are not in `new`.
-fn differences(old: Entries<'_>, new: Entries<'_>) -> (Vec<Arc<PlacedEntry>>, Vec<String>) {
+fn differences(old: DirEntries<'_>, new: DirEntries<'_>) -> (Vec<Arc<PlacedEntry>>, Vec<String>) {
     let (mut put, mut gone) = (Vec::new(), Vec::new());
     let mut old = old.iter().peekable();
     for entry in new {

@@ -106,12 +106,12 @@ impl Rooms {
 /// One limited space.
 #[derive(Debug, Default)]
 pub struct Room {
-    limits: Option<Limits>,
+    limits: Option<RoomLimits>,
     book: Mutex<Book>,
 }
 
 #[derive(Debug)]
-struct Limits {
+struct RoomLimits {
     max_size: u64,
     disk: Option<Disk>,
 }
@@ -136,7 +136,10 @@ struct Book {
 
 impl Room {
     fn new(max_size: u64, disk: Option<Disk>, used: u64) -> Self {
-        Self { limits: Some(Limits { max_size, disk }), book: Mutex::new(Book { used, ..Book::default() }) }
+        Self {
+            limits: Some(RoomLimits { max_size, disk }),
+            book: Mutex::new(Book { used, ..Book::default() }),
+        }
     }
 
     /// Reserves bytes. An urgent reservation, for a read that waits, may exceed `max_size` by one piece, so that reads continue
@@ -246,7 +249,7 @@ impl Book {
     }
 }
 
-impl Limits {
+impl RoomLimits {
     fn min_free(&self) -> u64 {
         self.disk.as_ref().map_or(0, |disk| disk.min_free)
     }
@@ -328,7 +331,7 @@ mod tests {
     fn space_for_files_of_the_node_is_not_reserved() {
         let free = 100 * MIB;
         let mut book = Book { free, measured: Some(Instant::now()), ..Book::default() };
-        let limits = |min_free| Limits {
+        let limits = |min_free| RoomLimits {
             max_size: u64::MAX,
             disk: Some(Disk { dir: std::env::temp_dir(), min_free }),
         };

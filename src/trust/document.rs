@@ -168,11 +168,11 @@ pub struct TrustDocument {
 #[serde(deny_unknown_fields)]
 struct Written {
     #[serde(default)]
-    publishers: Option<Entries<ListedPublisher>>,
+    publishers: Option<UniqueEntries<ListedPublisher>>,
     #[serde(default)]
-    pins: Option<Entries<Pin>>,
+    pins: Option<UniqueEntries<Pin>>,
     #[serde(default)]
-    successions: Option<Entries<Succession>>,
+    successions: Option<UniqueEntries<Succession>>,
 }
 
 #[derive(Serialize)]
@@ -184,14 +184,14 @@ struct Writing<'a> {
 }
 
 /// An entry that may occur only once in a list.
-trait Entry {
+trait UniqueEntry {
     /// The most entries of a list.
     const MAX: usize;
     /// Texts that must differ between entries.
     fn marks(&self) -> Vec<String>;
 }
 
-impl Entry for ListedPublisher {
+impl UniqueEntry for ListedPublisher {
     const MAX: usize = MAX_PUBLISHERS;
     fn marks(&self) -> Vec<String> {
         let alias = self.alias.as_ref().map(|alias| alias.to_string().to_ascii_lowercase());
@@ -199,14 +199,14 @@ impl Entry for ListedPublisher {
     }
 }
 
-impl Entry for Pin {
+impl UniqueEntry for Pin {
     const MAX: usize = MAX_PINS;
     fn marks(&self) -> Vec<String> {
         vec![self.name.to_string()]
     }
 }
 
-impl Entry for Succession {
+impl UniqueEntry for Succession {
     const MAX: usize = MAX_SUCCESSIONS;
     fn marks(&self) -> Vec<String> {
         vec![self.key.to_string()]
@@ -215,12 +215,12 @@ impl Entry for Succession {
 
 /// A list without equal entries.
 #[derive(Debug)]
-struct Entries<T>(Vec<T>);
+struct UniqueEntries<T>(Vec<T>);
 
-impl<'de, T: Entry + Deserialize<'de>> Deserialize<'de> for Entries<T> {
+impl<'de, T: UniqueEntry + Deserialize<'de>> Deserialize<'de> for UniqueEntries<T> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         struct Seen<T>(PhantomData<T>);
-        impl<'de, T: Entry + Deserialize<'de>> Visitor<'de> for Seen<T> {
+        impl<'de, T: UniqueEntry + Deserialize<'de>> Visitor<'de> for Seen<T> {
             type Value = Vec<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -245,7 +245,7 @@ impl<'de, T: Entry + Deserialize<'de>> Deserialize<'de> for Entries<T> {
     }
 }
 
-fn entries<T>(written: Option<Entries<T>>) -> Vec<T> {
+fn entries<T>(written: Option<UniqueEntries<T>>) -> Vec<T> {
     written.map(|entries| entries.0).unwrap_or_default()
 }
 

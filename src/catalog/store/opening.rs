@@ -14,11 +14,11 @@ use super::{CatalogStore, CatalogStoreError, DatabaseWriter, Readable};
 const REOPEN_AFTER: Duration = Duration::from_secs(5);
 
 /// The result of opening the database; last, the keys of unreadable records.
-type Loaded = (Database, TableSnapshot, RecordIndex, Vec<RecordKey>);
+type LoadedRecords = (Database, TableSnapshot, RecordIndex, Vec<RecordKey>);
 
 impl CatalogStore {
     /// Reads the database. A damaged database is moved aside.
-    pub(super) fn load_or_recreate(file: &Path) -> Result<Loaded, OpenError> {
+    pub(super) fn load_or_recreate(file: &Path) -> Result<LoadedRecords, OpenError> {
         match Self::load(file) {
             Err(OpenError::Damaged(reason)) => {
                 let aside = disk::move_aside(file).map_err(|error| OpenError::Failed(error.to_string()))?;
@@ -35,7 +35,7 @@ impl CatalogStore {
     }
 
     /// Reads the database, and lists the keys of records that cannot be read, since another version has written them.
-    fn load(file: &Path) -> Result<Loaded, OpenError> {
+    fn load(file: &Path) -> Result<LoadedRecords, OpenError> {
         Self::load_each(file, |_, _| {})
     }
 
@@ -43,7 +43,7 @@ impl CatalogStore {
     pub(super) fn load_each(
         file: &Path,
         mut each: impl FnMut(&RecordKey, &[u8]),
-    ) -> Result<Loaded, OpenError> {
+    ) -> Result<LoadedRecords, OpenError> {
         let (mut index, mut unreadable) = (RecordIndex::default(), Vec::new());
         let (database, snapshot) = disk::open(file, |place, bytes| {
             let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);

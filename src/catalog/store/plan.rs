@@ -8,7 +8,7 @@ use redb::ReadableTable as _;
 use super::disk::{self, RecordKey, RowTable};
 use super::index::{NewRow, Publisher, RecordIndex, RowKey, ahead, expired, publisher_of};
 use super::rows::Row;
-use super::{Limits, StoreOutcome};
+use super::{RecordLimits, StoreOutcome};
 use crate::catalog::UnixTime;
 use crate::catalog::record::{Record, RecordBody, SharedRecord, SignedRecord, successor_salt};
 use crate::model::PublisherKey;
@@ -26,7 +26,7 @@ pub(super) struct Changes {
 pub(super) struct WritePlan<'a, 't> {
     index: &'a RecordIndex,
     rows: RowTable<'t>,
-    limits: &'a Limits,
+    limits: &'a RecordLimits,
     kept: &'a dyn Fn(&PublisherKey) -> bool,
     changes: Changes,
     /// Publishers by their number of records, most first, then by the age of their latest news. Made when first needed;
@@ -59,7 +59,7 @@ impl<'a, 't> WritePlan<'a, 't> {
     pub fn new(
         index: &'a RecordIndex,
         rows: RowTable<'t>,
-        limits: &'a Limits,
+        limits: &'a RecordLimits,
         kept: &'a dyn Fn(&PublisherKey) -> bool,
     ) -> Self {
         let changes = Changes { records: index.records, bytes: index.bytes, ..Changes::default() };

@@ -38,7 +38,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn with(limits: Limits) -> Self {
+    fn with(limits: RecordLimits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = CatalogStore::open_with(&dir.path().join("catalog"), NOW, limits).unwrap();
         Self { dir, store }
@@ -396,7 +396,7 @@ fn commits_survive_kill_9() {
 
 #[test]
 fn replaced_key_has_the_limits_of_an_unknown_one() {
-    let rig = Rig::with(Limits { per_publisher: 3, per_kept: 10, ..LIMITS });
+    let rig = Rig::with(RecordLimits { per_publisher: 3, per_kept: 10, ..LIMITS });
     let key = &KEYS[0];
     let kept = |publisher: &PublisherKey| *publisher == key.public();
     let insert = |record: SharedRecord| rig.store.insert(&[record], NOW, &kept).unwrap();

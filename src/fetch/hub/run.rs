@@ -62,7 +62,7 @@ impl RangeRequest {
         let opening = self.origin.open(&hub.listing, self.file.file, self.range.clone());
         let late = |what: &str| WebError::Unreachable(format!("the hub {what} for {path}"));
         let body = timeout(OPEN_WITHIN, opening).await.map_err(|_| late("sent no answer"))??;
-        let mut incoming = Incoming { body, rest: Bytes::new() };
+        let mut incoming = IncomingRange { body, rest: Bytes::new() };
         let content = self.file.content();
         let mut out = None;
         let mut at = self.range.start;
@@ -104,13 +104,13 @@ impl RangeRequest {
 }
 
 /// The bytes of a response.
-struct Incoming {
+struct IncomingRange {
     body: WebBody,
     /// Received, and not used yet.
     rest: Bytes,
 }
 
-impl Incoming {
+impl IncomingRange {
     /// The next `len` bytes. A response may be longer than the request; the rest is not read.
     async fn next(
         &mut self,

@@ -70,7 +70,7 @@ async fn fetch_pieces(
     let body = opened.map_err(|_| {
         WebError::Unreachable(format!("{url} did not answer within {} s", OPEN_WITHIN.as_secs()))
     })??;
-    let mut incoming = Incoming {
+    let mut incoming = IncomingPieces {
         body,
         rest: Bytes::new(),
         fetch,
@@ -83,7 +83,7 @@ async fn fetch_pieces(
     result
 }
 
-async fn receive_pieces(incoming: &mut Incoming<'_>, download: &PieceDownload) -> Result<(), WebError> {
+async fn receive_pieces(incoming: &mut IncomingPieces<'_>, download: &PieceDownload) -> Result<(), WebError> {
     let url = &download.request.url;
     let mut at = download.request.range.start;
     for piece in download.pieces.clone() {
@@ -112,7 +112,7 @@ async fn receive_pieces(incoming: &mut Incoming<'_>, download: &PieceDownload) -
 }
 
 /// The bytes of a response.
-struct Incoming<'a> {
+struct IncomingPieces<'a> {
     body: WebBody,
     /// Received, and not used yet.
     rest: Bytes,
@@ -123,7 +123,7 @@ struct Incoming<'a> {
     reported: Instant,
 }
 
-impl Incoming<'_> {
+impl IncomingPieces<'_> {
     /// The next `len` bytes, and the hashes of their blocks.
     async fn piece(&mut self, len: usize, url: &str) -> Result<(Vec<u8>, Vec<Hash>), WebError> {
         // Without a capacity: a server that sends nothing costs no memory.

@@ -336,7 +336,7 @@ impl DaemonClient {
             hyper::client::conn::http1::handshake(TokioIo::new(PassingStream::new(stream, descriptor)))
                 .await
                 .map_err(|e| self.failed(e))?;
-        let driver = AbortOnDrop(tokio::spawn(connection));
+        let driver = JobConnection(tokio::spawn(connection));
         let request = Request::builder()
             .method(method)
             .uri(route)
@@ -378,13 +378,13 @@ impl DaemonClient {
 /// A response whose body has not arrived yet.
 struct Connected {
     response: Response<Incoming>,
-    _driver: AbortOnDrop,
+    _driver: JobConnection,
 }
 
 /// Closes the connection when it goes out of scope, so that the node ends the job.
-struct AbortOnDrop(JoinHandle<hyper::Result<()>>);
+struct JobConnection(JoinHandle<hyper::Result<()>>);
 
-impl Drop for AbortOnDrop {
+impl Drop for JobConnection {
     fn drop(&mut self) {
         self.0.abort();
     }

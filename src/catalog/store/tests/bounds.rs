@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn limits(records: usize, per_publisher: u32, per_kept: u32) -> Limits {
-    Limits { records, per_publisher, per_kept, ..LIMITS }
+fn limits(records: usize, per_publisher: u32, per_kept: u32) -> RecordLimits {
+    RecordLimits { records, per_publisher, per_kept, ..LIMITS }
 }
 
 fn many(key: &PublisherKeypair, numbers: std::ops::Range<i64>) -> Vec<SharedRecord> {
@@ -80,7 +80,7 @@ fn publisher_with_the_oldest_news_is_displaced() {
 #[test]
 fn bytes_are_bounded() {
     let one = sign(&KEYS[0], "x/m1", 1, NOW).to_bytes().len() as u64;
-    let rig = Rig::with(Limits { bytes: 10 * one + 5, ..LIMITS });
+    let rig = Rig::with(RecordLimits { bytes: 10 * one + 5, ..LIMITS });
     rig.insert(&many(&KEYS[0], 0..10));
     rig.insert(&many(&KEYS[1], 0..10));
     assert!(rig.store.readable.read().index.bytes <= 10 * one + 5);
