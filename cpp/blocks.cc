@@ -1,6 +1,7 @@
 #include "blocks.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace silmaril {
 
@@ -67,6 +68,7 @@ void Blocks::drop(int piece, int block) {
     auto const found = m_kept.find(piece);
     if (found == m_kept.end()) return;
     found->second.blocks[std::size_t(block)] = found->second.confirmed[std::size_t(block)] = false;
+    if (found->second.granules_saved) m_changed_offers.insert(piece);
 }
 
 void Blocks::confirm(int piece, int block, std::function<void(int first, int count)> const& report) {
@@ -79,8 +81,10 @@ void Blocks::confirm(int piece, int block, std::function<void(int first, int cou
     confirmed[std::size_t(block)] = true;
     int const first = block / per_granule * per_granule;
     int const end = std::min(first + per_granule, int(confirmed.size()));
-    if (std::find(confirmed.begin() + first, confirmed.begin() + end, false) == confirmed.begin() + end)
-        report(first, end - first);
+    if (std::find(confirmed.begin() + first, confirmed.begin() + end, false) != confirmed.begin() + end)
+        return;
+    if (found->second.granules_saved) m_changed_offers.insert(piece);
+    report(first, end - first);
 }
 
 void Blocks::unless_barred(int piece, std::function<void()> const& report) const {
@@ -126,12 +130,90 @@ std::vector<bool> Blocks::kept(int piece) const {
 
 void Blocks::forget(int piece) {
     std::lock_guard const lock(m_mutex);
-    m_kept.erase(piece);
+    erase(piece);
+}
+
+void Blocks::erase(int piece) {
+    auto const found = m_kept.find(piece);
+    if (found == m_kept.end()) return;
+    if (found->second.granules_saved) m_changed_offers.insert(piece);
+    m_kept.erase(found);
+}
+
+std::vector<int> Blocks::pieces() const {
+    std::lock_guard const lock(m_mutex);
+    std::vector<int> pieces;
+    for (auto const& [piece, kept] : m_kept) pieces.push_back(piece);
+    return pieces;
+}
+
+void Blocks::granules_saved(int piece) {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_kept.find(piece);
+    if (found == m_kept.end()) return;
+    found->second.granules_saved = true;
+    m_changed_offers.insert(piece);
+}
+
+bool Blocks::has_granules(int piece) const {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_kept.find(piece);
+    return found != m_kept.end() && found->second.granules_saved;
+}
+
+bool Blocks::is_offered(Kept const& kept, int granule) {
+    auto const count = int(kept.confirmed.size());
+    int const first = granule * per_granule;
+    if (!kept.granules_saved || first >= count) return false;
+    auto const end = kept.confirmed.begin() + std::min(first + per_granule, count);
+    return std::find(kept.confirmed.begin() + first, end, false) == end;
+}
+
+std::vector<bool> Blocks::offered_of(Kept const& kept) {
+    if (!kept.granules_saved) return {};
+    std::vector<bool> granules;
+    for (int first = 0; first < int(kept.confirmed.size()); first += per_granule)
+        granules.push_back(is_offered(kept, first / per_granule));
+    auto const any = std::find(granules.begin(), granules.end(), true) != granules.end();
+    return any ? granules : std::vector<bool>();
+}
+
+std::vector<bool> Blocks::offered(int piece) const {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_kept.find(piece);
+    return found == m_kept.end() ? std::vector<bool>() : offered_of(found->second);
+}
+
+std::set<int> Blocks::offered_pieces() const {
+    std::lock_guard const lock(m_mutex);
+    std::set<int> pieces;
+    for (auto const& [piece, kept] : m_kept)
+        if (!offered_of(kept).empty()) pieces.insert(piece);
+    return pieces;
+}
+
+bool Blocks::offers(std::int64_t piece, std::int64_t start, std::int64_t length) const {
+    if (piece < 0 || piece >= m_layout.num_pieces() || start < 0 || length <= 0) return false;
+    auto const end = start + length;
+    auto const whole = std::int64_t(blocks_in(int(piece))) * block_size;
+    if (start >= whole || end > whole) return false;
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_kept.find(int(piece));
+    if (found == m_kept.end()) return false;
+    constexpr std::int64_t granule_size = per_granule * block_size;
+    for (auto at = start / granule_size; at * granule_size < end; ++at)
+        if (!is_offered(found->second, int(at))) return false;
+    return true;
+}
+
+std::set<int> Blocks::changed_offers() {
+    std::lock_guard const lock(m_mutex);
+    return std::exchange(m_changed_offers, {});
 }
 
 std::uint64_t Blocks::bar(int piece) {
     std::lock_guard const lock(m_mutex);
-    m_kept.erase(piece);
+    erase(piece);
     return m_barred[piece] = ++m_bars;
 }
 

@@ -3,7 +3,8 @@
 //
 // A block is *kept* when its bytes are in the file and their hash is proved. No write replaces a kept block,
 // whatever happens to its piece. A *barred* piece has no kept blocks and accepts no writes, because its bytes
-// are being deleted. Safe to use from any thread.
+// are being deleted. A granule is *offered* to peers (offers.h) when its blocks are kept and confirmed, and
+// the hashes of all granules of its piece are saved. Safe to use from any thread.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +15,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "merkle.h"
@@ -53,6 +55,20 @@ public:
     std::vector<bool> kept(int piece) const;
     // The piece is complete, or its kept blocks are damaged.
     void forget(int piece);
+    // All pieces with kept blocks.
+    std::vector<int> pieces() const;
+
+    // The hashes of the granules of a piece are saved (TorrentFiles::save_granules).
+    void granules_saved(int piece);
+    bool has_granules(int piece) const;
+    // The pieces with offered granules.
+    std::set<int> offered_pieces() const;
+    // The offered granules of the piece; empty if there are none.
+    std::vector<bool> offered(int piece) const;
+    // Whether all these bytes of a piece are in offered granules.
+    bool offers(std::int64_t piece, std::int64_t start, std::int64_t length) const;
+    // The pieces whose offered granules may have changed since the last call.
+    std::set<int> changed_offers();
 
     // The bytes of a piece are about to be deleted. Returns a number that names this call.
     std::uint64_t bar(int piece);
@@ -75,13 +91,19 @@ private:
     struct Kept {
         std::vector<bool> blocks;
         std::vector<bool> confirmed;
+        bool granules_saved = false;
     };
+    // Nothing of the piece is kept any more. m_mutex must be locked.
+    void erase(int piece);
+    static bool is_offered(Kept const& kept, int granule);
+    static std::vector<bool> offered_of(Kept const& kept);
     lt::file_storage const m_layout;
     mutable std::mutex m_mutex;  // guards all below
     std::map<int, std::map<int, Hash>> m_hashes;
-    std::deque<int> m_learned;              // the pieces in m_hashes, the oldest first
-    std::size_t m_count = 0;                // hashes in m_hashes
-    std::map<int, Kept> m_kept;             // by watched piece
+    std::deque<int> m_learned;   // the pieces in m_hashes, the oldest first
+    std::size_t m_count = 0;     // hashes in m_hashes
+    std::map<int, Kept> m_kept;  // by watched piece
+    std::set<int> m_changed_offers;
     std::map<int, std::uint64_t> m_barred;  // names of bars, by piece
     std::uint64_t m_bars = 0;               // calls of `bar`
 };

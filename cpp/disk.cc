@@ -60,7 +60,7 @@ public:
     void remove_torrent(lt::storage_index_t index) override {
         auto storage = std::exchange(m_storages[std::size_t(static_cast<std::uint32_t>(index))], nullptr);
         auto const torrent = storage->torrent;
-        if (storage->proof) storage->proof->blocks.came = nullptr, storage->proof->hashes_of = nullptr;
+        if (storage->proof) stop_serving(*storage->proof);
         run_now(storage->when_idle([storage, outbox = m_outbox, torrent] {
             storage->files.close();
             outbox->storage_closed(torrent);
@@ -84,8 +84,9 @@ public:
                 report_damaged(storage, static_cast<int>(r.piece));
                 error = given_up();
                 buffer.reset();
-            } else if (storage.proof && !storage.proof->proved(static_cast<int>(r.piece))) {
-                // The piece was withdrawn, perhaps during the read, so the file may have a hole there.
+            } else if (storage.proof && !storage.proof->proved(static_cast<int>(r.piece)) &&
+                       !storage.proof->blocks.offers(static_cast<int>(r.piece), r.start, r.length)) {
+                // The bytes were withdrawn, perhaps during the read, so the file may have a hole there.
                 // libtorrent rejects the request.
                 error = given_up();
                 buffer.reset();
@@ -349,12 +350,37 @@ private:
             if (!now) return false;
             m_pool.run_soon(counted(now,
                                     [this, range, answered = std::move(answered)](Storage& s) mutable {
-                                        post([hashes = block_hashes(s, range),
-                                              answered = std::move(answered)] { answered(hashes); });
+                                        post([hashes = hashes_of(s, range), answered = std::move(answered)] {
+                                            answered(hashes);
+                                        });
                                     }),
                             true);
             return true;
         };
+        proof.granules_came = [this, weak](int piece, std::vector<Hash> hashes) {
+            auto const now = weak.lock();
+            if (!now) return;
+            m_pool.run_soon(counted(now,
+                                    [piece, hashes = std::move(hashes)](Storage& s) {
+                                        s.files.save_granules(std::int64_t(piece) * s.layout.piece_length(),
+                                                              hashes);
+                                        if (has_granules(s, piece)) s.proof->blocks.granules_saved(piece);
+                                    }),
+                            true);
+        };
+        auto kept = proof.blocks.pieces();
+        if (kept.empty()) return;
+        m_pool.run_soon(counted(storage,
+                                [kept = std::move(kept)](Storage& s) {
+                                    for (int const piece : kept)
+                                        if (has_granules(s, piece)) s.proof->blocks.granules_saved(piece);
+                                }),
+                        false);
+    }
+    static void stop_serving(Proof& proof) {
+        proof.blocks.came = nullptr;
+        proof.hashes_of = nullptr;
+        proof.granules_came = nullptr;
     }
 
     void judge(Storage& storage, int piece) {

@@ -1,6 +1,7 @@
 #include "leaves.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace silmaril {
 
@@ -18,23 +19,30 @@ std::optional<std::vector<Hash>> read_blocks(Storage& storage, int piece, int fi
     return found;
 }
 
-// The hashes of the granules of a piece: saved ones, or computed ones. None if one is missing.
-std::optional<std::vector<Hash>> granules_of(Storage& storage, Proof::Subtree const& tree, bool saved) {
+// The saved hashes of the granules of a piece, padded; none if one is missing.
+std::optional<std::vector<Hash>> saved_granules(Storage& storage, int piece, int width) {
     std::vector<Hash> found;
-    int const blocks = storage.proof->blocks.blocks_in(tree.piece);
-    auto const start = std::int64_t(tree.piece) * storage.layout.piece_length();
-    for (int block = 0; block < tree.width; block += per_granule) {
+    int const blocks = storage.proof->blocks.blocks_in(piece);
+    auto const start = std::int64_t(piece) * storage.layout.piece_length();
+    for (int block = 0; block < width; block += per_granule) {
         if (block >= blocks) {
             found.push_back(root_of({}, per_granule));
-        } else if (saved) {
-            auto const hash = storage.files.granule(start + std::int64_t(block) * block_size);
-            if (!hash) return std::nullopt;
-            found.push_back(*hash);
-        } else {
-            auto const hashes = read_blocks(storage, tree.piece, block, per_granule);
-            if (!hashes) return std::nullopt;
-            found.push_back(root_of(*hashes, per_granule));
+            continue;
         }
+        auto const hash = storage.files.granule(start + std::int64_t(block) * block_size);
+        if (!hash) return std::nullopt;
+        found.push_back(*hash);
+    }
+    return found;
+}
+
+// Computes the hashes of the granules of a piece, padded.
+std::optional<std::vector<Hash>> read_granules(Storage& storage, int piece, int width) {
+    std::vector<Hash> found;
+    for (int block = 0; block < width; block += per_granule) {
+        auto const hashes = read_blocks(storage, piece, block, per_granule);
+        if (!hashes) return std::nullopt;
+        found.push_back(root_of(*hashes, per_granule));
     }
     return found;
 }
@@ -60,28 +68,53 @@ std::optional<std::vector<Hash>> proof_of(Proof::Subtree const& tree, std::vecto
     return proof;
 }
 
+// The answer from these hashes of granules; none if they do not lead to the hash of the piece.
+std::optional<std::vector<Hash>> answer(Proof::Subtree const& tree, std::vector<Hash> const& granules,
+                                        std::vector<Hash> const& blocks) {
+    if (!tree.granules) {
+        auto proof = proof_of(tree, granules, blocks);
+        if (!proof) return std::nullopt;
+        proof->insert(proof->begin(), blocks.begin(), blocks.end());
+        return proof;
+    }
+    if (root_of(granules, int(granules.size())) != tree.root) return std::nullopt;
+    return granules;
+}
+
 }  // namespace
 
-std::optional<std::vector<Hash>> block_hashes(Storage& storage, HashRange const& range) {
+std::optional<std::vector<Hash>> hashes_of(Storage& storage, HashRange const& range) {
     if (!storage.proof || !storage.layout.v2()) return std::nullopt;
     auto const tree = storage.proof->subtree(range);
     if (!tree) return std::nullopt;
-    auto hashes = read_blocks(storage, tree->piece, tree->first, tree->count);
-    if (!hashes) return std::nullopt;
-    std::optional<std::vector<Hash>> proof;
-    if (auto const saved = granules_of(storage, *tree, true)) proof = proof_of(*tree, *saved, *hashes);
-    if (!proof) {
-        auto granules = granules_of(storage, *tree, false);
-        if (!granules) return std::nullopt;
-        proof = proof_of(*tree, *granules, *hashes);
-        if (!proof) return std::nullopt;
-        granules->resize(
-            std::size_t((storage.proof->blocks.blocks_in(tree->piece) + per_granule - 1) / per_granule));
-        storage.files.save_granules(std::int64_t(tree->piece) * storage.layout.piece_length(), *granules);
+    int const piece = tree->piece;
+    std::vector<Hash> blocks;
+    if (!tree->granules) {
+        auto hashes = read_blocks(storage, piece, tree->first, tree->count);
+        if (!hashes) return std::nullopt;
+        blocks = std::move(*hashes);
     }
-    hashes->insert(hashes->end(), proof->begin(), proof->end());
-    hashes->insert(hashes->end(), tree->above.begin(), tree->above.end());
-    return hashes;
+    std::optional<std::vector<Hash>> found;
+    if (auto const saved = saved_granules(storage, piece, tree->width)) found = answer(*tree, *saved, blocks);
+    if (!found) {
+        if (!storage.proof->proved(piece)) return std::nullopt;
+        auto granules = read_granules(storage, piece, tree->width);
+        if (!granules) return std::nullopt;
+        found = answer(*tree, *granules, blocks);
+        if (!found) return std::nullopt;
+        granules->resize(
+            std::size_t((storage.proof->blocks.blocks_in(piece) + per_granule - 1) / per_granule));
+        storage.files.save_granules(std::int64_t(piece) * storage.layout.piece_length(), *granules);
+    }
+    found->insert(found->end(), tree->above.begin(), tree->above.end());
+    return found;
+}
+
+bool has_granules(Storage& storage, int piece) {
+    auto const range = storage.proof ? storage.proof->granules_of(piece) : std::nullopt;
+    if (!range) return false;
+    auto const saved = saved_granules(storage, piece, int(range->count) * per_granule);
+    return saved && storage.proof->are_granules(piece, *saved);
 }
 
 }  // namespace silmaril

@@ -1,5 +1,5 @@
-// Answers to requests for the hashes of blocks (BEP 52). Only piece hashes are stored, so the blocks are read
-// and hashed. The proof comes from the saved hashes of granules.
+// Answers to requests for the hashes of blocks or granules (BEP 52). Only piece hashes are always stored, so
+// the blocks are read and hashed. The rest comes from the saved hashes of granules.
 #pragma once
 
 #include <optional>
@@ -10,9 +10,12 @@
 
 namespace silmaril {
 
-// The hashes of the blocks of a range, followed by its proof hashes. Reads the blocks, and the rest of the
-// piece if hashes of its granules are not saved. None if the range is not inside one proved piece, if the
+// The hashes of a range, followed by its proof hashes. Reads the blocks, and the rest of a proved piece if
+// the hashes of its granules are not saved. None if the range is not one that Proof::subtree accepts, if the
 // bytes cannot be read, or if they do not match the hash of the piece. Blocks for the disk.
-std::optional<std::vector<Hash>> block_hashes(Storage& storage, HashRange const& range);
+std::optional<std::vector<Hash>> hashes_of(Storage& storage, HashRange const& range);
+
+// Whether the hashes of the granules of a piece are saved, and right. Blocks for the disk.
+bool has_granules(Storage& storage, int piece);
 
 }  // namespace silmaril

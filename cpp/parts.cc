@@ -11,9 +11,6 @@ namespace silmaril {
 
 namespace {
 
-// Peers that are asked for the same hashes at a time.
-constexpr int asked_at_once = 2;
-
 // Seconds after which hashes that no peer has sent are given up.
 constexpr int hashes_within = 2;
 
@@ -27,23 +24,6 @@ constexpr std::size_t max_asked = 512;
 constexpr int judged_within = 3;
 
 constexpr int per_granule = 4;
-
-bool has(lt::peer_connection const& peer, int piece) {
-    return !peer.is_disconnecting() && peer.has_piece(lt::piece_index_t(piece));
-}
-
-// Whether a block of the piece can be requested from the peer.
-bool can_send(lt::peer_connection const& peer, int piece) {
-    auto const* const info = peer.peer_info_struct();
-    return has(peer, piece) && !peer.has_peer_choked() && info && !info->on_parole;
-}
-
-bool was_asked(lt::peer_connection const& peer, lt::piece_block const& block) {
-    auto const is_it = [&block](lt::pending_block const& pending) { return pending.block == block; };
-    auto const& sent = peer.download_queue();
-    auto const& queued = peer.request_queue();
-    return std::any_of(sent.begin(), sent.end(), is_it) || std::any_of(queued.begin(), queued.end(), is_it);
-}
 
 }  // namespace
 
@@ -76,11 +56,11 @@ std::shared_ptr<lt::torrent> Parts::torrent() const {
     return torrent && !torrent->is_aborted() && torrent->valid_metadata() ? torrent : nullptr;
 }
 
-std::vector<Parts::Source> Parts::sources_of(int piece) const {
+std::vector<Source> Parts::sources_of(int piece) const {
     if (!m_sources) return {};
     auto sources = m_sources();
     sources.erase(std::remove_if(sources.begin(), sources.end(),
-                                 [piece](Source const& source) { return !has(*source.connection, piece); }),
+                                 [piece](Source const& source) { return !source.has_some(piece); }),
                   sources.end());
     std::stable_sort(sources.begin(), sources.end(), [](Source const& a, Source const& b) {
         return a.connection->download_queue_time(block_size) < b.connection->download_queue_time(block_size);
@@ -95,7 +75,7 @@ void Parts::request(lt::torrent& torrent, int piece, std::vector<bool> const& bl
     if (torrent.picker().have_piece(index)) return;
     give_back(torrent, piece);
     m_proof->blocks.watch(piece);
-    auto& wanted = m_wanted[piece];
+    auto& wanted = wanted_of(piece);
     wanted.blocks.resize(std::max(wanted.blocks.size(), blocks.size()));
     for (std::size_t i = 0; i < blocks.size(); ++i)
         if (blocks[i]) wanted.blocks[i] = true;
@@ -164,65 +144,33 @@ bool Parts::lacks_hashes(int piece, Wanted const& wanted) const {
     return false;
 }
 
-std::optional<std::pair<int, int>> Parts::unasked(int piece, Wanted const& wanted) const {
-    auto const is_unasked = [&](int block) {
-        auto const at = std::size_t(block);
-        return wanted.blocks[at] && !wanted.covered[at] && !m_proof->blocks.hash(piece, block);
-    };
-    int const count = int(wanted.blocks.size());
-    int first = 0;
-    while (first < count && !is_unasked(first)) ++first;
-    if (first == count) return std::nullopt;
-    int last = first;
-    while (last + 1 < count && is_unasked(last + 1)) ++last;
-    return std::pair(first, last);
-}
-
-void Parts::cover(HashRange const& range, Wanted& wanted) const {
-    auto const first = range.index % m_proof->blocks_per_piece();
-    auto const end = std::min(first + range.count, std::int64_t(wanted.covered.size()));
-    for (auto block = first; block < end; ++block) wanted.covered[std::size_t(block)] = true;
-}
-
-void Parts::uncover(Wanted& wanted) const {
-    wanted.covered.assign(wanted.blocks.size(), false);
-    for (auto const& [peer, range] : wanted.pending) cover(range, wanted);
-}
-
 bool Parts::ask(int piece, Wanted& wanted) {
-    wanted.covered.resize(wanted.blocks.size());
-    auto const sources = sources_of(piece);
-    while (auto const blocks = unasked(piece, wanted)) {
-        auto const range = m_proof->range_of(piece, blocks->first, blocks->second);
-        if (!range) return false;
-        int asked = 0;
-        bool later = false;
-        for (auto const& source : sources) {
-            if (asked >= asked_at_once) break;
-            auto const* const info = source.connection->peer_info_struct();
-            if (!info || !info->protocol_v2 || wanted.refused.count(source.connection.get()) > 0) continue;
-            if (!source.ask(*range)) {
-                later = true;
-                continue;
-            }
-            m_asked.emplace_back(*range, piece);
-            if (m_asked.size() > max_asked) m_asked.pop_front();
-            wanted.pending.emplace_back(source.connection.get(), *range);
-            ++asked;
-        }
-        if (asked == 0) {
-            m_later |= later;
-            return later || !wanted.pending.empty() || sources.empty();
-        }
-        cover(*range, wanted);
-    }
-    return true;
+    auto const sent = [this, piece](HashRange const& range) {
+        m_asked.emplace_back(range, piece);
+        if (m_asked.size() > max_asked) m_asked.pop_front();
+    };
+    auto const asked = wanted.hashes.ask(*m_proof, wanted.blocks, sources_of(piece), sent);
+    m_later |= asked == HashRequests::Asked::later;
+    return asked != HashRequests::Asked::refused;
 }
 
 void Parts::ask_later() {
     if (!std::exchange(m_later, false)) return;
     for (auto& [piece, wanted] : m_wanted)
         if (!wanted.whole) ask(piece, wanted);
+}
+
+void Parts::advance(lt::torrent& torrent, int piece, Wanted& wanted) {
+    if (wanted.whole) {
+        auto const sources = sources_of(piece);
+        bool const anyone = std::any_of(sources.begin(), sources.end(), [&](Source const& one) {
+            return one.has(piece) && !m_late.is_silent(*one.connection);
+        });
+        if (anyone || sources.empty()) return;
+        m_proof->blocks.watch(piece);
+    }
+    ask(piece, wanted);
+    request_blocks(torrent, piece);
 }
 
 void Parts::request_blocks(lt::torrent& torrent, int piece) {
@@ -236,40 +184,42 @@ void Parts::request_blocks(lt::torrent& torrent, int piece) {
     bool const left = wanted->second.whole && m_left && m_left(piece);
     auto sources = sources_of(piece);
     std::set<lt::peer_connection*> used;
-    std::shared_ptr<lt::peer_connection> sender;
+    std::optional<Source> sender;
     for (int block = 0; block < int(wanted->second.blocks.size()); ++block) {
         lt::piece_block const at{index, block};
-        if (block % per_granule == 0) sender = nullptr;
+        if (block % per_granule == 0) sender.reset();
         if (!wanted->second.blocks[std::size_t(block)] || picker.is_downloaded(at)) continue;
         bool const busy = picker.is_requested(at);
         if (left && !busy) continue;
         if (busy && (picker.num_peers(at) >= senders_of_block ||
                      std::any_of(sources.begin(), sources.end(), [&](Source const& source) {
-                         return was_asked(*source.connection, at) && !m_late.is_silent(*source.connection);
+                         return source.was_asked(at) && !m_late.is_silent(*source.connection);
                      })))
             continue;
-        if (!sender || was_asked(*sender, at)) {
+        if (!sender || sender->was_asked(at)) {
+            sender.reset();
             auto const free = std::find_if(sources.begin(), sources.end(), [&](Source const& source) {
-                return can_send(*source.connection, piece) && !was_asked(*source.connection, at) &&
+                return source.can_send(piece, block) && !source.was_asked(at) &&
                        (!busy || !m_late.is_silent(*source.connection));
             });
             if (free == sources.end()) continue;
-            sender = free->connection;
+            sender = *free;
             // The next granule may come from the next peer.
             std::rotate(free, free + 1, sources.end());
         }
         auto const flags =
             lt::peer_connection::time_critical | (busy ? lt::peer_connection::busy : lt::request_flags_t{});
-        if (sender->add_request(at, flags)) used.insert(sender.get());
+        if (sender->connection->add_request(at, flags)) used.insert(sender->connection.get());
     }
     for (auto* const peer : used) peer->send_block_requests();
 }
 
 void Parts::expect(lt::torrent& torrent, int piece) {
     if (!torrent.has_picker() || torrent.picker().have_piece(lt::piece_index_t(piece))) return;
-    auto& wanted = m_wanted[piece];
+    auto& wanted = wanted_of(piece);
     wanted.whole = true;
     wanted.blocks.assign(std::size_t(m_proof->blocks.blocks_in(piece)), true);
+    advance(torrent, piece, wanted);
 }
 
 bool Parts::is_awaited(lt::torrent& torrent, lt::piece_block const& block) const {
@@ -324,41 +274,31 @@ void Parts::answered(Peer peer, HashRange const& range, bool proved) {
         auto const found = m_wanted.find(piece);
         if (!torrent || !torrent->has_picker() || found == m_wanted.end()) continue;
         auto& wanted = found->second;
-        auto const pending = std::find(wanted.pending.begin(), wanted.pending.end(), std::pair(peer, range));
-        if (pending == wanted.pending.end() || wanted.whole) continue;
-        wanted.pending.erase(pending);
-        if (!proved) wanted.refused.insert(peer);
-        uncover(wanted);
-        if (!ask(piece, wanted)) give_up(piece);
+        if (!wanted.hashes.answered(peer, range, proved)) continue;
+        if (proved)
+            for (auto const& source : sources_of(piece))
+                if (source.connection.get() == peer) wanted.hashes.ask_for_granules(*m_proof, source);
+        if (!wanted.whole && !ask(piece, wanted)) give_up(piece);
     }
     ask_later();
 }
 
 void Parts::peer_gone(Peer peer) {
-    for (auto& [piece, wanted] : m_wanted) {
-        // Another connection may get the same address.
-        wanted.refused.erase(peer);
-        auto const is_gone = [peer](auto const& pending) { return pending.first == peer; };
-        auto& pending = wanted.pending;
-        pending.erase(std::remove_if(pending.begin(), pending.end(), is_gone), pending.end());
-        uncover(wanted);
-    }
+    for (auto& [piece, wanted] : m_wanted) wanted.hashes.peer_gone(peer);
     peer_ready();
 }
 
 void Parts::peer_ready() {
     // Posted, so that libtorrent has processed the peer's message.
     auto const torrent = this->torrent();
-    if (!torrent || m_wanted.empty()) return;
+    if (!torrent || m_wanted.empty() || std::exchange(m_ready, true)) return;
     boost::asio::post(torrent->session().get_context(), [weak = weak_from_this()] {
         auto const self = weak.lock();
-        auto const torrent = self ? self->torrent() : nullptr;
+        if (!self) return;
+        self->m_ready = false;
+        auto const torrent = self->torrent();
         if (!torrent || !torrent->has_picker()) return;
-        for (auto& [piece, wanted] : self->m_wanted) {
-            if (wanted.whole) continue;
-            self->ask(piece, wanted);
-            self->request_blocks(*torrent, piece);
-        }
+        for (auto& [piece, wanted] : self->m_wanted) self->advance(*torrent, piece, wanted);
     });
 }
 
@@ -377,17 +317,17 @@ void Parts::tick() {
         }
         auto& state = wanted->second;
         if (state.whole) {
+            advance(*torrent, piece, state);
             request_blocks(*torrent, piece);
             ++wanted;
             continue;
         }
         bool const lacks = lacks_hashes(piece, state);
-        state.waited += lacks && !sources_of(piece).empty();
+        auto const sources = sources_of(piece);
+        state.waited += lacks && std::any_of(sources.begin(), sources.end(),
+                                             [piece](Source const& one) { return one.has(piece); });
         // Peers that have not answered within a second count as refusing.
-        if (state.waited > 1)
-            for (auto const& [peer, range] : std::exchange(state.pending, {})) state.refused.insert(peer);
-        // Known hashes may be dropped before their blocks arrive.
-        uncover(state);
+        if (state.waited > 1) state.hashes.give_up_pending();
         bool const asks = ask(piece, state);
         free_unproved(*torrent, piece, state);
         request_blocks(*torrent, piece);

@@ -2,8 +2,9 @@
 //
 // The blocks are requested from the fastest peer, and from another one when they are late. Their hashes are
 // requested at the same time, so that they can be proved without the rest of the piece. If no peer sends the
-// hashes in time, that is reported, and the caller should request the whole piece. Used on the network thread
-// only.
+// hashes in time, that is reported, and the caller should request the whole piece. If no connected peer has a
+// whole piece that is wanted, the granules that peers offer (offers.h) are requested. Used on the network
+// thread only.
 #pragma once
 
 #include <deque>
@@ -18,21 +19,17 @@
 #include <utility>
 #include <vector>
 
+#include "hash_requests.h"
 #include "held.h"
 #include "late.h"
 #include "proof.h"
+#include "source.h"
 
 namespace silmaril {
 
 class Parts : public std::enable_shared_from_this<Parts> {
 public:
-    using Peer = lt::peer_connection const*;  // only compared
-    // A connection of the torrent, and how it is asked for the hashes of blocks.
-    struct Source {
-        std::shared_ptr<lt::peer_connection> connection;
-        // False if the peer cannot be asked now: it has not answered too many requests.
-        std::function<bool(HashRange const&)> ask;
-    };
+    using Peer = HashRequests::Peer;
     using Sources = std::function<std::vector<Source>()>;
     // Whether a piece that is wanted as a whole is left to other readers for now (together.h).
     using Left = std::function<bool(int piece)>;
@@ -69,7 +66,7 @@ public:
 
     // A peer has answered a request for hashes, or rejected it.
     void answered(Peer peer, HashRange const& range, bool proved);
-    // A peer can be asked that could not before.
+    // A peer can be asked that could not before, or offers something new.
     void peer_ready();
     // A connection has ended.
     void peer_gone(Peer peer);
@@ -78,29 +75,25 @@ public:
 
 private:
     struct Wanted {
+        explicit Wanted(int piece) : hashes(piece) {}
         std::vector<bool> blocks;
-        std::vector<bool> covered;                        // blocks of `pending` requests
-        std::vector<std::pair<Peer, HashRange>> pending;  // requests for hashes
-        std::set<Peer> refused;                           // peers that rejected a request, or did not answer
-        int waited = 0;                                   // seconds without hashes that a peer could send
+        HashRequests hashes;
+        int waited = 0;      // seconds without hashes that a peer could send
         int unproved = 0;    // seconds with a block in the file that nothing judges
-        bool whole = false;  // the hashes of its blocks are not needed
+        bool whole = false;  // the hashes of its blocks are only needed for offered granules
     };
     std::shared_ptr<lt::torrent> torrent() const;
-    // The sources that have a piece, the fastest first.
+    // The sources that have the piece or a part of it, the fastest first.
     std::vector<Source> sources_of(int piece) const;
+    Wanted& wanted_of(int piece) { return m_wanted.try_emplace(piece, piece).first->second; }
     // For the picker, kept blocks are finished.
     void give_back(lt::torrent& torrent, int piece);
-    // The first and the last block of a row of wanted blocks whose hashes are not known and not requested.
-    std::optional<std::pair<int, int>> unasked(int piece, Wanted const& wanted) const;
     // Requests the hashes of the wanted blocks. False if no peer will send them.
     bool ask(int piece, Wanted& wanted);
     // Repeats `ask` if it found a peer that could not be asked at that time.
     void ask_later();
-    // The hashes of the range are requested.
-    void cover(HashRange const& range, Wanted& wanted) const;
-    // Only the hashes of pending requests are.
-    void uncover(Wanted& wanted) const;
+    // Requests hashes and blocks of a wanted piece, as far as they can be requested now.
+    void advance(lt::torrent& torrent, int piece, Wanted& wanted);
     bool lacks_hashes(int piece, Wanted const& wanted) const;
     // Requests the free blocks, and blocks that were requested from silent peers only.
     void request_blocks(lt::torrent& torrent, int piece);
@@ -122,6 +115,7 @@ private:
     std::shared_ptr<Held> const m_held;
     Late m_late;
     bool m_later = false;                           // some peer could not be asked
+    bool m_ready = false;                           // what `peer_ready` does is due
     std::deque<std::pair<HashRange, int>> m_asked;  // the last requests for hashes, and their pieces
 };
 

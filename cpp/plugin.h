@@ -8,6 +8,7 @@
 // - Requests piece hashes that libtorrent would forget (hashes.h).
 // - Requests parts of pieces, and answers requests for the hashes of blocks (parts.h, leaves.h,
 //   turns.h).
+// - Offers and serves the granules of pieces that are not complete (offers.h).
 // - Runs the gate (gate.h) before libtorrent's handlers.
 // - Chooses which peer is disconnected when the torrent has no slot for a new one (slots.h).
 // - Limits calls to hosts that only strangers have named (rumours.h).

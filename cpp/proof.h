@@ -43,6 +43,7 @@ class Proof {
 public:
     explicit Proof(lt::file_storage layout);
     int pieces() const { return m_layout.num_pieces(); }
+    int piece_length() const { return m_layout.piece_length(); }
     int blocks_per_piece() const { return m_layout.blocks_per_piece(); }
 
     // Adds the hashes from metainfo or saved layers that are proved.
@@ -85,19 +86,27 @@ public:
     std::optional<HashRange> range_of(int piece, int first, int last) const;
     // Most blocks of a subtree whose hashes are requested, and computed for a peer: 1 MiB.
     static constexpr int max_blocks = 64;
+    // The hashes of all granules of a piece. None if the piece has at most one granule, or more than
+    // `max_granules`.
+    std::optional<HashRange> granules_of(int piece) const;
+    static constexpr int max_granules = 256;
 
-    // A subtree of blocks inside a piece that is proved.
+    // A subtree inside a piece: of blocks, or of all granules.
     struct Subtree {
         int piece;
-        int first;  // block in the piece
+        bool granules;  // the request is for the hashes of all granules of the piece
+        int first;      // block in the piece
         int count;
         int width;                // leaves below the node of the piece
         Hash root;                // the proved hash of the piece
         int inside;               // proof hashes up to the node of the piece
         std::vector<Hash> above;  // the further proof hashes
     };
-    // The subtree of a request; none if this node cannot answer it by reading a part of one piece.
+    // The subtree of a request; none if this node cannot answer it by reading a part of one piece that is
+    // proved, or whose granules are offered (blocks.h).
     std::optional<Subtree> subtree(HashRange const& range) const;
+    // Whether these are the hashes of all granules of the piece, padded to a power of two.
+    bool are_granules(int piece, lt::span<Hash const> hashes) const;
 
     // Pieces that are proved and may have changed on the disk since.
     Doubt doubt;
@@ -108,6 +117,10 @@ public:
     // network thread. False if the torrent has ended. Set by the disk back end; null without it.
     using Answered = std::function<void(std::optional<std::vector<Hash>> const& hashes)>;
     std::function<bool(HashRange const& range, Answered answered)> hashes_of;
+
+    // The hashes of all granules of a piece came, without padding. Set by the disk back end; called on the
+    // network thread, without a lock.
+    std::function<void(int piece, std::vector<Hash> hashes)> granules_came;
 
     // Called when a failed piece may be requested again. Set and called on the network thread only.
     std::function<void()> cleared;
@@ -125,6 +138,13 @@ private:
     void learn_tree(File& file, Nodes const& given);
     bool climb(File& file, int piece);
     void learn_blocks(File const& file, HashRange const& range, lt::span<Hash const> hashes);
+    // Adds to `with_granules` the pieces of which these are the hashes of all granules.
+    bool learn(HashRange const& range, lt::span<Hash const> hashes, std::vector<int>& finished,
+               std::vector<int>& with_granules);
+    // The hashes of the granules of a piece, without padding.
+    std::vector<Hash> granules_in(int piece, lt::span<Hash const> hashes) const;
+    // The height of the lowest proved node above or at a piece.
+    static int proved_height(File const& file, int piece);
     void judge_waiting(File const& file, std::vector<int>& finished);
 
     lt::file_storage const m_layout;

@@ -9,6 +9,7 @@
 
 #include "choice.h"
 #include "compat.h"
+#include "frame.h"
 
 namespace silmaril {
 
@@ -37,8 +38,6 @@ constexpr std::size_t claims_of_group = 8;
 // A queue is filled when there is room for so many requests.
 constexpr int least_room = 8;
 
-constexpr char extended_message = 20;
-
 std::uint32_t number_of(lt::piece_index_t const piece) { return std::uint32_t(static_cast<int>(piece)); }
 
 std::int64_t milliseconds(lt::time_duration const time) {
@@ -49,12 +48,6 @@ template <class Call>
 void each_request(lt::peer_connection const& peer, Call const& call) {
     for (auto const& one : peer.download_queue()) call(one.block.piece_index);
     for (auto const& one : peer.request_queue()) call(one.block.piece_index);
-}
-
-void send(lt::peer_connection& peer, std::uint8_t const id, std::vector<char> const& body) {
-    std::vector<char> frame{0, 0, 0, char(body.size() + 2), extended_message, char(id)};
-    frame.insert(frame.end(), body.begin(), body.end());
-    peer.send_buffer({frame.data(), std::ptrdiff_t(frame.size())});
 }
 
 }  // namespace
@@ -235,7 +228,7 @@ void Together::send_claims() {
 void Together::greet(lt::peer_connection& peer, std::uint8_t const claims_id) const {
     auto const torrent = m_torrent.native_handle();
     if (!torrent || torrent->is_seed() || peer.is_disconnecting()) return;
-    send(peer, claims_id, Claims::message(m_number, m_claimed));
+    send_extended(peer, claims_id, Claims::message(m_number, m_claimed));
 }
 
 bool Together::holds_back(lt::piece_index_t const piece) {

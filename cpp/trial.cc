@@ -8,6 +8,7 @@
 #include "claims.h"
 #include "gate.h"
 #include "layers.h"
+#include "offers.h"
 #include "silmaril/src/ffi.rs.h"
 #include "slots.h"
 #include "waste.h"
@@ -198,6 +199,24 @@ rust::Vec<RawClaimed> try_claims(rust::Vec<RawClaimStep> const& steps) {
         claimed.push_back(std::move(after));
     }
     return claimed;
+}
+
+rust::Vec<RawOffer> try_offers(std::int32_t pieces, std::int32_t piece_length,
+                               rust::Vec<RawOfferMessage> const& messages) {
+    Offers offers(pieces, piece_length);
+    auto now = Clock::now();
+    for (auto const& message : messages) {
+        auto const* const bytes = reinterpret_cast<char const*>(message.body.data());
+        now += std::chrono::seconds(1);
+        offers.replace({bytes, std::ptrdiff_t(message.body.size())}, now);
+    }
+    rust::Vec<RawOffer> found;
+    for (auto const& [piece, granules] : offers.pieces()) {
+        RawOffer offer{piece, {}};
+        for (bool const granule : granules) offer.granules.push_back(granule);
+        found.push_back(std::move(offer));
+    }
+    return found;
 }
 
 std::int32_t try_choose(RawChoice const& choice, rust::Vec<RawWantedPiece> const& pieces) {

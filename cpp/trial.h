@@ -44,6 +44,13 @@ struct RawClaimed;
 // to take a second.
 rust::Vec<RawClaimed> try_claims(rust::Vec<RawClaimStep> const& steps);
 
+struct RawOffer;
+struct RawOfferMessage;
+// Passes messages of offers of one peer, one per second, in a torrent of so many pieces of so many bytes.
+// Returns what counts after them.
+rust::Vec<RawOffer> try_offers(std::int32_t pieces, std::int32_t piece_length,
+                               rust::Vec<RawOfferMessage> const& messages);
+
 struct RawChoice;
 struct RawWantedPiece;
 // Which of the pieces is requested next; negative for none.

@@ -92,6 +92,17 @@ mod raw {
         pieces: Vec<u32>,
     }
 
+    /// The body of a message of `try_offers`.
+    struct RawOfferMessage {
+        body: Vec<u8>,
+    }
+
+    /// What a peer of `try_offers` has of a piece.
+    struct RawOffer {
+        piece: i32,
+        granules: Vec<bool>,
+    }
+
     /// See cpp/choice.h.
     struct RawChoice {
         seed: bool,
@@ -410,6 +421,12 @@ mod raw {
 
         /// See `torrent::try_claims`.
         fn try_claims(steps: &Vec<RawClaimStep>) -> Result<Vec<RawClaimed>>;
+        /// See `torrent::try_offers`.
+        fn try_offers(
+            pieces: i32,
+            piece_length: i32,
+            messages: &Vec<RawOfferMessage>,
+        ) -> Result<Vec<RawOffer>>;
         /// See `torrent::try_choose`.
         fn try_choose(choice: &RawChoice, pieces: &Vec<RawWantedPiece>) -> Result<i32>;
 

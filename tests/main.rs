@@ -63,6 +63,7 @@ mod e2e {
     mod configuration;
     mod daemon;
     mod damage;
+    mod demo;
     mod discovery;
     mod disputed_names;
     mod equal_files;
@@ -129,6 +130,7 @@ mod engine {
     mod lazy;
     mod limits;
     mod network;
+    mod offers;
     mod parts;
     mod pieces;
     mod quiet;
@@ -220,6 +222,7 @@ mod hostile {
     mod metadata_peer;
     mod named;
     mod newcomers;
+    mod offers;
     mod parts;
     mod siege;
     mod slots;
@@ -266,6 +269,7 @@ mod fuzz {
     mod gate;
     mod harness;
     mod mutate;
+    mod offers;
     mod seeds;
     mod targets;
 }

@@ -102,10 +102,13 @@ fetch() {
         "Download it and set SILMARIL_ENGINE_SOURCE to its path"
 }
 
-# Unpacks, patches and builds in a temporary directory, then renames the result.
+# Unpacks, patches and builds in a temporary directory, then renames the result. The directory always has the same name,
+# so that ccache, where it is installed, finds what the last build compiled. There is one builder at a time.
 build() {
     local to=$1 work source patch jobs
-    work=$(mktemp -d "$cache/.build.XXXXXX")
+    work=$cache/.build
+    rm -rf "$work"
+    mkdir -m 700 "$work"
     trap "rm -rf '$work'" EXIT
     tar -C "$work" -xf "$cache/$archive"
     source=$work/libtorrent-rasterbar-$version

@@ -31,7 +31,7 @@ pub use session::Session;
 pub use settings::SessionSettings;
 pub use trial::{
     ChoicePiece, ChosenPeer, ClaimStep, Rumour, Trial, TriedSlots, Upload, Visitor, Worth, try_choose,
-    try_claims, try_gate, try_group, try_lies, try_rumours, try_slots, try_waste,
+    try_claims, try_gate, try_group, try_lies, try_offers, try_rumours, try_slots, try_waste,
 };
 
 /// A torrent of the running engine. Never reused within one engine.

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{EngineError, TorrentId};
-use crate::ffi::{self, RawChoice, RawClaimStep, RawRoom, RawRumour, RawTrial, RawVisitor, RawWantedPiece};
+use crate::ffi::{
+    self, RawChoice, RawClaimStep, RawOfferMessage, RawRoom, RawRumour, RawTrial, RawVisitor, RawWantedPiece,
+};
 
 fn bad(error: cxx::Exception) -> EngineError {
     EngineError::BadTorrent(error.what().to_owned())
@@ -183,6 +185,18 @@ pub fn try_claims(steps: &[(u64, ClaimStep)]) -> Result<Vec<Vec<u32>>, EngineErr
     });
     let claimed = ffi::try_claims(&raw.collect()).map_err(bad)?;
     Ok(claimed.into_iter().map(|after| after.pieces).collect())
+}
+
+/// Passes messages of offers of one peer (cpp/offers.h), in a torrent of so many pieces of `piece_length` bytes. Returns what
+/// counts after the last one: pieces, and which of their granules the peer offers.
+pub fn try_offers(
+    pieces: u32,
+    piece_length: u32,
+    messages: &[Vec<u8>],
+) -> Result<Vec<(u32, Vec<bool>)>, EngineError> {
+    let messages = messages.iter().map(|body| RawOfferMessage { body: body.clone() }).collect();
+    let offers = ffi::try_offers(pieces.cast_signed(), piece_length.cast_signed(), &messages).map_err(bad)?;
+    Ok(offers.into_iter().map(|offer| (offer.piece.cast_unsigned(), offer.granules)).collect())
 }
 
 /// A piece of [`try_choose`], see cpp/choice.h.

@@ -1,11 +1,12 @@
 //! Small reads through a mount: how much they fetch, and what a restart keeps.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::support::fixtures::{model_dir, noise};
 use crate::support::host::{Host, Mounted};
 use crate::support::net::Net;
-use crate::support::process::{Finished, PATIENCE};
+use crate::support::process::{Finished, PATIENCE, until};
 use crate::support::share::{Share, import, share};
 
 const MIB: usize = 1 << 20;
@@ -14,7 +15,8 @@ const LEN: usize = 32 * MIB;
 
 /// A host that shares a model of one file in pieces of 4 MiB, and a host that knows the model.
 struct Hosts {
-    _shared: Share,
+    net: Net,
+    shared: Share,
     a: Host,
     b: Host,
     bytes: Vec<u8>,
@@ -28,7 +30,7 @@ impl Hosts {
         let dir = model_dir(&a.home().join("m"), &[("w.bin", &bytes)]);
         let shared = share(&a, &dir, "acme/m", &["--piece-length", "4MiB"]);
         import(&b, &shared.manifest);
-        Self { _shared: shared, a, b, bytes }
+        Self { net, shared, a, b, bytes }
     }
 
     /// Mounts on the host that knows the model, with the other host as a peer.
@@ -120,4 +122,39 @@ fn blocks_of_partial_pieces_survive_a_restart() {
     // Packet headers, hashes and messages. It is the last piece, so there is no window behind the read.
     assert!(received >= rest && received <= rest + rest / 12 + 512 * KIB as u64, "{received} bytes");
     mounted.unmount();
+}
+
+/// Waits until the hashes of some granules are saved: a host offers only what it can prove.
+#[track_caller]
+fn wait_for_granules(host: &Host) {
+    let dir = host.base().join("granules");
+    let below =
+        |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_filled =
+        |file: PathBuf| std::fs::read(file).is_ok_and(|hashes| hashes.iter().any(|byte| *byte != 0));
+    let any = || below(dir.clone()).flat_map(below).any(is_filled);
+    until("the hashes of granules are saved", PATIENCE, any);
+}
+
+#[test]
+fn small_reads_are_served_by_a_host_that_made_them_before() {
+    let Hosts { net, shared, a, b, bytes } = Hosts::new(9);
+    let c = net.host("c");
+    import(&c, &shared.manifest);
+    let offsets = [13 * MIB + 4 * KIB, 13 * MIB + 900 * KIB, 30 * MIB];
+    let first = b.mount(&["--peer", &a.peer()]);
+    read(&first, &bytes, &offsets, 4 * KIB);
+    wait_for_granules(&b);
+    drop(shared);
+
+    let second = c.mount(&["--peer", &b.peer()]);
+    read(&second, &bytes, &offsets, 4 * KIB);
+    // The second host has no piece either, and serves the same bytes after a restart.
+    first.unmount();
+    second.unmount();
+    let second = c.mount(&[]);
+    let first = b.mount(&["--peer", &c.peer()]);
+    read(&first, &bytes, &offsets, 4 * KIB);
+    first.unmount();
+    second.unmount();
 }

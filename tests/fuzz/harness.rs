@@ -159,4 +159,4 @@ macro_rules! fuzz {
     };
 }
 
-fuzz!(batch bencode claims gate item link magnet manifest document message metainfo page pointer query record safetensors);
+fuzz!(batch bencode claims gate item link magnet manifest document message metainfo offers page pointer query record safetensors);

@@ -29,6 +29,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("document", document),
     ("message", message),
     ("metainfo", metainfo),
+    ("offers", super::offers::target),
     ("page", page),
     ("pointer", pointer),
     ("query", query),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use silmaril::config::{Encryption, NetworkConfig};
 use silmaril::model::PieceIndex;
-use silmaril::torrent::{AddTorrent, Event, Priority, Swarms, TorrentId};
+use silmaril::torrent::{AddTorrent, Event, FileCare, Priority, Swarms, TorrentId};
 
 use crate::engine::rig::{Client, SOON, Sample, network};
 use crate::support::private_net::in_private_net;
@@ -21,8 +21,8 @@ use crate::support::raw_peer_content::Content;
 use crate::support::raw_peer_message::{Block, HashRange, Message};
 use crate::support::raw_peer_seed::{Conduct, RawSeed};
 
-const PIECES: u32 = 6;
-const PIECE: u32 = 1 << 20;
+pub(super) const PIECES: u32 = 6;
+pub(super) const PIECE: u32 = 1 << 20;
 const BLOCK: u32 = 16 * 1024;
 
 /// Numbers that are equal for equal seeds.
@@ -38,10 +38,10 @@ impl Dice {
 }
 
 /// A reader of parts, which compares every byte that the engine reports with the original.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     sample: &'a Sample,
-    client: Client,
-    id: TorrentId,
+    pub(super) client: Client,
+    pub(super) id: TorrentId,
     dir: tempfile::TempDir,
     /// Reported blocks, by piece and number in it.
     known: BTreeSet<(u32, u32)>,
@@ -49,16 +49,18 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(sample: &'a Sample, peers: Vec<std::net::SocketAddr>) -> Self {
+    pub(super) fn new(sample: &'a Sample, peers: Vec<std::net::SocketAddr>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut client = Client::with(NetworkConfig { encryption: Encryption::Off, ..network() });
-        let id = client.add(AddTorrent { peers, ..sample.add(dir.path()) });
+        let care = FileCare { doubted: false, granules: Some(dir.path().join("granules")) };
+        let file_care = vec![care];
+        let id = client.add(AddTorrent { peers, file_care, ..sample.add(dir.path()) });
         Self { sample, client, id, dir, known: BTreeSet::new(), refused: BTreeSet::new() }
     }
 
     /// Reads blocks of a piece, or the whole piece if no peer supplies hashes.
     #[track_caller]
-    fn read(&mut self, piece: u32, blocks: Range<u32>) {
+    pub(super) fn read(&mut self, piece: u32, blocks: Range<u32>) {
         self.request(piece, blocks.clone());
         self.wait(piece, blocks);
         self.client.session.set_priority(self.id, &[(PieceIndex(piece), Priority::None)]).unwrap();
@@ -160,11 +162,11 @@ fn assert_right(sample: &Sample, dir: &Path, piece: u32, block: u32) {
     assert!(bytes == sample.piece(piece)[part], "wrong bytes in block {block} of piece {piece}");
 }
 
-fn sample() -> Sample {
+pub(super) fn sample() -> Sample {
     Sample::new(&[("model.safetensors", (PIECES * PIECE) as usize)], PIECE, false)
 }
 
-fn wrong(block: Block) -> Message {
+pub(super) fn wrong(block: Block) -> Message {
     Message::Piece(block.piece, block.begin, vec![0x55; block.length as usize])
 }
 
@@ -182,7 +184,7 @@ fn sometimes_wrong(share: u64) -> Conduct {
 }
 
 /// The peers that a reader meets next to an honest one.
-fn attack(conducts: impl Fn() -> Vec<Conduct> + Send + 'static) {
+pub(super) fn attack(conducts: impl Fn() -> Vec<Conduct> + Send + 'static) {
     in_private_net(move || {
         let sample = sample();
         let content = Arc::new(Content::new(sample.info_hash, PIECE, &sample.files));

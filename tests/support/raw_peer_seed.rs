@@ -21,6 +21,7 @@ type AnswerFn<T> = Arc<dyn Fn(&Content, T) -> Vec<Message> + Send + Sync>;
 pub struct Conduct {
     blocks: AnswerFn<Block>,
     hashes: AnswerFn<HashRange>,
+    opening: Vec<Message>,
     id: Option<[u8; 20]>,
 }
 
@@ -40,8 +41,15 @@ impl Conduct {
                     None => Message::HashReject(range),
                 }]
             }),
+            opening: vec![Message::HaveAll, Message::Unchoke],
             id: None,
         }
+    }
+
+    /// Sets the messages after the handshakes, which otherwise announce all pieces and unchoke.
+    pub fn with_opening(mut self, messages: Vec<Message>) -> Self {
+        self.opening = messages;
+        self
     }
 
     /// Sets the peer id of all connections, which otherwise have different ones.
@@ -211,7 +219,7 @@ impl Shared {
 
     /// Returns, when the connection has ended, whether the daemon had sent a request.
     fn converse(&self, mut peer: RawPeer) -> bool {
-        let mut due = vec![Message::HaveAll, Message::Unchoke];
+        let mut due = self.conduct.opening.clone();
         let mut used = false;
         loop {
             let sent: Result<(), _> = due.iter().try_for_each(|message| peer.send(message));

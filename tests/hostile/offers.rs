@@ -1,0 +1,172 @@
+//! Peers that offer parts of pieces (`cpp/offers.h`), and lie about them, next to an honest seed. Also what a host serves of
+//! the parts that it has.
+
+use std::sync::Arc;
+
+use silmaril::model::PieceIndex;
+use silmaril::torrent::Swarms;
+
+use super::parts::{PIECE, PIECES, Reader, attack, sample, wrong};
+use crate::support::private_net::in_private_net;
+use crate::support::raw_peer::{FLAGS, RawPeer};
+use crate::support::raw_peer_content::Content;
+use crate::support::raw_peer_message::{Block, Message};
+use crate::support::raw_peer_seed::{Conduct, RawSeed};
+
+/// The number of the extension in messages to silmaril.
+const OFFERS: u8 = 24;
+
+const BLOCK: u32 = 16 * 1024;
+/// Bytes of a bit field of the granules of a piece.
+const BITS: usize = 2;
+
+/// A message that offers these granules of pieces.
+fn offer(entries: impl IntoIterator<Item = (u32, [u8; BITS])>) -> Message {
+    let bytes = |(piece, bits): (u32, [u8; BITS])| piece.to_be_bytes().into_iter().chain(bits);
+    Message::Extended(OFFERS, entries.into_iter().flat_map(bytes).collect())
+}
+
+/// A peer that has no piece, and offers every granule of all.
+fn offers_everything() -> Conduct {
+    let all = offer((0..PIECES).map(|piece| (piece, [0xff; BITS])));
+    Conduct::honest().with_opening(vec![Message::HaveNone, Message::Unchoke, all])
+}
+
+#[test]
+fn offered_parts_are_read_from_a_peer_without_pieces() {
+    in_private_net(|| {
+        let sample = sample();
+        let content = Arc::new(Content::new(sample.info_hash, PIECE, &sample.files));
+        let peer = RawSeed::listen_here(&content, offers_everything());
+        let mut reader = Reader::new(&sample, vec![peer.address()]);
+        for piece in 0..PIECES {
+            reader.read(piece, 4..12);
+        }
+    });
+}
+
+#[test]
+fn peers_that_offer_parts_and_send_nothing_do_not_stop_reads() {
+    attack(|| vec![offers_everything().with_blocks(|_, _| vec![]).with_hashes(|_, _| vec![]); 4]);
+}
+
+#[test]
+fn peers_that_offer_parts_and_reject_requests_do_not_stop_reads() {
+    attack(|| {
+        let rejects = offers_everything()
+            .with_blocks(|_, block| vec![Message::Reject(block)])
+            .with_hashes(|_, range| vec![Message::HashReject(range)]);
+        vec![rejects; 4]
+    });
+}
+
+#[test]
+fn peers_that_offer_parts_and_send_wrong_blocks_return_no_wrong_byte() {
+    attack(|| vec![offers_everything().with_blocks(|_, block| vec![wrong(block)]); 4]);
+}
+
+#[test]
+fn wrong_hashes_of_granules_prove_nothing() {
+    attack(|| {
+        // The hashes of all granules are of height 2.
+        let lies = offers_everything().with_hashes(|content, range| {
+            let mut hashes = content.hashes(range).unwrap();
+            if range.base == 2 {
+                hashes[0][0] ^= 1;
+            }
+            vec![Message::Hashes(range, hashes)]
+        });
+        vec![lies; 4]
+    });
+}
+
+#[test]
+fn malformed_offers_are_harmless() {
+    attack(|| {
+        let mut opening = vec![Message::HaveNone, Message::Unchoke];
+        for length in 0..200 {
+            let body = (0..length * 7).map(|byte| (byte * 31 % 251) as u8).collect();
+            opening.push(Message::Extended(OFFERS, body));
+        }
+        opening.push(offer((0..256).map(|at| (u32::MAX - at, [0xff; BITS]))));
+        opening.push(offer((0..20_000).map(|at| (at % (PIECES + 1), [at as u8; BITS]))));
+        vec![offers_everything().with_opening(opening); 2]
+    });
+}
+
+/// Receives until the peer offers these granules of a piece.
+#[track_caller]
+fn wait_for_offer(peer: &mut RawPeer, piece: u32, bits: [u8; BITS]) {
+    let entry: Vec<u8> = piece.to_be_bytes().into_iter().chain(bits).collect();
+    let offered = |message| {
+        let Message::Extended(OFFERS, body) = message else { return None };
+        body.chunks(entry.len()).any(|one| one == entry).then_some(())
+    };
+    peer.receive_until(offered).unwrap();
+}
+
+#[test]
+fn only_offered_parts_of_a_piece_are_served_and_only_until_they_are_deleted() {
+    in_private_net(|| {
+        let sample = sample();
+        let content = Arc::new(Content::new(sample.info_hash, PIECE, &sample.files));
+        let seed = RawSeed::listen_here(&content, Conduct::honest());
+        let mut reader = Reader::new(&sample, vec![seed.address()]);
+        reader.read(3, 4..12);
+
+        let extensions = format!("d1:md15:silmaril_offersi{OFFERS}eee");
+        let to = reader.client.address;
+        let mut peer = RawPeer::dial_as(None, to, &content.info_hash, FLAGS, extensions.as_bytes()).unwrap();
+        peer.send(&Message::HaveNone).unwrap();
+        peer.send(&Message::Interested).unwrap();
+        // The second and the third granule.
+        wait_for_offer(&mut peer, 3, [0x60, 0]);
+        let block = |number: u32| Block { piece: 3, begin: number * BLOCK, length: BLOCK };
+        let served = |peer: &mut RawPeer, block: Block| {
+            peer.send(&Message::Request(block)).unwrap();
+            peer.receive_until(|message| match message {
+                Message::Piece(piece, begin, data) if (piece, begin) == (block.piece, block.begin) => {
+                    assert!(Some(data) == content.block(block, 0), "wrong bytes");
+                    Some(true)
+                }
+                Message::Reject(rejected) if rejected == block => Some(false),
+                _ => None,
+            })
+            .unwrap()
+        };
+        for number in 0..PIECE / BLOCK {
+            assert_eq!(served(&mut peer, block(number)), (4..12).contains(&number), "block {number}");
+        }
+        let odd = Block { begin: 4 * BLOCK + 100, length: 1000, ..block(0) };
+        assert!(served(&mut peer, odd));
+        let beyond = Block { begin: 12 * BLOCK - 100, length: 200, ..block(0) };
+        assert!(!served(&mut peer, beyond));
+
+        let file = content.file("model.safetensors");
+        let per_piece = (PIECE / BLOCK) as i32;
+        let proved = |peer: &mut RawPeer, base: i32, index: i32, length: i32| {
+            let range = file.range(base, index, length);
+            peer.send(&Message::HashRequest(range)).unwrap();
+            peer.receive_until(|message| match message {
+                Message::Hashes(of, hashes) if of == range => {
+                    assert!(Some(hashes) == file.hashes(range), "wrong hashes");
+                    Some(true)
+                }
+                Message::HashReject(of) if of == range => Some(false),
+                _ => None,
+            })
+            .unwrap()
+        };
+        let first = 3 * per_piece;
+        assert!(proved(&mut peer, 0, first + 4, 4) && proved(&mut peer, 0, first + 8, 4));
+        assert!(proved(&mut peer, 2, first / 4, per_piece / 4));
+        for (base, index, length) in [(0, first, 4), (0, first, 8), (0, first, 16), (0, first + 12, 4)] {
+            assert!(!proved(&mut peer, base, index, length), "{length} blocks at {index}");
+        }
+
+        reader.client.session.withdraw(reader.id, &[PieceIndex(3)]).unwrap();
+        wait_for_offer(&mut peer, 3, [0; BITS]);
+        assert!(!served(&mut peer, block(4)));
+        assert!(!proved(&mut peer, 0, first + 4, 4));
+    });
+}
