@@ -43,6 +43,7 @@ const SOURCES: &[&str] = &[
     "plugin.cc",
     "pool.cc",
     "proof.cc",
+    "proof_ranges.cc",
     "session.cc",
     "shared_paths.cc",
     "room.cc",

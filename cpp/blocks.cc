@@ -10,9 +10,6 @@ namespace {
 // Most hashes of one torrent: 512 KiB, for 256 MiB of data.
 constexpr std::size_t max_hashes = 16 * 1024;
 
-// Blocks of a granule, which become readable together.
-constexpr int per_granule = 4;
-
 }  // namespace
 
 Blocks::Blocks(lt::file_storage const& layout) : m_layout(layout) {}

@@ -10,8 +10,6 @@ namespace {
 // Peers that are asked for the same hashes at a time.
 constexpr int asked_at_once = 2;
 
-constexpr int per_granule = 4;
-
 bool speaks_v2(Source const& source) {
     auto const* const info = source.connection->peer_info_struct();
     return info && info->protocol_v2;

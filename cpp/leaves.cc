@@ -7,8 +7,6 @@ namespace silmaril {
 
 namespace {
 
-constexpr int per_granule = 4;
-
 // The hashes of blocks of a piece. Blocks behind the end of the file have the hash zero (BEP 52).
 std::optional<std::vector<Hash>> read_blocks(Storage& storage, int piece, int first, int count) {
     std::vector<Hash> found(static_cast<std::size_t>(count));

@@ -14,6 +14,10 @@ namespace silmaril {
 
 constexpr int block_size = 0x4000;
 
+// Blocks of a granule, and the height of its node. Granules of 64 KiB become readable one by one.
+constexpr int per_granule = 4;
+constexpr int granule_height = 2;
+
 using Hash = lt::sha256_hash;
 
 struct Shape {

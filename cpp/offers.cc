@@ -9,7 +9,6 @@ namespace silmaril {
 
 namespace {
 
-constexpr int per_granule = 4;
 constexpr std::ptrdiff_t number_length = 4;
 
 // The granules of a piece; 0 if no part of a piece of this length is offered.

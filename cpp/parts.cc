@@ -23,8 +23,6 @@ constexpr std::size_t max_asked = 512;
 // Seconds after which a block in the file that nothing judges is fetched again.
 constexpr int judged_within = 3;
 
-constexpr int per_granule = 4;
-
 }  // namespace
 
 void Parts::open(lt::torrent_handle handle, Sources sources, Left left) {

@@ -250,7 +250,6 @@ FileError Storage::hash_block(int piece, int start, lt::sha256_hash& to) {
 }
 
 void Storage::save_granules(int piece, lt::span<lt::sha256_hash const> blocks) {
-    constexpr int per_granule = granule_size / block_size;
     if (proof->doubt.unit() != granule_size || !proof->proved(piece)) return;
     std::vector<lt::sha256_hash> granules;
     for (int block = 0; block < int(blocks.size()); block += per_granule)
