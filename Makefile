@@ -118,8 +118,9 @@ asan: fixtures ## Run the tests of the gate, the disk back end and hostile peers
 	$(ASAN) cpp/engine/build.sh ensure
 	$(ASAN) $(TEST_RUNNER) $(CARGO) test --locked --test main -- engine:: hostile::
 
-simulate: setup ## Print how records spread among 1 000 nodes, the table of docs/MEASUREMENTS.md
+simulate: setup ## Print how records spread among 1 000 nodes, and how up to 1 000 hosts read one model
 	$(CARGO) test --locked --test main catalog::simulation -- --ignored --nocapture
+	$(CARGO) test --locked --release --test main coordination::goals -- --ignored --nocapture
 
 demo: build fixtures ## Share a real model on one namespace host, mount it on another, read one tensor
 	tests/demo/demo.sh ./silmaril

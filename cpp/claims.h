@@ -12,7 +12,7 @@
 #include <optional>
 #include <vector>
 
-#include "guard.h"
+#include "bucket.h"
 
 namespace silmaril {
 

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 
-#include "compat.h"
-
 namespace silmaril {
 
 namespace {
+
+constexpr std::int64_t block_size = 16 * 1024;
 
 // A peer's first requests. Each block that it sends allows one more, so a peer that sends nothing holds few.
 constexpr int first_requests = 4;
@@ -25,35 +25,32 @@ constexpr int silent_later = 4;
 constexpr auto first_pause = std::chrono::seconds(5);
 constexpr auto longest_pause = std::chrono::seconds(80);
 
+// A peer is slow if it needs longer than this for what it was asked for: twice the usual time of a piece, but
+// at least two seconds.
+constexpr std::int64_t least_slowness = 2000;
+
+// A queue is filled when there is room for so many requests.
+constexpr int least_room = 8;
+
 }  // namespace
 
-int requests_to(lt::peer_connection const& peer) {
-    return int(peer.download_queue().size() + peer.request_queue().size());
-}
-
-std::int64_t received(lt::peer_connection const& peer) { return peer.statistics().total_payload_download(); }
-
-void Pace::tick(lt::peer_connection& peer, Clock::time_point const now) {
-    m_round_trip = round_trip(peer);
-    auto const total = received(peer);
-    auto const came = total - m_received;
-    m_received = total;
+void Pace::tick(Flow const& flow, std::int64_t const round_trip, Clock::time_point const now) {
+    m_round_trip = round_trip;
+    auto const came = flow.received - m_received;
+    m_received = flow.received;
     bool const sends = came > 0;
-    if (came >= lt::default_block_size) resume();
+    if (came >= block_size) resume();
     if (sends && !is_paused(now)) m_pause = {};
-    m_patience = total > 0 ? silent_later : silent_at_first;
-    if (requests_to(peer) == 0) {
+    m_patience = flow.received > 0 ? silent_later : silent_at_first;
+    if (flow.requests == 0) {
         m_silent = 0;
         return;
     }
     m_silent = sends ? 0 : m_silent + 1;
-    std::int64_t const rate = peer.statistics().download_payload_rate();
-    m_rate = std::max(rate, m_rate * 3 / 4);
+    m_rate = std::max(flow.rate, m_rate * 3 / 4);
 }
 
-bool Pace::reads(lt::peer_connection const& peer, Clock::time_point const now) const {
-    return !peer.is_seed() && !peer.is_disconnecting() && now - m_announced < reads_for;
-}
+bool Pace::reads(Clock::time_point const now) const { return now - m_announced < reads_for; }
 
 void Pace::pause(Clock::time_point const now) {
     m_silent = 0;
@@ -61,18 +58,24 @@ void Pace::pause(Clock::time_point const now) {
     m_paused_until = now + m_pause;
 }
 
-int Pace::queue(lt::peer_connection const& peer) const {
-    auto const rate = std::max<std::int64_t>(m_rate, peer.statistics().download_payload_rate());
-    auto const whole = rate * m_round_trip / 1'000'000 * 5 / 4 / lt::default_block_size + spare_requests;
-    auto const earned = first_requests + received(peer) / lt::default_block_size;
+bool Pace::is_slow(int const requests, std::int64_t const piece_time) const {
+    if (m_rate == 0) return false;
+    return requests * block_size * 1000 / m_rate > std::max(least_slowness, 2 * piece_time);
+}
+
+int Pace::queue(Flow const& flow) const {
+    auto const rate = std::max(m_rate, flow.rate);
+    auto const whole = rate * m_round_trip / 1'000'000 * 5 / 4 / block_size + spare_requests;
+    auto const earned = first_requests + flow.received / block_size;
     // A slow peer holds what it sends in a second.
-    auto const second = m_rate == 0 ? whole : first_requests + rate / lt::default_block_size;
+    auto const second = m_rate == 0 ? whole : first_requests + rate / block_size;
     return int(std::min({whole, earned, second}));
 }
 
-std::int64_t Pace::time_left(lt::peer_connection const& peer) const {
-    if (m_rate == 0) return 0;
-    return std::int64_t(requests_to(peer)) * lt::default_block_size * 1000 / m_rate;
+int Pace::room(Flow const& flow, Clock::time_point const now) const {
+    if (is_paused(now)) return 0;
+    int const room = queue(flow) - flow.requests;
+    return room < least_room && flow.requests > least_room ? 0 : room;
 }
 
 }  // namespace silmaril

@@ -1,22 +1,28 @@
-// What this node knows of the requests to one peer: how fast it sends, and how many requests it gets.
-// Used on the network thread only.
+// What this node knows of the requests to one peer: how fast it sends, and how many requests it gets. Pure:
+// no clock, no connection. Used on the network thread only.
 #pragma once
 
 #include <cstdint>
-#include <libtorrent/peer_connection.hpp>
 
-#include "guard.h"
+#include "bucket.h"
 
 namespace silmaril {
+
+// What a peer has sent and is to send, see `flow_of` (flow.h).
+struct Flow {
+    int requests;           // that were sent to the peer, or will be
+    std::int64_t received;  // bytes of blocks
+    std::int64_t rate;      // bytes of blocks per second, averaged over a few seconds
+};
 
 class Pace {
 public:
     // The peer has announced a piece, or that it lacks some.
     void announced(Clock::time_point now) { m_announced = now; }
-    // Must be called once a second.
-    void tick(lt::peer_connection& peer, Clock::time_point now);
-    // Whether the peer reads, as far as this node can see.
-    bool reads(lt::peer_connection const& peer, Clock::time_point now) const;
+    // Must be called once a second. `round_trip`: microseconds; 0 if unknown.
+    void tick(Flow const& flow, std::int64_t round_trip, Clock::time_point now);
+    // Whether a peer that lacks pieces reads, as far as this node can see.
+    bool reads(Clock::time_point now) const;
     // Whether blocks are requested from it and none comes.
     bool is_silent() const { return m_silent > 0 && m_silent >= m_patience; }
     // Whether it is not asked for a while, because it was silent or slow.
@@ -24,10 +30,17 @@ public:
     // The peer is silent or slow: it is not asked for a while.
     void pause(Clock::time_point now);
     void resume() { m_paused_until = {}; }
+    // Whether it needs much longer for what it was asked for than for a piece, which usually takes
+    // `piece_time` milliseconds.
+    bool is_slow(int requests, std::int64_t piece_time) const;
+    // Whether it is neither silent nor paused nor slow.
+    bool keeps_up(int requests, std::int64_t piece_time, Clock::time_point now) const {
+        return !is_silent() && !is_paused(now) && !is_slow(requests, piece_time);
+    }
     // How many requests are in flight at most.
-    int queue(lt::peer_connection const& peer) const;
-    // For how many milliseconds the peer will send what it was asked for. 0 if unknown.
-    std::int64_t time_left(lt::peer_connection const& peer) const;
+    int queue(Flow const& flow) const;
+    // How many more requests are sent now. 0 or negative for none.
+    int room(Flow const& flow, Clock::time_point now) const;
 
 private:
     Clock::time_point m_announced{};
@@ -39,10 +52,5 @@ private:
     Clock::duration m_pause{};      // the last one
     Clock::time_point m_paused_until{};
 };
-
-// Requests that were sent to the peer, or will be.
-int requests_to(lt::peer_connection const& peer);
-// Bytes of blocks that it has sent.
-std::int64_t received(lt::peer_connection const& peer);
 
 }  // namespace silmaril

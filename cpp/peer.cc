@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "compat.h"
+#include "flow.h"
 
 namespace silmaril {
 
@@ -269,7 +270,7 @@ void Peer::tick() {
         auto const& statistics = connection->statistics();
         auto const taken = statistics.total_payload_upload() - unacknowledged(*connection);
         m_traffic.tick(statistics.total_payload_download(), taken, Clock::now());
-        m_pace->tick(*connection, Clock::now());
+        m_pace->tick(flow_of(*connection), round_trip(*connection), Clock::now());
         m_meter.tick(*connection, Clock::now());
     }
     if (!m_gate.keep(load_of(m_connection), Clock::now())) {

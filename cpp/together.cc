@@ -9,6 +9,7 @@
 
 #include "choice.h"
 #include "compat.h"
+#include "flow.h"
 #include "frame.h"
 
 namespace silmaril {
@@ -28,15 +29,8 @@ constexpr auto list_lasts = std::chrono::milliseconds(50);
 // A piece takes this long before one has come, in milliseconds.
 constexpr std::int64_t unknown_piece_time = 1000;
 
-// A peer is slow if it needs longer than this for what it was asked for: twice the usual time of a piece, but
-// at least two seconds.
-constexpr std::int64_t least_slowness = 2000;
-
 // Claims that count of the peers of one address group.
 constexpr std::size_t claims_of_group = 8;
-
-// A queue is filled when there is room for so many requests.
-constexpr int least_room = 8;
 
 std::uint32_t number_of(lt::piece_index_t const piece) { return std::uint32_t(static_cast<int>(piece)); }
 
@@ -59,7 +53,7 @@ std::vector<Fellow> const& Together::readers(Clock::time_point const now) {
     m_readers.clear();
     std::map<std::shared_ptr<Group>, std::size_t> claims;
     for (auto one : m_all) {
-        if (!one.pace->reads(*one.peer, now)) continue;
+        if (one.peer->is_seed() || one.peer->is_disconnecting() || !one.pace->reads(now)) continue;
         if (one.group && one.counts)
             one.counts = (claims[one.group] += one.claims->pieces(now).size()) <= claims_of_group;
         m_readers.push_back(std::move(one));
@@ -107,20 +101,20 @@ std::set<lt::piece_index_t> Together::requested(lt::peer_connection const& peer,
                                                 Clock::time_point const now) const {
     std::set<lt::piece_index_t> pieces;
     for (auto const& one : m_all)
-        if (one.peer.get() != &peer && !one.pace->is_silent() && !one.pace->is_paused(now) && !is_slow(one))
+        if (one.peer.get() != &peer && keeps_up(one, now))
             each_request(*one.peer, [&pieces](lt::piece_index_t const piece) { pieces.insert(piece); });
     return pieces;
 }
 
 int Together::holders(lt::piece_index_t const piece, Clock::time_point const now) const {
     return int(std::count_if(m_readers.begin(), m_readers.end(), [&](Fellow const& one) {
-        return one.peer->has_piece(piece) && received(*one.peer) > 0 && !one.pace->is_silent() &&
-               !one.pace->is_paused(now) && one.peer->can_request_time_critical() && !is_slow(one);
+        return one.peer->has_piece(piece) && received(*one.peer) > 0 &&
+               one.peer->can_request_time_critical() && keeps_up(one, now);
     }));
 }
 
-bool Together::is_slow(Fellow const& one) const {
-    return one.pace->time_left(*one.peer) > std::max(least_slowness, 2 * m_piece_time);
+bool Together::keeps_up(Fellow const& one, Clock::time_point const now) const {
+    return one.pace->keeps_up(requests_to(*one.peer), m_piece_time, now);
 }
 
 int Together::before(lt::piece_index_t const piece) const {
@@ -141,9 +135,8 @@ bool Together::choose(lt::peer_connection& peer, Pace const& pace, std::vector<l
     auto const now = Clock::now();
     if (!torrent || !torrent->has_picker() || readers(now).empty()) return false;
     if (peer.has_peer_choked() || peer.on_parole()) return false;
-    int room = pace.queue(peer) - requests_to(peer);
-    if (pace.is_paused(now) || room <= 0 || (room < least_room && requests_to(peer) > least_room))
-        return true;
+    int room = pace.room(flow_of(peer), now);
+    if (room <= 0) return true;
     bool const untested = received(peer) == 0 && std::any_of(m_all.begin(), m_all.end(), [](auto const& one) {
                               return received(*one.peer) > 0;
                           });
@@ -194,7 +187,7 @@ bool Together::choose(lt::peer_connection& peer, Pace const& pace, std::vector<l
         pieces.erase(pieces.begin() + at);
         indexes.erase(indexes.begin() + at);
     }
-    RequestQueue::open(lt::peer_connection_handle(peer.self()), std::uint16_t(pace.queue(peer)));
+    RequestQueue::open(lt::peer_connection_handle(peer.self()), std::uint16_t(pace.queue(flow_of(peer))));
     if (peer.is_seed() && !blocks.empty()) turn_soon();
     return true;
 }
@@ -267,8 +260,7 @@ void Together::tick() {
         return;
     }
     bool const some_send = std::any_of(m_all.begin(), m_all.end(), [&](Fellow const& one) {
-        return received(*one.peer) > 0 && !one.pace->is_silent() && !one.pace->is_paused(now) &&
-               !is_slow(one);
+        return received(*one.peer) > 0 && keeps_up(one, now);
     });
     for (auto const& one : m_all) {
         // If no other peer sends, one that has sent is the best.
@@ -276,7 +268,7 @@ void Together::tick() {
             one.pace->resume();
             continue;
         }
-        if (!one.pace->is_silent() && !is_slow(one)) continue;
+        if (!one.pace->is_silent() && !one.pace->is_slow(requests_to(*one.peer), m_piece_time)) continue;
         one.pace->pause(now);
         std::vector<lt::piece_block> blocks;
         for (auto const& request : one.peer->download_queue()) blocks.push_back(request.block);

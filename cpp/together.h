@@ -77,7 +77,7 @@ private:
     std::vector<Want> wants(lt::torrent& torrent, Clock::time_point now);
     // The pieces of which another peer sends blocks, and is neither silent nor slow.
     std::set<lt::piece_index_t> requested(lt::peer_connection const& peer, Clock::time_point now) const;
-    bool is_slow(Fellow const& one) const;
+    bool keeps_up(Fellow const& one, Clock::time_point now) const;
     // The readers that have a piece and can be asked for it.
     int holders(lt::piece_index_t piece, Clock::time_point now) const;
     int before(lt::piece_index_t piece) const;

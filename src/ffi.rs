@@ -314,6 +314,7 @@ mod raw {
         include!("silmaril/cpp/session.h");
         include!("silmaril/cpp/create.h");
         include!("silmaril/cpp/trial.h");
+        include!("silmaril/cpp/trial_peer.h");
 
         /// The session with its disk threads. All methods may be called from any thread.
         type Engine;
@@ -429,6 +430,35 @@ mod raw {
         ) -> Result<Vec<RawOffer>>;
         /// See `torrent::try_choose`.
         fn try_choose(choice: &RawChoice, pieces: &Vec<RawWantedPiece>) -> Result<i32>;
+
+        /// See `torrent::TrialPeer`.
+        type TrialPeer;
+        fn trial_peer() -> Result<UniquePtr<TrialPeer>>;
+        fn announced(self: Pin<&mut TrialPeer>, now: u64) -> Result<()>;
+        fn reads(self: &TrialPeer, now: u64) -> Result<bool>;
+        fn claim(self: Pin<&mut TrialPeer>, body: &[u8], piece_time: i64, now: u64) -> Result<()>;
+        fn kept(self: Pin<&mut TrialPeer>, piece: u32, now: u64) -> Result<()>;
+        fn claims(self: Pin<&mut TrialPeer>, now: u64) -> Result<Vec<u32>>;
+        fn tick(
+            self: Pin<&mut TrialPeer>,
+            requests: i32,
+            received: i64,
+            rate: i64,
+            round_trip: i64,
+            now: u64,
+        ) -> Result<()>;
+        fn room(self: &TrialPeer, requests: i32, received: i64, rate: i64, now: u64) -> Result<i32>;
+        fn is_silent(self: &TrialPeer) -> Result<bool>;
+        fn is_slow(self: &TrialPeer, requests: i32, piece_time: i64) -> Result<bool>;
+        fn keeps_up(self: &TrialPeer, requests: i32, piece_time: i64, now: u64) -> Result<bool>;
+        fn pause(self: Pin<&mut TrialPeer>, now: u64) -> Result<()>;
+        fn resume(self: Pin<&mut TrialPeer>) -> Result<()>;
+        /// The body of a message of claims.
+        fn trial_claims(number: u64, pieces: &[u32]) -> Result<Vec<u8>>;
+        /// See cpp/choice.h. In milliseconds.
+        fn trial_patience(readers: i32, piece_time: i64, random: u64) -> Result<i64>;
+        /// See cpp/choice.h.
+        fn trial_place(number: u64, piece: u32) -> Result<u64>;
 
         /// The bencoded metainfo with piece layers.
         fn create_v2(name: &str, files: &Vec<RawFile>, piece_length: u32) -> Result<Vec<u8>>;

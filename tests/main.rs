@@ -118,6 +118,14 @@ mod catalog {
     mod spreading;
 }
 
+mod coordination {
+    mod goals;
+    pub mod host;
+    pub mod net;
+    mod reader;
+    pub mod scenario;
+}
+
 mod engine {
     mod dht;
     mod disk;

@@ -7,7 +7,7 @@ use crate::ffi::{
     self, RawChoice, RawClaimStep, RawOfferMessage, RawRoom, RawRumour, RawTrial, RawVisitor, RawWantedPiece,
 };
 
-fn bad(error: cxx::Exception) -> EngineError {
+pub(super) fn bad(error: cxx::Exception) -> EngineError {
     EngineError::BadTorrent(error.what().to_owned())
 }
 
