@@ -166,8 +166,13 @@ fn wrong_blocks() -> Peers {
 }
 
 /// An honest seed and all these peers serve a mount and `get`. Fails if a reader gets wrong bytes, or if the honest seed
-/// is disconnected.
+/// is disconnected. The honest seed may answer every request for hashes, so there are several attempts.
 fn assert_harmless(liars: Peers) {
+    assert!((0..4).any(|_| liars_are_asked(liars.clone())), "no victim asked for hashes");
+}
+
+/// One attempt of [`assert_harmless`]. Returns whether some of these peers was asked for hashes.
+fn liars_are_asked(liars: Peers) -> bool {
     let lab = Lab::new();
     lab.start_honest();
     let seeds: Vec<(&str, RawSeed)> = (liars.into_iter().zip(7001..))
@@ -185,7 +190,7 @@ fn assert_harmless(liars: Peers) {
     for (what, seed) in &seeds {
         assert!(Seen::count(&seed.seen().connections) > 0, "no victim connected to the peer with {what}");
     }
-    assert!(seeds.iter().any(|(_, seed)| Seen::count(&seed.seen().hashes) > 0), "no victim asked for hashes");
+    seeds.iter().any(|(_, seed)| Seen::count(&seed.seen().hashes) > 0)
 }
 
 /// The false answers arrive before any genuine one.
