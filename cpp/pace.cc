@@ -29,6 +29,10 @@ constexpr auto longest_pause = std::chrono::seconds(80);
 // at least two seconds.
 constexpr std::int64_t least_slowness = 2000;
 
+// A peer that is so many times slower than the fastest one, and needs longer than `least_slowness` for a
+// piece, is no reason to wait for the piece.
+constexpr std::int64_t slow_delivery = 8;
+
 // A queue is filled when there is room for so many requests.
 constexpr int least_room = 8;
 
@@ -61,6 +65,11 @@ void Pace::pause(Clock::time_point const now) {
 bool Pace::is_slow(int const requests, std::int64_t const piece_time) const {
     if (m_rate == 0) return false;
     return requests * block_size * 1000 / m_rate > std::max(least_slowness, 2 * piece_time);
+}
+
+bool Pace::delivers(int const blocks, std::int64_t const fastest) const {
+    if (m_rate == 0 || m_rate >= fastest / slow_delivery) return true;
+    return blocks * block_size * 1000 / m_rate <= least_slowness;
 }
 
 int Pace::queue(Flow const& flow) const {

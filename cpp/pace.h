@@ -37,6 +37,12 @@ public:
     bool keeps_up(int requests, std::int64_t piece_time, Clock::time_point now) const {
         return !is_silent() && !is_paused(now) && !is_slow(requests, piece_time);
     }
+    // Whether it is worth waiting for a piece of so many blocks from this peer, when the fastest peer sends
+    // so many bytes per second. A peer that gets few requests because it is slow keeps up and does not
+    // deliver.
+    bool delivers(int blocks, std::int64_t fastest) const;
+    // Bytes per second: the highest of the last seconds. 0 before the first.
+    std::int64_t rate() const { return m_rate; }
     // How many requests are in flight at most.
     int queue(Flow const& flow) const;
     // How many more requests are sent now. 0 or negative for none.

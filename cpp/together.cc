@@ -50,6 +50,8 @@ std::vector<Fellow> const& Together::readers(Clock::time_point const now) {
     if (now - m_readers_at < list_lasts) return m_readers;
     m_readers_at = now;
     m_all = m_fellows();
+    m_fastest = 0;
+    for (auto const& one : m_all) m_fastest = std::max(m_fastest, one.pace->rate());
     m_readers.clear();
     std::map<std::shared_ptr<Group>, std::size_t> claims;
     for (auto one : m_all) {
@@ -101,7 +103,7 @@ std::set<lt::piece_index_t> Together::requested(lt::peer_connection const& peer,
                                                 Clock::time_point const now) const {
     std::set<lt::piece_index_t> pieces;
     for (auto const& one : m_all)
-        if (one.peer.get() != &peer && keeps_up(one, now))
+        if (one.peer.get() != &peer && delivers(one, now))
             each_request(*one.peer, [&pieces](lt::piece_index_t const piece) { pieces.insert(piece); });
     return pieces;
 }
@@ -109,8 +111,14 @@ std::set<lt::piece_index_t> Together::requested(lt::peer_connection const& peer,
 int Together::holders(lt::piece_index_t const piece, Clock::time_point const now) const {
     return int(std::count_if(m_readers.begin(), m_readers.end(), [&](Fellow const& one) {
         return one.peer->has_piece(piece) && received(*one.peer) > 0 &&
-               one.peer->can_request_time_critical() && keeps_up(one, now);
+               one.peer->can_request_time_critical() && delivers(one, now);
     }));
+}
+
+bool Together::delivers(Fellow const& one, Clock::time_point const now) const {
+    auto const torrent = m_torrent.native_handle();
+    int const blocks = torrent ? torrent->torrent_file().piece_length() / block_size : 0;
+    return keeps_up(one, now) && one.pace->delivers(blocks, m_fastest);
 }
 
 bool Together::keeps_up(Fellow const& one, Clock::time_point const now) const {

@@ -78,6 +78,8 @@ private:
     // The pieces of which another peer sends blocks, and is neither silent nor slow.
     std::set<lt::piece_index_t> requested(lt::peer_connection const& peer, Clock::time_point now) const;
     bool keeps_up(Fellow const& one, Clock::time_point now) const;
+    // Whether a piece that it has or sends is left to it.
+    bool delivers(Fellow const& one, Clock::time_point now) const;
     // The readers that have a piece and can be asked for it.
     int holders(lt::piece_index_t piece, Clock::time_point now) const;
     int before(lt::piece_index_t piece) const;
@@ -101,6 +103,7 @@ private:
     Clock::time_point m_wanted_at{};
     std::map<lt::piece_index_t, Clock::time_point> m_begun;  // the first request of each piece
     std::int64_t m_piece_time = 0;                           // milliseconds, averaged; 0 before the first
+    std::int64_t m_fastest = 0;                              // bytes per second, of the fastest peer
     std::uint64_t const m_number = std::uint64_t(std::random_device{}()) << 32 | std::random_device{}();
     bool m_turn = false;
     std::vector<std::uint32_t> m_claimed;

@@ -55,6 +55,10 @@ bool TrialPeer::keeps_up(std::int32_t const requests, std::int64_t const piece_t
     return m_pace.keeps_up(requests, piece_time, moment(now));
 }
 
+bool TrialPeer::delivers(std::int32_t const blocks, std::int64_t const fastest) const {
+    return m_pace.delivers(blocks, fastest);
+}
+
 void TrialPeer::pause(std::uint64_t const now) { m_pace.pause(moment(now)); }
 
 std::unique_ptr<TrialPeer> trial_peer() { return std::make_unique<TrialPeer>(); }

@@ -30,6 +30,8 @@ public:
     bool is_silent() const { return m_pace.is_silent(); }
     bool is_slow(std::int32_t requests, std::int64_t piece_time) const;
     bool keeps_up(std::int32_t requests, std::int64_t piece_time, std::uint64_t now) const;
+    bool delivers(std::int32_t blocks, std::int64_t fastest) const;
+    std::int64_t rate() const { return m_pace.rate(); }
     void pause(std::uint64_t now);
     void resume() { m_pace.resume(); }
 

@@ -451,6 +451,8 @@ mod raw {
         fn is_silent(self: &TrialPeer) -> Result<bool>;
         fn is_slow(self: &TrialPeer, requests: i32, piece_time: i64) -> Result<bool>;
         fn keeps_up(self: &TrialPeer, requests: i32, piece_time: i64, now: u64) -> Result<bool>;
+        fn delivers(self: &TrialPeer, blocks: i32, fastest: i64) -> Result<bool>;
+        fn rate(self: &TrialPeer) -> Result<i64>;
         fn pause(self: Pin<&mut TrialPeer>, now: u64) -> Result<()>;
         fn resume(self: Pin<&mut TrialPeer>) -> Result<()>;
         /// The body of a message of claims.

@@ -74,6 +74,16 @@ impl TrialPeer {
         self.0.keeps_up(requests as i32, as_signed(piece_time), now).map_err(bad)
     }
 
+    /// Whether it is worth waiting for a piece of so many blocks, when the fastest peer sends so many bytes per second.
+    pub fn delivers(&self, blocks: u32, fastest: u64) -> Result<bool, EngineError> {
+        self.0.delivers(blocks as i32, as_signed(fastest)).map_err(bad)
+    }
+
+    /// Bytes per second: the highest of the last seconds.
+    pub fn rate(&self) -> Result<u64, EngineError> {
+        Ok(self.0.rate().map_err(bad)?.max(0) as u64)
+    }
+
     /// Nothing is requested from it for a while.
     pub fn pause(&mut self, now: u64) -> Result<(), EngineError> {
         self.0.pin_mut().pause(now).map_err(bad)

@@ -161,6 +161,8 @@ pub struct Host {
     /// The readers, the peers that keep up, and those of them that have sent something, when they were last looked at.
     pub readers: Links,
     pub good: Links,
+    /// Those of them of which a piece is worth waiting for.
+    pub quick: Links,
     pub senders: Links,
     pub looked: Option<Time>,
     /// The claims of readers, when they were last looked at.
@@ -201,6 +203,7 @@ impl Host {
             messages_at: 0,
             readers: 0,
             good: 0,
+            quick: 0,
             senders: 0,
             looked: None,
             claims: Vec::new(),

@@ -113,19 +113,24 @@ impl Net {
     /// The readers, and the peers that keep up.
     fn look(&mut self, id: usize) {
         let (now, blocks, pieces) = (self.now, self.scenario.blocks, self.scenario.pieces);
+        let piece_blocks = (self.scenario.piece_length / BLOCK) as u32;
         let host = &mut self.hosts[id];
         if host.looked.is_some_and(|at| now - at < LIST_LASTS) {
             return;
         }
         host.looked = Some(now);
-        (host.readers, host.good, host.senders) = (0, 0, 0);
+        let open = host.links.iter().filter(|link| link.open);
+        let fastest = open.map(|link| link.rules.rate().unwrap()).max().unwrap_or(0);
+        (host.readers, host.good, host.quick, host.senders) = (0, 0, 0, 0);
         for (at, link) in host.links.iter().enumerate().filter(|(_, link)| link.open) {
             if link.announced < pieces && link.rules.reads(now).unwrap() {
                 host.readers |= 1 << at;
             }
             if link.rules.keeps_up(link.requests(blocks), host.piece_time, now).unwrap() {
                 host.good |= 1 << at;
-                host.senders |= Links::from(link.received > 0) << at;
+                let delivers = link.rules.delivers(piece_blocks, fastest).unwrap();
+                host.quick |= Links::from(delivers) << at;
+                host.senders |= Links::from(link.received > 0 && delivers) << at;
             }
         }
     }
@@ -230,7 +235,7 @@ impl Net {
             .map(|&&Want { piece, overdue }| {
                 let at = piece as usize;
                 let from = |progress: &super::host::Progress| {
-                    progress.asked.iter().any(|(_, one)| *one != link && host.good >> one & 1 == 1)
+                    progress.asked.iter().any(|(_, one)| *one != link && host.quick >> one & 1 == 1)
                 };
                 let begun = own.contains(&piece);
                 let claims = |counts| {
