@@ -102,8 +102,8 @@ fetch() {
         "Download it and set SILMARIL_ENGINE_SOURCE to its path"
 }
 
-# Unpacks, patches and builds in a temporary directory, then renames the result. The directory always has the same name,
-# so that ccache, where it is installed, finds what the last build compiled. There is one builder at a time.
+# Unpacks, patches and builds in a temporary directory, then renames the result. The directory always has the same name:
+# a compiler's cache (ccache) distinguishes paths. There is one builder at a time.
 build() {
     local to=$1 work source patch jobs
     work=$cache/.build

@@ -105,7 +105,7 @@ impl Transfer {
         }
     }
 
-    /// The engine has the torrent. Returns whether its files moved meanwhile, so that it has to be added again.
+    /// The engine has the torrent. Returns whether its files moved before that, so that it has to be added again.
     pub(in crate::fetch) fn entered_engine(&mut self, id: TorrentId, with: AddedWith) -> bool {
         self.engine_has = with.have;
         self.engine_blocks = with.blocks;
