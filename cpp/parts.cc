@@ -160,11 +160,12 @@ void Parts::ask_later() {
 
 void Parts::advance(lt::torrent& torrent, int piece, Wanted& wanted) {
     if (wanted.whole) {
-        auto const sources = sources_of(piece);
-        bool const anyone = std::any_of(sources.begin(), sources.end(), [&](Source const& one) {
-            return one.has(piece) && !m_late.is_silent(*one.connection);
-        });
-        if (anyone || sources.empty()) return;
+        bool anyone = false, offers = false;
+        for (auto const& one : sources_of(piece)) {
+            anyone |= one.has(piece) && !m_late.is_silent(*one.connection);
+            offers |= !one.has(piece);
+        }
+        if (anyone || !offers) return;
         m_proof->blocks.watch(piece);
     }
     ask(piece, wanted);
