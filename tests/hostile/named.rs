@@ -1,5 +1,6 @@
 //! Hosts that a peer names by peer exchange (BEP 11) and that have nothing to do with the torrent.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -86,13 +87,25 @@ impl<'a> Waiting<'a> {
         });
     }
 
-    /// Connections of the reader that are being made.
+    /// Connections of the reader that are being made at the same moment. The system returns its table in
+    /// parts. A connection that ended and the one that replaced it can both be in it, so only connections that
+    /// are in two tables count.
     fn pending(&self) -> usize {
+        self.connecting().intersection(&self.connecting()).count()
+    }
+
+    /// The local and remote addresses of connections that are being made.
+    fn connecting(&self) -> BTreeSet<(String, String)> {
         const SYN_SENT: &str = "02";
         let table = in_namespace(self.lab.reader.namespace(), || {
             std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap()
         });
-        table.lines().filter(|line| line.split_whitespace().nth(3) == Some(SYN_SENT)).count()
+        let connections = table.lines().filter_map(|line| {
+            let mut fields = line.split_whitespace().skip(1).map(str::to_owned);
+            let ends = (fields.next()?, fields.next()?);
+            (fields.next()? == SYN_SENT).then_some(ends)
+        });
+        connections.collect()
     }
 }
 
