@@ -8,6 +8,13 @@
 
 namespace silmaril {
 
+namespace {
+
+// How often one connection may enable the extension. Each time it gets everything that is offered.
+constexpr int max_begun = 8;
+
+}  // namespace
+
 OfferLink::OfferLink(std::shared_ptr<Proof const> proof, std::shared_ptr<Visibility const> visibility,
                      lt::peer_connection_handle connection)
     : m_proof(std::move(proof)),
@@ -17,7 +24,11 @@ OfferLink::OfferLink(std::shared_ptr<Proof const> proof, std::shared_ptr<Visibil
 
 void OfferLink::on_handshake(std::uint8_t id) {
     bool const knew = std::exchange(m_id, id) != 0;
-    if (knew || !m_proof) return;
+    if (knew || id == 0 || !m_proof) return;
+    if (++m_begun > max_begun) {
+        m_id = 0;
+        return;
+    }
     auto const& blocks = m_proof->blocks;
     send(Offers::messages(blocks.offered_pieces(), blocks, m_proof->piece_length()));
 }
@@ -33,8 +44,7 @@ bool OfferLink::on_message(lt::span<char const> body) {
     auto const connection = m_connection.native_handle();
     auto const torrent = connection ? connection->associated_torrent().lock() : nullptr;
     if (!torrent || torrent->is_seed() || connection->is_disconnecting()) return false;
-    m_offers.replace(body, Clock::now());
-    if (m_offers.empty()) return false;
+    if (!m_offers.replace(body, Clock::now()) || m_offers.empty()) return false;
     // libtorrent is interested in whole pieces only, and the peer unchokes only an interested one.
     connection->send_interested();
     return true;

@@ -41,6 +41,7 @@ private:
     lt::peer_connection_handle m_connection;  // weak
     Offers m_offers;
     std::uint8_t m_id = 0;
+    int m_begun = 0;  // how often the peer has enabled the extension
 };
 
 }  // namespace silmaril

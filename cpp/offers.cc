@@ -43,15 +43,15 @@ std::vector<std::vector<char>> Offers::messages(std::set<int> const& pieces, Blo
     return messages;
 }
 
-void Offers::replace(lt::span<char const> body, Clock::time_point now) {
-    if (!m_messages.spend(now)) return;
+bool Offers::replace(lt::span<char const> body, Clock::time_point now) {
+    if (!m_messages.spend(now)) return false;
     auto const length = entry_length(m_granules);
     if (m_granules == 0 || body.size() % length != 0 || body.size() / length > std::ptrdiff_t(most_entries))
-        return;
+        return false;
     for (; !body.empty(); body = body.subspan(length)) {
         std::uint32_t piece = 0;
         for (auto const byte : body.first(number_length)) piece = piece << 8 | std::uint8_t(byte);
-        if (piece >= std::uint32_t(m_count)) return;
+        if (piece >= std::uint32_t(m_count)) break;
         std::vector<bool> granules(std::size_t(m_granules), false);
         for (int at = 0; at < m_granules; ++at)
             granules[std::size_t(at)] = (std::uint8_t(body[number_length + at / 8]) & 0x80 >> at % 8) != 0;
@@ -60,6 +60,7 @@ void Offers::replace(lt::span<char const> body, Clock::time_point now) {
         else if (m_pieces.size() < most_pieces || m_pieces.count(int(piece)) > 0)
             m_pieces[int(piece)] = std::move(granules);
     }
+    return true;
 }
 
 bool Offers::has(int piece, int first, int last) const {

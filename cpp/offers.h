@@ -36,8 +36,8 @@ public:
     static std::vector<std::vector<char>> messages(std::set<int> const& pieces, Blocks const& blocks,
                                                    int piece_length);
 
-    // The peer's message. Messages that come too fast are ignored.
-    void replace(lt::span<char const> body, Clock::time_point now);
+    // The peer's message. False if it is ignored, because it is malformed or comes too fast.
+    bool replace(lt::span<char const> body, Clock::time_point now);
     // The peer has nothing of the piece, against its word.
     void drop(int piece) { m_pieces.erase(piece); }
     bool empty() const { return m_pieces.empty(); }

@@ -23,6 +23,12 @@ constexpr std::size_t max_asked = 512;
 // Seconds after which a block in the file that nothing judges is fetched again.
 constexpr int judged_within = 3;
 
+// A source that is ready.
+struct Candidate {
+    Source const* source;
+    bool silent;
+};
+
 }  // namespace
 
 void Parts::open(lt::torrent_handle handle, Sources sources, Left left) {
@@ -181,30 +187,38 @@ void Parts::request_blocks(lt::torrent& torrent, int piece) {
     picker.piece_info(index, state);
     if (state.locked || picker.is_hashing(index) || picker.piece_priority(index) == lt::dont_download) return;
     bool const left = wanted->second.whole && m_left && m_left(piece);
-    auto sources = sources_of(piece);
+    auto const sources = sources_of(piece);
+    auto const asked = asked_for(sources, piece, wanted->second.blocks.size());
+    std::vector<Candidate> candidates;
+    for (auto const& source : sources)
+        if (source.is_ready()) candidates.push_back({&source, m_late.is_silent(*source.connection)});
     std::set<lt::peer_connection*> used;
-    std::optional<Source> sender;
+    Source const* sender = nullptr;
     for (int block = 0; block < int(wanted->second.blocks.size()); ++block) {
         lt::piece_block const at{index, block};
-        if (block % per_granule == 0) sender.reset();
+        if (block % per_granule == 0) sender = nullptr;
         if (!wanted->second.blocks[std::size_t(block)] || picker.is_downloaded(at)) continue;
         bool const busy = picker.is_requested(at);
         if (left && !busy) continue;
+        auto const& senders = asked[std::size_t(block)];
+        auto const was_asked = [&senders](Source const& source) {
+            return std::find(senders.begin(), senders.end(), source.connection.get()) != senders.end();
+        };
         if (busy && (picker.num_peers(at) >= senders_of_block ||
-                     std::any_of(sources.begin(), sources.end(), [&](Source const& source) {
-                         return source.was_asked(at) && !m_late.is_silent(*source.connection);
+                     std::any_of(senders.begin(), senders.end(), [this](lt::peer_connection const* peer) {
+                         return !m_late.is_silent(*peer);
                      })))
             continue;
-        if (!sender || sender->was_asked(at)) {
-            sender.reset();
-            auto const free = std::find_if(sources.begin(), sources.end(), [&](Source const& source) {
-                return source.can_send(piece, block) && !source.was_asked(at) &&
-                       (!busy || !m_late.is_silent(*source.connection));
+        if (!sender || was_asked(*sender)) {
+            sender = nullptr;
+            auto const free = std::find_if(candidates.begin(), candidates.end(), [&](Candidate const& one) {
+                return !(busy && one.silent) && one.source->has(piece, block, block) &&
+                       !was_asked(*one.source);
             });
-            if (free == sources.end()) continue;
-            sender = *free;
+            if (free == candidates.end()) continue;
+            sender = free->source;
             // The next granule may come from the next peer.
-            std::rotate(free, free + 1, sources.end());
+            std::rotate(free, free + 1, candidates.end());
         }
         auto const flags =
             lt::peer_connection::time_critical | (busy ? lt::peer_connection::busy : lt::request_flags_t{});
@@ -288,17 +302,15 @@ void Parts::peer_gone(Peer peer) {
 }
 
 void Parts::peer_ready() {
-    // Posted, so that libtorrent has processed the peer's message.
+    // Later, so that libtorrent has processed the peer's message.
     auto const torrent = this->torrent();
-    if (!torrent || m_wanted.empty() || std::exchange(m_ready, true)) return;
-    boost::asio::post(torrent->session().get_context(), [weak = weak_from_this()] {
-        auto const self = weak.lock();
-        if (!self) return;
-        self->m_ready = false;
-        auto const torrent = self->torrent();
-        if (!torrent || !torrent->has_picker()) return;
-        for (auto& [piece, wanted] : self->m_wanted) self->advance(*torrent, piece, wanted);
-    });
+    if (torrent && !m_wanted.empty()) m_soon->need(torrent->session().get_context());
+}
+
+void Parts::advance_all() {
+    auto const torrent = this->torrent();
+    if (!torrent || !torrent->has_picker()) return;
+    for (auto& [piece, wanted] : m_wanted) advance(*torrent, piece, wanted);
 }
 
 void Parts::tick() {

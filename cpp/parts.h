@@ -23,6 +23,7 @@
 #include "held.h"
 #include "late.h"
 #include "proof.h"
+#include "soon.h"
 #include "source.h"
 
 namespace silmaril {
@@ -94,6 +95,7 @@ private:
     void ask_later();
     // Requests hashes and blocks of a wanted piece, as far as they can be requested now.
     void advance(lt::torrent& torrent, int piece, Wanted& wanted);
+    void advance_all();
     bool lacks_hashes(int piece, Wanted const& wanted) const;
     // Requests the free blocks, and blocks that were requested from silent peers only.
     void request_blocks(lt::torrent& torrent, int piece);
@@ -114,8 +116,8 @@ private:
     std::map<int, Wanted> m_wanted;
     std::shared_ptr<Held> const m_held;
     Late m_late;
+    std::shared_ptr<Soon> const m_soon = std::make_shared<Soon>([this] { advance_all(); });
     bool m_later = false;                           // some peer could not be asked
-    bool m_ready = false;                           // what `peer_ready` does is due
     std::deque<std::pair<HashRange, int>> m_asked;  // the last requests for hashes, and their pieces
 };
 

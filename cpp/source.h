@@ -6,6 +6,7 @@
 #include <libtorrent/peer_connection.hpp>
 #include <libtorrent/torrent_peer.hpp>
 #include <memory>
+#include <vector>
 
 #include "offers.h"
 #include "proof.h"
@@ -29,18 +30,29 @@ struct Source {
     bool has_some(int piece) const {
         return has(piece) || (!connection->is_disconnecting() && offers->any(piece));
     }
-    // Whether the block can be requested from it.
-    bool can_send(int piece, int block) const {
+    // Whether blocks can be requested from it now.
+    bool is_ready() const {
         auto const* const info = connection->peer_info_struct();
-        return has(piece, block, block) && !connection->has_peer_choked() && info && !info->on_parole;
-    }
-    bool was_asked(lt::piece_block const& block) const {
-        auto const is_it = [&block](lt::pending_block const& pending) { return pending.block == block; };
-        auto const& sent = connection->download_queue();
-        auto const& queued = connection->request_queue();
-        return std::any_of(sent.begin(), sent.end(), is_it) ||
-               std::any_of(queued.begin(), queued.end(), is_it);
+        return !connection->is_disconnecting() && !connection->has_peer_choked() && info && !info->on_parole;
     }
 };
+
+// The connections of which each block of a piece was requested. `blocks`: of the piece.
+using Asked = std::vector<std::vector<lt::peer_connection const*>>;
+
+inline Asked asked_for(std::vector<Source> const& sources, int piece, std::size_t blocks) {
+    Asked asked(blocks);
+    for (auto const& source : sources) {
+        auto const* const peer = source.connection.get();
+        auto const add = [&](lt::pending_block const& pending) {
+            auto const at = std::size_t(pending.block.block_index);
+            if (pending.block.piece_index == lt::piece_index_t(piece) && at < blocks)
+                asked[at].push_back(peer);
+        };
+        std::for_each(peer->download_queue().begin(), peer->download_queue().end(), add);
+        std::for_each(peer->request_queue().begin(), peer->request_queue().end(), add);
+    }
+    return asked;
+}
 
 }  // namespace silmaril

@@ -1,7 +1,6 @@
 #include "together.h"
 
 #include <algorithm>
-#include <boost/asio/post.hpp>
 #include <libtorrent/peer_connection_handle.hpp>
 #include <libtorrent/piece_picker.hpp>
 #include <libtorrent/request_blocks.hpp>
@@ -291,15 +290,10 @@ void Together::ask(lt::peer_connection& peer) const {
 
 void Together::turn_soon() {
     auto const torrent = m_torrent.native_handle();
-    if (m_turn || !torrent || torrent->is_seed()) return;
-    m_turn = true;
-    boost::asio::post(torrent->session().get_context(), [weak = weak_from_this()] {
-        if (auto const self = weak.lock()) self->turn();
-    });
+    if (torrent && !torrent->is_seed()) m_soon->need(torrent->session().get_context());
 }
 
 void Together::turn() {
-    m_turn = false;
     auto const torrent = m_torrent.native_handle();
     if (!torrent || torrent->is_aborted() || !torrent->has_picker()) return;
     m_readers_at = {};

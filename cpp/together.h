@@ -30,6 +30,7 @@
 #include "claims.h"
 #include "guard.h"
 #include "pace.h"
+#include "soon.h"
 
 namespace silmaril {
 
@@ -43,7 +44,7 @@ struct Fellow {
     bool counts;                   // whether its claims count: it has sent a correct piece lately
 };
 
-class Together : public std::enable_shared_from_this<Together> {
+class Together {
 public:
     // `fellows` returns all connections. `read` is called when another number of readers is connected.
     Together(lt::torrent_handle torrent, std::function<std::vector<Fellow>()> fellows,
@@ -102,7 +103,7 @@ private:
     std::map<lt::piece_index_t, Clock::time_point> m_begun;  // the first request of each piece
     std::int64_t m_piece_time = 0;                           // milliseconds, averaged; 0 before the first
     std::uint64_t const m_number = std::uint64_t(std::random_device{}()) << 32 | std::random_device{}();
-    bool m_turn = false;
+    std::shared_ptr<Soon> const m_soon = std::make_shared<Soon>([this] { turn(); });
     std::vector<std::uint32_t> m_claimed;
     Bucket m_messages{64, 32};
 };

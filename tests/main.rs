@@ -215,6 +215,7 @@ mod mirror {
 
 mod hostile {
     mod answers;
+    mod busy;
     mod costs;
     mod crowd;
     mod equal;

@@ -170,3 +170,36 @@ fn only_offered_parts_of_a_piece_are_served_and_only_until_they_are_deleted() {
         assert!(!proved(&mut peer, 0, first + 4, 4));
     });
 }
+
+/// The handshake that switches the extension off takes 40 bytes, and everything that a host offers 36 KiB.
+#[test]
+fn offers_are_not_sent_as_often_as_a_peer_likes() {
+    in_private_net(|| {
+        let sample = sample();
+        let content = Arc::new(Content::new(sample.info_hash, PIECE, &sample.files));
+        let seed = RawSeed::listen_here(&content, Conduct::honest());
+        let mut reader = Reader::new(&sample, vec![seed.address()]);
+        reader.read(3, 4..12);
+        let handshake = |number: u8| format!("d1:md15:silmaril_offersi{number}eee").into_bytes();
+        let (to, on) = (reader.client.address, handshake(OFFERS));
+        let mut peer = RawPeer::dial_as(None, to, &content.info_hash, FLAGS, &on).unwrap();
+        peer.send(&Message::HaveNone).unwrap();
+        wait_for_offer(&mut peer, 3, [0x60, 0]);
+        for _ in 0..20 {
+            peer.send(&Message::Extended(0, handshake(0))).unwrap();
+            peer.send(&Message::Extended(0, on.clone())).unwrap();
+        }
+        peer.send(&Message::HashRequest(content.any_range())).unwrap();
+        let mut offers = 1;
+        let is_answer = |message| match message {
+            Message::Extended(OFFERS, _) => {
+                offers += 1;
+                None
+            }
+            Message::Hashes(..) | Message::HashReject(_) => Some(()),
+            _ => None,
+        };
+        peer.receive_until(is_answer).unwrap();
+        assert_eq!(offers, 8, "the same offers were sent {offers} times");
+    });
+}
