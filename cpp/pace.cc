@@ -36,10 +36,10 @@ constexpr int least_room = 8;
 
 void Pace::tick(Flow const& flow, std::int64_t const round_trip, Clock::time_point const now) {
     m_round_trip = round_trip;
-    auto const came = flow.received - m_received;
+    m_came = flow.received - m_received;
     m_received = flow.received;
-    bool const sends = came > 0;
-    if (came >= block_size) resume();
+    bool const sends = m_came > 0;
+    if (m_came >= block_size) resume();
     if (sends && !is_paused(now)) m_pause = {};
     m_patience = flow.received > 0 ? silent_later : silent_at_first;
     if (flow.requests == 0) {

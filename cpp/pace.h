@@ -23,6 +23,8 @@ public:
     void tick(Flow const& flow, std::int64_t round_trip, Clock::time_point now);
     // Whether a peer that lacks pieces reads, as far as this node can see.
     bool reads(Clock::time_point now) const;
+    // Bytes of blocks that it sent in the second before the last tick.
+    std::int64_t came() const { return m_came; }
     // Whether blocks are requested from it and none comes.
     bool is_silent() const { return m_silent > 0 && m_silent >= m_patience; }
     // Whether it is not asked for a while, because it was silent or slow.
@@ -47,6 +49,7 @@ private:
     std::int64_t m_rate = 0;        // bytes per second: the highest of the last seconds
     std::int64_t m_round_trip = 0;  // microseconds
     std::int64_t m_received = 0;    // bytes of blocks, a second ago
+    std::int64_t m_came = 0;        // in the last second
     int m_silent = 0;               // seconds without any, while blocks are requested
     int m_patience = 2;             // seconds after which it is silent
     Clock::duration m_pause{};      // the last one

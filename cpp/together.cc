@@ -100,12 +100,14 @@ std::set<lt::piece_index_t> Together::requested(lt::peer_connection const& peer,
                                                 Clock::time_point const now) const {
     std::set<lt::piece_index_t> pieces;
     for (auto const& one : m_all)
-        if (one.peer.get() != &peer && keeps_up(one, now))
+        if (one.peer.get() != &peer && keeps_up(one, now) &&
+            (one.peer->is_seed() || m_supply.readers_suffice()))
             each_request(*one.peer, [&pieces](lt::piece_index_t const piece) { pieces.insert(piece); });
     return pieces;
 }
 
 int Together::holders(lt::piece_index_t const piece, Clock::time_point const now) const {
+    if (!m_supply.readers_suffice()) return 0;
     return int(std::count_if(m_readers.begin(), m_readers.end(), [&](Fellow const& one) {
         return one.peer->has_piece(piece) && received(*one.peer) > 0 &&
                one.peer->can_request_time_critical() && keeps_up(one, now);
@@ -258,6 +260,7 @@ void Together::tick() {
             if (requests_to(*one.peer) == 0) ask(*one.peer);
         return;
     }
+    measure();
     bool const some_send = std::any_of(m_all.begin(), m_all.end(), [&](Fellow const& one) {
         return received(*one.peer) > 0 && keeps_up(one, now);
     });
@@ -274,6 +277,16 @@ void Together::tick() {
         for (auto const& block : blocks) one.peer->forget_request(block);
     }
     turn_soon();
+}
+
+void Together::measure() {
+    Second second{};
+    for (auto const& one : m_all) {
+        bool const is_seed = one.peer->is_seed();
+        (is_seed ? second.from_seeds : second.from_readers) += one.pace->came();
+        (is_seed ? second.seeds_asked : second.readers_asked) |= requests_to(*one.peer) > 0;
+    }
+    m_supply.tick(second);
 }
 
 void Together::close() {

@@ -11,6 +11,7 @@
 // - A piece that is overdue, because a read waits for it, is left to the other readers only for a random
 // time.
 // - A peer that sends nothing holds few requests, for a few seconds.
+// - While all readers together send less than the seeds would, a seed is asked for what readers have, too.
 //
 // Without another reader libtorrent chooses. Used on the network thread only.
 #pragma once
@@ -31,6 +32,7 @@
 #include "guard.h"
 #include "pace.h"
 #include "soon.h"
+#include "supply.h"
 
 namespace silmaril {
 
@@ -76,10 +78,13 @@ private:
     std::vector<Fellow> const& readers(Clock::time_point now);
     // In the order in which they are read.
     std::vector<Want> wants(lt::torrent& torrent, Clock::time_point now);
-    // The pieces of which another peer sends blocks, and is neither silent nor slow.
+    // The pieces of which another peer sends blocks that keeps up. Those of readers count while readers
+    // suffice.
     std::set<lt::piece_index_t> requested(lt::peer_connection const& peer, Clock::time_point now) const;
     bool keeps_up(Fellow const& one, Clock::time_point now) const;
-    // The readers that have a piece and can be asked for it.
+    // What readers and seeds sent in the last second.
+    void measure();
+    // The readers that have a piece and can be asked for it; none while readers do not suffice.
     int holders(lt::piece_index_t piece, Clock::time_point now) const;
     int before(lt::piece_index_t piece) const;
     std::int64_t patience_of(lt::piece_index_t piece) const;
@@ -102,6 +107,7 @@ private:
     Clock::time_point m_wanted_at{};
     std::map<lt::piece_index_t, Clock::time_point> m_begun;  // the first request of each piece
     std::int64_t m_piece_time = 0;                           // milliseconds, averaged; 0 before the first
+    Supply m_supply;
     std::uint64_t const m_number = std::uint64_t(std::random_device{}()) << 32 | std::random_device{}();
     std::shared_ptr<Soon> const m_soon = std::make_shared<Soon>([this] { turn(); });
     std::vector<std::uint32_t> m_claimed;

@@ -59,6 +59,8 @@ void TrialPeer::pause(std::uint64_t const now) { m_pace.pause(moment(now)); }
 
 std::unique_ptr<TrialPeer> trial_peer() { return std::make_unique<TrialPeer>(); }
 
+std::unique_ptr<TrialSupply> trial_supply() { return std::make_unique<TrialSupply>(); }
+
 rust::Vec<std::uint8_t> trial_claims(std::uint64_t const number,
                                      rust::Slice<std::uint32_t const> const pieces) {
     rust::Vec<std::uint8_t> body;

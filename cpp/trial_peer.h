@@ -7,6 +7,7 @@
 #include "claims.h"
 #include "pace.h"
 #include "rust/cxx.h"
+#include "supply.h"
 
 namespace silmaril {
 
@@ -32,13 +33,27 @@ public:
     bool keeps_up(std::int32_t requests, std::int64_t piece_time, std::uint64_t now) const;
     void pause(std::uint64_t now);
     void resume() { m_pace.resume(); }
+    std::int64_t came() const { return m_pace.came(); }
 
 private:
     Claims m_claims;
     Pace m_pace;
 };
 
+// What the readers of a simulated swarm send.
+class TrialSupply {
+public:
+    void tick(std::int64_t from_readers, std::int64_t from_seeds, bool readers_asked, bool seeds_asked) {
+        m_supply.tick({from_readers, from_seeds, readers_asked, seeds_asked});
+    }
+    bool readers_suffice() const { return m_supply.readers_suffice(); }
+
+private:
+    Supply m_supply;
+};
+
 std::unique_ptr<TrialPeer> trial_peer();
+std::unique_ptr<TrialSupply> trial_supply();
 // The body of a message of claims.
 rust::Vec<std::uint8_t> trial_claims(std::uint64_t number, rust::Slice<std::uint32_t const> pieces);
 // See choice.h.

@@ -453,6 +453,18 @@ mod raw {
         fn keeps_up(self: &TrialPeer, requests: i32, piece_time: i64, now: u64) -> Result<bool>;
         fn pause(self: Pin<&mut TrialPeer>, now: u64) -> Result<()>;
         fn resume(self: Pin<&mut TrialPeer>) -> Result<()>;
+        fn came(self: &TrialPeer) -> Result<i64>;
+        /// See `torrent::TrialSupply`.
+        type TrialSupply;
+        fn trial_supply() -> Result<UniquePtr<TrialSupply>>;
+        fn tick(
+            self: Pin<&mut TrialSupply>,
+            from_readers: i64,
+            from_seeds: i64,
+            readers_asked: bool,
+            seeds_asked: bool,
+        ) -> Result<()>;
+        fn readers_suffice(self: &TrialSupply) -> Result<bool>;
         /// The body of a message of claims.
         fn trial_claims(number: u64, pieces: &[u32]) -> Result<Vec<u8>>;
         /// See cpp/choice.h. In milliseconds.

@@ -34,7 +34,7 @@ pub use trial::{
     ChoicePiece, ChosenPeer, ClaimStep, Rumour, Trial, TriedSlots, Upload, Visitor, Worth, try_choose,
     try_claims, try_gate, try_group, try_lies, try_offers, try_rumours, try_slots, try_waste,
 };
-pub use trial_peer::{Flow, TrialPeer, trial_claims, trial_patience, trial_place};
+pub use trial_peer::{Flow, TrialPeer, TrialSupply, trial_claims, trial_patience, trial_place};
 
 /// A torrent of the running engine. Never reused within one engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

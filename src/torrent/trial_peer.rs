@@ -79,9 +79,35 @@ impl TrialPeer {
         self.0.pin_mut().pause(now).map_err(bad)
     }
 
+    /// Bytes of the last second.
+    pub fn came(&self) -> Result<u64, EngineError> {
+        Ok(self.0.came().map_err(bad)?.max(0) as u64)
+    }
+
     /// Ends the pause.
     pub fn resume(&mut self) -> Result<(), EngineError> {
         self.0.pin_mut().resume().map_err(bad)
+    }
+}
+
+/// What the readers of a simulated swarm send, see cpp/supply.h.
+pub struct TrialSupply(cxx::UniquePtr<ffi::TrialSupply>);
+
+impl TrialSupply {
+    /// Nothing has come.
+    pub fn new() -> Result<Self, EngineError> {
+        ffi::trial_supply().map(Self).map_err(bad)
+    }
+
+    /// Must be called once a second. Bytes, and whether requests wait: first of readers, then of seeds.
+    pub fn tick(&mut self, came: (u64, u64), asked: (bool, bool)) -> Result<(), EngineError> {
+        let (readers, seeds) = (as_signed(came.0), as_signed(came.1));
+        self.0.pin_mut().tick(readers, seeds, asked.0, asked.1).map_err(bad)
+    }
+
+    /// False if a seed is asked for what readers have, too.
+    pub fn readers_suffice(&self) -> Result<bool, EngineError> {
+        self.0.readers_suffice().map_err(bad)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use silmaril::torrent::{Flow, TrialPeer, trial_place};
+use silmaril::torrent::{Flow, TrialPeer, TrialSupply, trial_place};
 
 use super::net::{BLOCK, Chunk, Event, Net, SECOND, Time};
 use super::scenario::Scenario;
@@ -163,6 +163,7 @@ pub struct Host {
     pub good: Links,
     pub senders: Links,
     pub looked: Option<Time>,
+    pub supply: TrialSupply,
     /// The claims of readers, when they were last looked at.
     pub claims: Vec<Claim>,
     pub claims_at: Option<Time>,
@@ -203,6 +204,7 @@ impl Host {
             good: 0,
             senders: 0,
             looked: None,
+            supply: TrialSupply::new().unwrap(),
             claims: Vec::new(),
             claims_at: None,
             turns: false,

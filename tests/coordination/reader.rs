@@ -1,5 +1,5 @@
 //! What a reader requests from which peer: the same steps as in cpp/together.cc, with the same rules. The choice, the queues,
-//! silence and claims are those of the engine (`try_choose`, `TrialPeer`).
+//! silence, claims and supply are those of the engine (`try_choose`, `TrialPeer`, `TrialSupply`).
 
 use std::ops::Range;
 
@@ -84,9 +84,16 @@ impl Net {
             end.rules.tick(flow, round_trip, now).unwrap();
         }
         self.look(id);
+        let seeds = self.seeds(id);
         let host = &mut self.hosts[id];
         host.looked = None;
         if host.readers != 0 {
+            let (mut came, mut asked) = ([0, 0], [false, false]);
+            for (link, seed) in host.links.iter().zip(seeds) {
+                came[usize::from(seed)] += link.rules.came().unwrap();
+                asked[usize::from(seed)] |= !link.asked.is_empty();
+            }
+            host.supply.tick(came.into(), asked.into()).unwrap();
             let some_send =
                 host.links.iter().enumerate().any(|(at, link)| link.received > 0 && host.good >> at & 1 == 1);
             for link in 0..host.links.len() {
@@ -104,6 +111,11 @@ impl Net {
         }
         host.stir();
         self.turn_soon(id);
+    }
+
+    /// Which connections lead to a seed.
+    fn seeds(&self, id: usize) -> Vec<bool> {
+        (0..self.hosts[id].links.len()).map(|link| self.is_seed(id, link)).collect()
     }
 
     pub fn is_seed(&self, id: usize, link: usize) -> bool {
@@ -223,14 +235,18 @@ impl Net {
         }
         let patience = wants[0].overdue.map_or(0, |_| self.patience(id, wants[0].piece));
         self.list_claims(id);
+        let suffice = self.hosts[id].supply.readers_suffice().unwrap();
+        let seeds = self.seeds(id);
         let host = &self.hosts[id];
+        let holders = if suffice { host.readers & host.senders } else { 0 };
         let choice = ChosenPeer { seed: self.is_seed(id, link), untested, number: host.number, patience };
         let mut pieces: Vec<ChoicePiece> = wants
             .iter()
             .map(|&&Want { piece, overdue }| {
                 let at = piece as usize;
                 let from = |progress: &super::host::Progress| {
-                    progress.asked.iter().any(|(_, one)| *one != link && host.good >> one & 1 == 1)
+                    let counts = |one: usize| host.good >> one & 1 == 1 && (suffice || seeds[one]);
+                    progress.asked.iter().any(|(_, one)| *one != link && counts(*one))
                 };
                 let begun = own.contains(&piece);
                 let claims = |counts| {
@@ -243,7 +259,7 @@ impl Net {
                     requested: host.progress.get(&piece).is_some_and(from),
                     claimed: claims(true),
                     hinted: claims(false),
-                    holders: (host.holders[at] & host.readers & host.senders).count_ones(),
+                    holders: (host.holders[at] & holders).count_ones(),
                     before: (host.ahead[at] & host.readers & !host.holders[at]).count_ones(),
                     overdue,
                 }

@@ -13,6 +13,7 @@ use crate::support::host::Host;
 use crate::support::private_net::in_namespace;
 use crate::support::process::Proc;
 use crate::support::raw_peer::{FLAGS, RawPeer};
+use crate::support::raw_peer_content::Content;
 use crate::support::raw_peer_message::Message;
 
 /// Bytes of the model. At the rate of the sharer, one reader needs four seconds.
@@ -40,6 +41,8 @@ enum Attack {
     SlowSeed,
     /// Announces pieces, claims the rest, and sends nothing.
     Claims,
+    /// Has every piece but one, and sends 160 KiB a second.
+    SlowReader,
 }
 
 /// Running hostile peers. Dropping them closes their connections.
@@ -62,7 +65,7 @@ impl Pretenders {
                         continue;
                     };
                     // An error: the victim has closed the connection.
-                    let _ = pretend(peer, attack, content.pieces, &stop);
+                    let _ = pretend(peer, attack, &content, &stop);
                 }
             };
             std::thread::spawn(move || in_namespace(&namespace, connect))
@@ -82,10 +85,14 @@ impl Drop for Pretenders {
     }
 }
 
-fn pretend(mut peer: RawPeer, attack: Attack, pieces: u32, stop: &AtomicBool) -> std::io::Result<()> {
+fn pretend(mut peer: RawPeer, attack: Attack, content: &Content, stop: &AtomicBool) -> std::io::Result<()> {
+    let pieces = content.pieces;
     peer.set_timeout(NOTICE);
-    let is_seed = !matches!(attack, Attack::Claims);
+    let is_seed = matches!(attack, Attack::SilentSeed | Attack::SlowSeed);
     peer.send(if is_seed { &Message::HaveAll } else { &Message::HaveNone })?;
+    if matches!(attack, Attack::SlowReader) {
+        (1..pieces).try_for_each(|piece| peer.send(&Message::Have(piece)))?;
+    }
     peer.send(&Message::Unchoke)?;
     let mut next = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -102,6 +109,13 @@ fn pretend(mut peer: RawPeer, attack: Attack, pieces: u32, stop: &AtomicBool) ->
                 peer.send_bytes(&whole[..whole.len() - block.length as usize])?;
             }
             Attack::SlowSeed => peer.send_bytes(&[0; 100])?,
+            Attack::SlowReader => {
+                let block = peer.receive_until(|message| match message {
+                    Message::Request(block) => Some(block),
+                    _ => None,
+                })?;
+                peer.send(&Message::Piece(block.piece, block.begin, content.block(block, 0).unwrap()))?;
+            }
             Attack::Claims => {
                 peer.send(&Message::Have(next % pieces))?;
                 let claimed = (1..=4).map(|ahead| (next + ahead) % pieces);
@@ -156,4 +170,9 @@ fn slow_seeds_do_not_double_the_time_of_readers() {
 #[test]
 fn false_claims_do_not_double_the_time_of_readers() {
     assert_bearable(Attack::Claims);
+}
+
+#[test]
+fn slow_readers_that_have_most_pieces_do_not_slow_readers_down() {
+    assert_bearable(Attack::SlowReader);
 }
