@@ -1,8 +1,8 @@
 //! The rules of coordinated reading: which piece is requested next, and which claims count (`cpp/choice.h`,
-//! `cpp/claims.h`).
+//! `cpp/claims.h`), and whether readers send enough (`cpp/supply.h`).
 
 use proptest::prelude::*;
-use silmaril::torrent::{ChoicePiece, ChosenPeer, ClaimStep, try_choose, try_claims};
+use silmaril::torrent::{ChoicePiece, ChosenPeer, ClaimStep, TrialSupply, try_choose, try_claims};
 
 const SEED: ChosenPeer = ChosenPeer { seed: true, untested: false, number: 7, patience: 1000 };
 const READER: ChosenPeer = ChosenPeer { seed: false, ..SEED };
@@ -136,6 +136,38 @@ fn malformed_messages_of_claims_are_ignored() {
 fn flood_of_claims_is_ignored() {
     let flood = (0..200).map(|n| (0, message(&[n / 100]))).chain([(0, message(&[9]))]);
     assert_eq!(claimed(&flood.collect::<Vec<_>>()), [1]);
+}
+
+/// Whether readers suffice after each of these seconds, in which readers and seeds are asked and send so many bytes. `None`:
+/// the seeds are not asked.
+fn readers_suffice(seconds: &[(u64, Option<u64>)]) -> Vec<bool> {
+    let mut supply = TrialSupply::new().unwrap();
+    let after = |&(readers, seeds): &(u64, Option<u64>)| {
+        supply.tick((readers, seeds.unwrap_or(0)), (true, seeds.is_some())).unwrap();
+        supply.readers_suffice().unwrap()
+    };
+    seconds.iter().map(after).collect()
+}
+
+#[test]
+fn readers_suffice_if_they_send_two_thirds_of_what_seeds_send() {
+    // Nothing is known after the first second.
+    assert_eq!(readers_suffice(&[(200, Some(300)), (200, Some(300)), (199, Some(300))]), [true, true, false]);
+    // What a seed sent when it was asked counts while it is not asked.
+    assert_eq!(
+        readers_suffice(&[(0, Some(300)), (199, None), (199, None), (200, None)]),
+        [true, false, false, true]
+    );
+    // A seed that has become slower is compared with what it sends now.
+    let slower = [&[(100, Some(300)); 2][..], &[(100, Some(100)); 4]].concat();
+    assert_eq!(readers_suffice(&slower), [true, false, false, false, true, true]);
+}
+
+#[test]
+fn seeds_that_are_not_asked_are_measured_now_and_then() {
+    let measured = readers_suffice(&[(100, None); 80]);
+    let seconds: Vec<usize> = (0..80).filter(|at| !measured[*at]).collect();
+    assert_eq!(seconds, [4, 12, 28, 60]);
 }
 
 proptest! {
