@@ -353,7 +353,8 @@ void Parts::wrong(int piece, int block) {
     if (!torrent || !torrent->has_picker()) return;
     lt::piece_index_t const index{piece};
     auto& picker = torrent->picker();
-    if (picker.have_piece(index)) return;
+    // A requested block was freed since, and its sender is unknown.
+    if (picker.have_piece(index) || picker.is_requested({index, block})) return;
     auto const senders = picker.get_downloaders(index);
     auto* const sender = std::size_t(block) < senders.size() ? senders[std::size_t(block)] : nullptr;
     if (sender) torrent->penalize_peers({sender}, index, true);

@@ -86,7 +86,10 @@ Storage::Judged Storage::judge_blocks(int piece) {
     for (int block = 0; block < int(found->second.blocks.size()); ++block) {
         auto const judgement = judge_block(found->second, piece, block);
         if (judgement == Judgement::kept) judged.kept.push_back(block);
-        if (judgement == Judgement::wrong) judged.wrong.push_back(block);
+        if (judgement != Judgement::wrong) continue;
+        judged.wrong.push_back(block);
+        // Each write is judged once: the next verdict would be on a block that another peer is to send.
+        found->second.blocks[std::size_t(block)].clear();
     }
     return judged;
 }

@@ -19,7 +19,7 @@ use crate::support::private_net::in_private_net;
 use crate::support::raw_peer::RawPeer;
 use crate::support::raw_peer_content::Content;
 use crate::support::raw_peer_message::{Block, HashRange, Message};
-use crate::support::raw_peer_seed::{Conduct, RawSeed};
+use crate::support::raw_peer_seed::{Conduct, RawSeed, Seen};
 
 pub(super) const PIECES: u32 = 6;
 pub(super) const PIECE: u32 = 1 << 20;
@@ -334,6 +334,51 @@ fn hashes_that_come_after_their_blocks_are_used() {
     attack(move || vec![late(true), late(false)]);
 }
 
+/// The hashes come from two peers. The second ones come when the wrong blocks have been requested from the honest peer.
+#[test]
+fn honest_peer_is_not_blamed_for_blocks_that_are_judged_twice() {
+    let late = |lies: bool| {
+        let kept = Arc::new(std::sync::Mutex::new(vec![]));
+        let later = kept.clone();
+        Conduct::honest()
+            .with_hashes(move |content, range| {
+                let hashes = content.hashes(range).unwrap_or_default();
+                later.lock().unwrap().push(Message::Hashes(range, hashes));
+                vec![]
+            })
+            .with_blocks(move |content, block| {
+                let right = Message::Piece(block.piece, block.begin, content.block(block, 0).unwrap());
+                let mut answers = kept.lock().unwrap().split_off(0);
+                if lies {
+                    [vec![wrong(block)], answers].concat()
+                } else {
+                    answers.push(right);
+                    answers
+                }
+            })
+    };
+    in_private_net(move || {
+        let sample = sample();
+        let content = Arc::new(Content::new(sample.info_hash, PIECE, &sample.files));
+        for _ in 0..4 {
+            let [honest, liar] = [false, true].map(|lies| RawSeed::listen_here(&content, late(lies)));
+            let mut reader = Reader::new(&sample, vec![honest.address(), liar.address()]);
+            for piece in 0..PIECES {
+                for granule in 0..4 {
+                    reader.request(piece, 8 * granule..8 * granule + 4);
+                }
+            }
+            for piece in 0..PIECES {
+                for granule in 0..4 {
+                    reader.wait(piece, 8 * granule..8 * granule + 4);
+                }
+            }
+            reader.check();
+            assert_eq!(Seen::count(&honest.seen().hang_ups), 0, "the honest peer was disconnected");
+        }
+    });
+}
+
 #[test]
 fn peers_that_choke_stop_no_reader() {
     attack(|| {
@@ -421,6 +466,54 @@ fn late_blocks_do_not_replace_verified_ones() {
             reader.client.session.request(reader.id, PieceIndex(1), Duration::ZERO).unwrap();
             reader.wait(1, 0..PIECE / BLOCK);
             reader.check();
+        }
+    });
+}
+
+/// Writes and proofs of blocks are under way. A block that is reported has the right bytes, and none is reported when its
+/// torrent has ended, because the caller may then use the file for another torrent.
+#[test]
+fn blocks_are_not_reported_when_their_torrent_has_ended() {
+    in_private_net(|| {
+        let sample = sample();
+        let content = Arc::new(Content::new(sample.info_hash, PIECE, &sample.files));
+        let seed = RawSeed::listen_here(&content, Conduct::honest());
+        let liar = RawSeed::listen_here(&content, sometimes_wrong(5));
+        for round in 0..12 {
+            let Reader { client, id, dir, .. } =
+                &mut Reader::new(&sample, vec![seed.address(), liar.address()]);
+            let granules =
+                (0..PIECES).flat_map(|piece| (0..PIECE / BLOCK).step_by(8).map(move |at| (piece, at)));
+            for (piece, first) in granules {
+                let blocks = first..first + 4;
+                let blocks = std::slice::from_ref(&blocks);
+                client.session.request_blocks(*id, PieceIndex(piece), blocks, Duration::ZERO).unwrap();
+            }
+            let mut left = 1 + 3 * round;
+            let check = |event: &Event| match event {
+                Event::BlocksVerified(_, piece, blocks) => {
+                    blocks.clone().for_each(|block| assert_right(&sample, dir.path(), piece.0, block));
+                    1
+                }
+                Event::Failed(_, why) => panic!("{why}"),
+                _ => 0,
+            };
+            client.wait_for("verified blocks", 3 * SOON, |event| {
+                left -= check(event);
+                (left <= 0).then_some(())
+            });
+            client.session.remove(*id).unwrap();
+            client.wait_for("the end of the torrent", SOON, |event| {
+                check(event);
+                matches!(event, Event::Removed(of) if of == id).then_some(())
+            });
+            // Events of the old torrent would come before this one.
+            let other = client.session.add(sample.add(tempfile::tempdir().unwrap().path())).unwrap();
+            client.session.remove(other).unwrap();
+            client.wait_for("the end of the other torrent", SOON, |event| {
+                assert!(!matches!(event, Event::BlocksVerified(..)), "reported after the end: {event:?}");
+                matches!(event, Event::Removed(of) if *of == other).then_some(())
+            });
         }
     });
 }
