@@ -257,6 +257,8 @@ fn tuned() -> Vec<RawSetting> {
         integer("request_queue_time", 1),
         // The default of 1 MiB throttles; a greater value makes reads no faster and costs memory.
         integer("max_queued_disk_bytes", 32 * 1024 * 1024),
+        // A receive buffer becomes smaller only when its peer sends more. 2 MiB by default.
+        integer("max_peer_recv_buffer_size", 256 * 1024),
         integer("send_buffer_watermark", 8 * 1024 * 1024),
         integer("send_buffer_low_watermark", 1024 * 1024),
         integer("send_buffer_watermark_factor", 150),

@@ -26,6 +26,10 @@ const BOUND: u64 = 64 * MIB;
 /// notices. Without a limit, each peer of the test has 8 MiB.
 const STOPPED_BOUND: u64 = 400 * MIB;
 
+/// The limit for the memory of 50 unfinished messages: 288 KiB each, and as much again for other parts of the node. Without a
+/// limit, each peer of the test has 2 MiB.
+const UNFINISHED_BOUND: u64 = 32 * MIB;
+
 /// How long a write waits for a node that does not read.
 const WRITE: Duration = Duration::from_secs(2);
 
@@ -39,7 +43,7 @@ pub fn many_addresses(host: &Host, count: u8) -> Vec<Ipv4Addr> {
 }
 
 /// Sends requests and never reads. Stops when the node closes the connection or stops reading.
-fn send_all(peer: &mut RawPeer, messages: impl Iterator<Item = Message>) {
+pub(super) fn send_all(peer: &mut RawPeer, messages: impl Iterator<Item = Message>) {
     peer.set_timeout(WRITE);
     let bytes: Vec<u8> = messages.flat_map(|message| message.encode()).collect();
     for part in bytes.chunks(4096) {
@@ -127,6 +131,32 @@ fn unread_blocks_cost_bounded_memory() {
     assert!(growth < BOUND, "{} connections that read nothing cost {} MiB", peers.len(), growth / MIB);
 }
 
+/// Half of the peers send messages that are longer than any that a node accepts.
+#[test]
+fn unfinished_messages_cost_bounded_memory() {
+    let lab = Lab::new();
+    let addresses = many_addresses(&lab.evil, 10);
+    let memory = Memory::of(&lab.sharer);
+    // libtorrent ignores an `lt_donthave` of a wrong length.
+    let messages = [287 << 10, 1 << 20].map(|length| Message::Extended(7, vec![1; length - 2]).encode());
+    let peers: Vec<RawPeer> = (0..50)
+        .map(|number| {
+            let from = addresses[number % addresses.len()];
+            let mut peer = lab.dial_from(&lab.evil, Some(from), &lab.sharer);
+            let message = &messages[number % 2];
+            let all = [message.repeat(4), message[..message.len() - 10].to_vec()].concat();
+            // An error: the sharer has closed the connection.
+            let _ = peer.send_bytes(&all);
+            peer
+        })
+        .collect();
+    let ends: Vec<_> = peers.iter().map(RawPeer::local_addr).collect();
+    digest(&lab.sharer, &ends);
+    let growth = memory.growth();
+    println!("{} unfinished messages cost {} MiB", peers.len(), growth / MIB);
+    assert!(growth < UNFINISHED_BOUND, "{} unfinished messages cost {} MiB", peers.len(), growth / MIB);
+}
+
 /// Blocks that a fast peer takes before it stops, and those that it requests ahead.
 const TAKEN: usize = 1536;
 const AHEAD: usize = 1024;
@@ -180,13 +210,13 @@ fn peers_that_stop_to_read_after_a_fast_start_cost_bounded_memory() {
 }
 
 /// Holds silent connections from many addresses open. When the node closes one, opens it again.
-struct Silent {
+pub(super) struct Silent {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Silent {
-    fn hosts(lab: &Lab, addresses: Vec<Ipv4Addr>) -> Self {
+    pub(super) fn hosts(lab: &Lab, addresses: Vec<Ipv4Addr>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (namespace, stopping) = (lab.evil.namespace().to_owned(), stop.clone());
         let (to, swarm) = (door(&lab.sharer), lab.content.info_hash);
