@@ -22,10 +22,10 @@ fn genuine(content: &Content, range: HashRange) -> Message {
     content.hashes(range).map_or(Message::HashReject(range), |hashes| Message::Hashes(range, hashes))
 }
 
-type Peers = Vec<(&'static str, Conduct)>;
+pub(super) type Peers = Vec<(&'static str, Conduct)>;
 
 /// Peers whose answers have the right shape and wrong hashes.
-fn wrong_hashes() -> Peers {
+pub(super) fn wrong_hashes() -> Peers {
     let with = |what, change: fn(&mut HashRange, &mut Vec<[u8; 32]>)| {
         (what, Conduct::honest().with_hashes(changed(change)))
     };
@@ -42,7 +42,7 @@ fn wrong_hashes() -> Peers {
 }
 
 /// Peers that send the right hashes for a range that was not requested.
-fn other_ranges() -> Peers {
+pub(super) fn other_ranges() -> Peers {
     let with = |what, change: fn(&mut HashRange, &mut Vec<[u8; 32]>)| {
         (what, Conduct::honest().with_hashes(changed(change)))
     };
@@ -66,7 +66,7 @@ fn other_ranges() -> Peers {
 }
 
 /// Peers that send more than one answer, or none.
-fn out_of_turn() -> Peers {
+pub(super) fn out_of_turn() -> Peers {
     fn reversed(content: &Content, range: HashRange) -> Message {
         let mut hashes = content.hashes(range).unwrap_or_default();
         hashes.reverse();
@@ -100,7 +100,7 @@ fn out_of_turn() -> Peers {
 
 /// Peers that send wrong blocks. After the first wrong block an engine requests the hashes of the piece's blocks, and
 /// these peers answer that falsely too.
-fn wrong_blocks_and_block_hashes() -> Peers {
+pub(super) fn wrong_blocks_and_block_hashes() -> Peers {
     let with = |what, answer: fn(&Content, HashRange) -> Vec<Message>| {
         let conduct = wrong(|_, _, data| data[0] ^= 1).with_hashes(move |content, range| {
             if range.base == 0 { answer(content, range) } else { vec![genuine(content, range)] }
@@ -151,7 +151,7 @@ fn wrong(change: impl Fn(&mut u32, &mut u32, &mut Vec<u8>) + Send + Sync + 'stat
 }
 
 /// Peers that answer a request for a block falsely.
-fn wrong_blocks() -> Peers {
+pub(super) fn wrong_blocks() -> Peers {
     vec![
         ("the first bit wrong", wrong(|_, _, data| data[0] ^= 1)),
         ("the last bit wrong", wrong(|_, _, data| *data.last_mut().unwrap() ^= 0x80)),

@@ -18,13 +18,13 @@ use crate::support::raw_peer_message::{Block, HashRange, Message};
 /// The limit for the memory that a flood costs a node, in bytes.
 const BOUND: u64 = 64 << 20;
 
-fn repeated(what: &str, times: usize, messages: &[Message]) -> Strike {
+pub(super) fn repeated(what: &str, times: usize, messages: &[Message]) -> Strike {
     let one = Strike::new(what, messages);
     Strike { bytes: one.bytes.repeat(times), ..one }
 }
 
 /// Many messages of each kind that libtorrent handles before or without the gate.
-fn floods(content: &Content) -> Vec<Strike> {
+pub(super) fn floods(content: &Content) -> Vec<Strike> {
     let block = |piece, begin, length| Block { piece, begin, length };
     let mut strikes = vec![
         repeated("keep-alives", 20_000, &[Message::KeepAlive]),

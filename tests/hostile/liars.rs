@@ -19,7 +19,7 @@ use crate::support::raw_peer_seed::{Conduct, RawSeed, Seen};
 const LIARS: usize = 6;
 
 /// Sends wrong blocks: all blocks, or every second one.
-fn liar(number: usize) -> Conduct {
+pub(super) fn liar(number: usize) -> Conduct {
     Conduct::honest().with_blocks(move |content, block| {
         let Some(mut data) = content.block(block, 0) else { return vec![Message::Reject(block)] };
         if number.is_multiple_of(2) || (block.begin / 16384).is_multiple_of(2) {
@@ -30,7 +30,7 @@ fn liar(number: usize) -> Conduct {
 }
 
 /// Sends a few wrong blocks and then nothing.
-fn liar_that_falls_silent(number: usize) -> Conduct {
+pub(super) fn liar_that_falls_silent(number: usize) -> Conduct {
     let sent = AtomicUsize::new(0);
     Conduct::honest().with_blocks(move |content, block| {
         if sent.fetch_add(1, Ordering::Relaxed) > 4 + number {

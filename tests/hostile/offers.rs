@@ -26,10 +26,14 @@ fn offer(entries: impl IntoIterator<Item = (u32, [u8; BITS])>) -> Message {
     Message::Extended(OFFERS, entries.into_iter().flat_map(bytes).collect())
 }
 
-/// A peer that has no piece, and offers every granule of all.
-fn offers_everything() -> Conduct {
-    let all = offer((0..PIECES).map(|piece| (piece, [0xff; BITS])));
+/// A peer that has no piece, and offers every granule of all. A piece has 1 MiB.
+pub(super) fn offers_all(pieces: u32) -> Conduct {
+    let all = offer((0..pieces).map(|piece| (piece, [0xff; BITS])));
     Conduct::honest().with_opening(vec![Message::HaveNone, Message::Unchoke, all])
+}
+
+fn offers_everything() -> Conduct {
+    offers_all(PIECES)
 }
 
 #[test]

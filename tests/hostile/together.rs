@@ -34,7 +34,7 @@ const CLAIMS: &[u8] = b"d1:md15:silmaril_claimsi23eee";
 
 /// What a hostile peer does.
 #[derive(Debug, Clone, Copy)]
-enum Attack {
+pub(super) enum Attack {
     /// Has every piece and sends nothing.
     SilentSeed,
     /// Has every piece and sends 1 KiB a second.
@@ -46,15 +46,14 @@ enum Attack {
 }
 
 /// Running hostile peers. Dropping them closes their connections.
-struct Pretenders {
+pub(super) struct Pretenders {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Pretenders {
-    fn on(lab: &Lab, victims: [&Host; 2], attack: Attack) -> Self {
+    pub(super) fn on(lab: &Lab, victims: &[&Host], addresses: &[Ipv4Addr], attack: Attack) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let addresses = many_addresses(&lab.evil, PEERS);
         let one = |(victim, from): (&Host, Ipv4Addr)| {
             let (namespace, to) = (lab.evil.namespace().to_owned(), door(victim));
             let (content, stop) = (lab.content.clone(), stop.clone());
@@ -70,7 +69,7 @@ impl Pretenders {
             };
             std::thread::spawn(move || in_namespace(&namespace, connect))
         };
-        let each = victims.into_iter().flat_map(|victim| addresses.iter().map(move |from| (victim, *from)));
+        let each = victims.iter().flat_map(|victim| addresses.iter().map(move |from| (*victim, *from)));
         let threads = each.map(one).collect();
         Self { stop, threads }
     }
@@ -138,7 +137,9 @@ fn time_of_two_readers(attack: Option<Attack>) -> Duration {
     let mounted = lab.mount(&sharer);
     let getting = lab.get(&sharer, &[]);
     let started = Instant::now();
-    let _pretenders = attack.map(|attack| Pretenders::on(&lab, [&lab.reader, &lab.getter], attack));
+    let addresses = many_addresses(&lab.evil, PEERS);
+    let victims = [&lab.reader, &lab.getter];
+    let _pretenders = attack.map(|attack| Pretenders::on(&lab, &victims, &addresses, attack));
     let mut cat = lab.reader.command("sha256sum");
     let reading = Proc::spawn(cat.arg(mounted.path(NAME).join("w.bin")));
     let sum = reading.finish(READ).ok();

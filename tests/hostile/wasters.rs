@@ -27,7 +27,7 @@ const PIPELINE: usize = 128;
 const NOTICE: Duration = Duration::from_secs(2);
 
 /// Running wasters. Dropping them closes their connections.
-struct Wasters {
+pub(super) struct Wasters {
     stop: Arc<AtomicBool>,
     received: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
@@ -36,7 +36,12 @@ struct Wasters {
 impl Wasters {
     /// Connects a waster from each address to the sharer. `messages` makes the messages for one block, of which the sharer
     /// answers one.
-    fn on(lab: &Lab, addresses: &[Ipv4Addr], blocks: &[Block], messages: fn(Block) -> Vec<Message>) -> Self {
+    pub(super) fn on(
+        lab: &Lab,
+        addresses: &[Ipv4Addr],
+        blocks: &[Block],
+        messages: fn(Block) -> Vec<Message>,
+    ) -> Self {
         let (stop, received) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let one = |from: &Ipv4Addr| {
             let (namespace, to, swarm) =
