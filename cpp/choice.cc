@@ -12,7 +12,11 @@ constexpr int most_readers = 32;
 
 // The shortest time of a piece, and the longest time that is shared out among readers, in milliseconds.
 constexpr std::int64_t shortest_piece = 100;
-constexpr std::int64_t longest_spread = 4000;
+constexpr std::int64_t longest_spread = 16'000;
+
+// A reader that has a piece sends it to several readers at the same time, so each gets it so many times
+// later.
+constexpr std::int64_t readers_at_a_time = 4;
 
 }  // namespace
 
@@ -50,8 +54,8 @@ int choose(Choice const& choice, std::vector<WantedPiece> const& pieces) {
 }
 
 std::int64_t patience(int const readers, std::int64_t const piece_time, std::uint64_t const random) {
-    auto const spread =
-        std::min(std::max(piece_time, shortest_piece) * std::min(readers, most_readers), longest_spread);
+    auto const turn = std::max(piece_time, shortest_piece) * readers_at_a_time;
+    auto const spread = std::min(turn * std::min(readers, most_readers), longest_spread);
     return spread / 4 + spread * std::int64_t(random % 1024) / 1024;
 }
 

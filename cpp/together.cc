@@ -28,6 +28,9 @@ constexpr auto list_lasts = std::chrono::milliseconds(50);
 // A piece takes this long before one has come, in milliseconds.
 constexpr std::int64_t unknown_piece_time = 1000;
 
+// If each seed has fewer readers than this, reads that wait ask the seeds immediately.
+constexpr std::ptrdiff_t readers_of_a_seed = 2;
+
 // Claims that count of the peers of one address group.
 constexpr std::size_t claims_of_group = 8;
 
@@ -126,6 +129,15 @@ int Together::before(lt::piece_index_t const piece) const {
     }));
 }
 
+bool Together::spares_seeds(lt::torrent const& torrent, Clock::time_point const now) const {
+    // A peer can announce what it does not have, so a seed counts after it has sent a piece.
+    auto const piece = torrent.torrent_file().piece_length();
+    auto const seeds = std::count_if(m_all.begin(), m_all.end(), [&](Fellow const& one) {
+        return one.peer->is_seed() && received(*one.peer) >= piece && keeps_up(one, now);
+    });
+    return seeds * readers_of_a_seed <= std::ptrdiff_t(m_readers.size());
+}
+
 std::int64_t Together::patience_of(lt::piece_index_t const piece) const {
     auto const time = m_piece_time == 0 ? unknown_piece_time : m_piece_time;
     return patience(int(m_readers.size()), time, place(m_number, number_of(piece)));
@@ -163,7 +175,7 @@ bool Together::choose(lt::peer_connection& peer, Pace const& pace, std::vector<l
         bool const begun = int(state.requested + state.writing + state.finished) > 0;
         if (begun && int(state.requested + state.writing + state.finished) >= picker.blocks_in_piece(piece))
             continue;
-        if (overdue >= 0 && pieces.empty()) wait = patience_of(piece);
+        if (overdue >= 0 && pieces.empty() && spares_seeds(*torrent, now)) wait = patience_of(piece);
         auto const number = number_of(piece);
         pieces.push_back({number, own.count(piece) > 0, sent_by_another.count(piece) > 0,
                           claimed.count(number) > 0, hinted.count(number) > 0, holders(piece, now),

@@ -9,7 +9,7 @@
 // - A request is made late: a queue holds what arrives in a round trip and a few blocks. When a peer
 //   announces a piece, all queues are filled again.
 // - A piece that is overdue, because a read waits for it, is left to the other readers only for a random
-// time.
+//   time; where seeds are many, because hosts have finished, for no time.
 // - A peer that sends nothing holds few requests, for a few seconds.
 // - While all readers together send less than the seeds would, a seed is asked for what readers have, too.
 //
@@ -87,6 +87,8 @@ private:
     // The readers that have a piece and can be asked for it; none while readers do not suffice.
     int holders(lt::piece_index_t piece, Clock::time_point now) const;
     int before(lt::piece_index_t piece) const;
+    // Whether there are too few seeds to ask them immediately for a piece that a read waits for.
+    bool spares_seeds(lt::torrent const& torrent, Clock::time_point now) const;
     std::int64_t patience_of(lt::piece_index_t piece) const;
     // Requests blocks, if there are some to request from the peer.
     void ask(lt::peer_connection& peer) const;

@@ -27,7 +27,7 @@ const SHARED_TRUST: u64 = 128;
 
 /// A window has room for at least so many pieces, alone and while other hosts read too.
 const PIECES: u64 = 2;
-const SHARED_PIECES: u64 = 16;
+const SHARED_PIECES: u64 = 32;
 
 /// A run that has read fewer bytes has no window: for one page fault the kernel reads 128 KiB around the page, in several
 /// requests.
@@ -129,7 +129,7 @@ pub(super) struct WindowReach {
 }
 
 impl WindowReach {
-    /// For a file with pieces of `piece` bytes: the setting, but never under two pieces, or 16 while other hosts read too, and
+    /// For a file with pieces of `piece` bytes: the setting, but never under two pieces, or 32 while other hosts read too, and
     /// never over `bound` bytes.
     pub(super) fn new(readahead_max: u64, piece: u64, bound: u64, shared: bool) -> Self {
         let pieces = if shared { SHARED_PIECES } else { PIECES };
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(widest(MIB, 4 * MIB, MAX, false), 8 * MIB);
         assert_eq!(widest(MAX, 4 * MIB, 16 * MIB, false), 16 * MIB);
         assert_eq!(widest(MIB, 4 * MIB, 2 * MIB, false), 2 * MIB);
-        assert_eq!(widest(MAX, 4 * MIB, 128 * MIB, true), 64 * MIB);
+        assert_eq!(widest(MAX, 4 * MIB, 256 * MIB, true), 128 * MIB);
         assert_eq!(widest(MAX, 4 * MIB, MAX, true), MAX);
         let pieces = [4 * MIB, 4 * MIB, MIB];
         assert_eq!(within(9 * MIB, pieces.into_iter()), 3);
@@ -292,10 +292,10 @@ mod tests {
         let mut read = |start| w.on_read(start..start + 128 * KIB, Instant::now(), shared, 1).0;
         assert_eq!((read(0), read(128 * KIB)), (1, 1));
         assert_eq!(window(&w, 1), MAX, "after 256 KiB");
-        for step in 2..4 {
+        for step in 2..8 {
             w.on_read(step * 128 * KIB..(step + 1) * 128 * KIB, Instant::now(), shared, 1);
         }
-        assert_eq!(window(&w, 1), 64 * MIB);
+        assert_eq!(window(&w, 1), 128 * MIB);
     }
 
     #[test]

@@ -471,5 +471,5 @@ impl Net {
 
 /// Whether a chunk of the piece opens the window of a mount.
 fn host_opens(host: &Host, piece: u32) -> bool {
-    host.kind == Kind::Mount && piece == 0 && host.opened < 32 * BLOCK
+    host.kind == Kind::Mount && piece == 0 && host.opened < 64 * BLOCK
 }

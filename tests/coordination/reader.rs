@@ -10,6 +10,7 @@ use super::net::{BLOCK, Event, Net, SECOND, Time};
 
 /// As in cpp/together.cc.
 const MOST_WANTED: usize = 64;
+const READERS_OF_A_SEED: u32 = 2;
 const UNKNOWN_PIECE_TIME: u64 = 1000;
 const LIST_LASTS: Time = 50_000;
 const COUNTS_FOR: Time = 60 * SECOND;
@@ -122,6 +123,15 @@ impl Net {
         self.hosts[id].links[link].announced == self.scenario.pieces
     }
 
+    /// Whether there are too few seeds to ask them immediately for a piece that a read waits for.
+    fn spares_seeds(&self, id: usize) -> bool {
+        let host = &self.hosts[id];
+        let sent =
+            |at: usize| host.links[at].received >= self.scenario.piece_length && host.good >> at & 1 == 1;
+        let seeds = (0..host.links.len()).filter(|at| self.is_seed(id, *at) && sent(*at)).count();
+        seeds as u32 * READERS_OF_A_SEED <= host.readers.count_ones()
+    }
+
     /// The readers, and the peers that keep up.
     fn look(&mut self, id: usize) {
         let (now, blocks, pieces) = (self.now, self.scenario.blocks, self.scenario.pieces);
@@ -149,6 +159,7 @@ impl Net {
             Kind::Mount if host.head == 0 && host.opened < 16 * BLOCK => 0,
             // A run of so many bytes has a window of at most 128 times as many.
             Kind::Mount if host.head == 0 && host.opened < 32 * BLOCK => self.scenario.window.min(8),
+            Kind::Mount if host.head == 0 && host.opened < 64 * BLOCK => self.scenario.window.min(16),
             Kind::Mount => self.scenario.window,
             _ => self.scenario.pieces,
         };
@@ -233,7 +244,8 @@ impl Net {
             }
             return;
         }
-        let patience = wants[0].overdue.map_or(0, |_| self.patience(id, wants[0].piece));
+        let waits = wants[0].overdue.is_some() && self.spares_seeds(id);
+        let patience = if waits { self.patience(id, wants[0].piece) } else { 0 };
         self.list_claims(id);
         let suffice = self.hosts[id].supply.readers_suffice().unwrap();
         let seeds = self.seeds(id);
@@ -284,7 +296,7 @@ impl Net {
         }
         end.asked.extend(&chosen);
         self.at(now + self.half(), Event::Requests(id, link, chosen));
-        if choice.seed {
+        if self.is_seed(id, link) {
             self.turn_soon(id);
         }
     }

@@ -47,7 +47,7 @@ impl Default for Scenario {
             blocks: 4,
             rate: 25_000_000,
             round_trip: 1_000,
-            window: 16,
+            window: 32,
             connections: 50,
             slower: (0, 1),
             unequal: false,
