@@ -93,6 +93,15 @@ impl Proc {
         assert!(self.is_running(), "{} has ended: {:?}\n{}", self.what, self.status, self.output_so_far());
     }
 
+    /// What the child waits for, and its signals.
+    fn state(&self) -> String {
+        let read = |name| std::fs::read_to_string(format!("/proc/{}/{name}", self.id())).unwrap_or_default();
+        let status = read("status");
+        let lines =
+            status.lines().filter(|line| ["State", "Sig", "Shd"].iter().any(|name| line.starts_with(name)));
+        format!("{}\n{}", lines.collect::<Vec<_>>().join("\n"), read("stack"))
+    }
+
     /// All output of the child so far.
     fn output_so_far(&self) -> String {
         let output = self.output.0.lock().unwrap();
@@ -135,7 +144,7 @@ impl Proc {
         let mut fds = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
         let timeout = deadline.try_into().unwrap();
         if rustix::event::poll(&mut fds, Some(&timeout)).unwrap() == 0 {
-            panic!("{} still runs after {deadline:?}\n{}", self.what, self.output_so_far());
+            panic!("{} still runs after {deadline:?}\n{}\n{}", self.what, self.state(), self.output_so_far());
         }
         let status = self.child.wait().unwrap();
         self.status = Some(status);
