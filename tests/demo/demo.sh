@@ -70,7 +70,7 @@ run b ten-rows "models/$name/model.safetensors" | tee "$WORK/b.rows"
 heading "These bytes crossed the network for it."
 run b cached "models/$name"
 
-heading "The publisher disconnects. Host b seeds the pieces that it has; host c reads the same rows from it."
+heading "The publisher disconnects. Host b seeds the parts that it has; host c reads the same rows from it."
 stop a
 run c silmaril mount models
 run c ten-rows "models/$name/model.safetensors" | tee "$WORK/c.rows"
