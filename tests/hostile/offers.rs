@@ -7,6 +7,7 @@ use silmaril::model::PieceIndex;
 use silmaril::torrent::Swarms;
 
 use super::parts::{PIECE, PIECES, Reader, attack, sample, wrong};
+use crate::engine::rig::Sample;
 use crate::support::private_net::in_private_net;
 use crate::support::raw_peer::{FLAGS, RawPeer};
 use crate::support::raw_peer_content::Content;
@@ -109,14 +110,20 @@ fn wait_for_offer(peer: &mut RawPeer, piece: u32, bits: [u8; BITS]) {
     peer.receive_until(offered).unwrap();
 }
 
+/// A reader that has read a part of piece 3 from an honest seed.
+fn reader_of_parts(sample: &Sample) -> (Arc<Content>, RawSeed, Reader<'_>) {
+    let content = Arc::new(Content::new(sample.info_hash, PIECE, &sample.files));
+    let seed = RawSeed::listen_here(&content, Conduct::honest());
+    let mut reader = Reader::new(sample, vec![seed.address()]);
+    reader.read(3, 4..12);
+    (content, seed, reader)
+}
+
 #[test]
 fn only_offered_parts_of_a_piece_are_served_and_only_until_they_are_deleted() {
     in_private_net(|| {
         let sample = sample();
-        let content = Arc::new(Content::new(sample.info_hash, PIECE, &sample.files));
-        let seed = RawSeed::listen_here(&content, Conduct::honest());
-        let mut reader = Reader::new(&sample, vec![seed.address()]);
-        reader.read(3, 4..12);
+        let (content, _seed, reader) = reader_of_parts(&sample);
 
         let extensions = format!("d1:md15:silmaril_offersi{OFFERS}eee");
         let to = reader.client.address;
@@ -180,10 +187,7 @@ fn only_offered_parts_of_a_piece_are_served_and_only_until_they_are_deleted() {
 fn offers_are_not_sent_as_often_as_a_peer_likes() {
     in_private_net(|| {
         let sample = sample();
-        let content = Arc::new(Content::new(sample.info_hash, PIECE, &sample.files));
-        let seed = RawSeed::listen_here(&content, Conduct::honest());
-        let mut reader = Reader::new(&sample, vec![seed.address()]);
-        reader.read(3, 4..12);
+        let (content, _seed, reader) = reader_of_parts(&sample);
         let handshake = |number: u8| format!("d1:md15:silmaril_offersi{number}eee").into_bytes();
         let (to, on) = (reader.client.address, handshake(OFFERS));
         let mut peer = RawPeer::dial_as(None, to, &content.info_hash, FLAGS, &on).unwrap();
