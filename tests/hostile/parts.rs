@@ -308,60 +308,42 @@ fn hashes_under_another_range_change_no_byte() {
     });
 }
 
+/// A peer that sends its hashes with the next block that is requested, before or after it, so the first blocks are in the file
+/// before their hashes. If it lies, its blocks are wrong.
+fn late_hashes(lies: bool, hashes_first: bool) -> Conduct {
+    let kept = Arc::new(std::sync::Mutex::new(vec![]));
+    let later = kept.clone();
+    Conduct::honest()
+        .with_hashes(move |content, range| {
+            let hashes = content.hashes(range).unwrap_or_default();
+            later.lock().unwrap().push(Message::Hashes(range, hashes));
+            vec![]
+        })
+        .with_blocks(move |content, block| {
+            let sent = match lies {
+                true => wrong(block),
+                false => Message::Piece(block.piece, block.begin, content.block(block, 0).unwrap()),
+            };
+            let mut answers = std::mem::take(&mut *kept.lock().unwrap());
+            answers.insert(if hashes_first { answers.len() } else { 0 }, sent);
+            answers
+        })
+}
+
 #[test]
 fn hashes_that_come_after_their_blocks_are_used() {
-    // Hashes are sent when the next block is requested, so the first blocks are in the file before.
-    let late = |lies: bool| {
-        let kept = std::sync::Mutex::new(vec![]);
-        let kept = Arc::new(kept);
-        let later = kept.clone();
-        Conduct::honest()
-            .with_hashes(move |content, range| {
-                let hashes = content.hashes(range).unwrap_or_default();
-                later.lock().unwrap().push(Message::Hashes(range, hashes));
-                vec![]
-            })
-            .with_blocks(move |content, block| {
-                let first = match lies {
-                    true => wrong(block),
-                    false => Message::Piece(block.piece, block.begin, content.block(block, 0).unwrap()),
-                };
-                let mut answers = vec![first];
-                answers.append(&mut kept.lock().unwrap());
-                answers
-            })
-    };
-    attack(move || vec![late(true), late(false)]);
+    attack(|| vec![late_hashes(true, false), late_hashes(false, false)]);
 }
 
 /// The hashes come from two peers. The second ones come when the wrong blocks have been requested from the honest peer.
 #[test]
 fn honest_peer_is_not_blamed_for_blocks_that_are_judged_twice() {
-    let late = |lies: bool| {
-        let kept = Arc::new(std::sync::Mutex::new(vec![]));
-        let later = kept.clone();
-        Conduct::honest()
-            .with_hashes(move |content, range| {
-                let hashes = content.hashes(range).unwrap_or_default();
-                later.lock().unwrap().push(Message::Hashes(range, hashes));
-                vec![]
-            })
-            .with_blocks(move |content, block| {
-                let right = Message::Piece(block.piece, block.begin, content.block(block, 0).unwrap());
-                let mut answers = kept.lock().unwrap().split_off(0);
-                if lies {
-                    [vec![wrong(block)], answers].concat()
-                } else {
-                    answers.push(right);
-                    answers
-                }
-            })
-    };
     in_private_net(move || {
         let sample = sample();
         let content = Arc::new(Content::new(sample.info_hash, PIECE, &sample.files));
         for _ in 0..4 {
-            let [honest, liar] = [false, true].map(|lies| RawSeed::listen_here(&content, late(lies)));
+            let [honest, liar] =
+                [false, true].map(|lies| RawSeed::listen_here(&content, late_hashes(lies, !lies)));
             let mut reader = Reader::new(&sample, vec![honest.address(), liar.address()]);
             for piece in 0..PIECES {
                 for granule in 0..4 {
