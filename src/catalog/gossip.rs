@@ -17,7 +17,7 @@
 
 mod action;
 pub mod answers;
-pub mod asks;
+mod asks;
 pub mod budget;
 mod purse;
 mod spread;
@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-pub use action::{Action, GossipConnection, NodeId, RecordOrigin, Speaker};
+pub use action::{Action, Ask, GossipConnection, NodeId, Notice, PeerAnswer, RecordOrigin, Speaker, Tag};
 use answers::{Question, RecordSource};
 use asks::Asks;
 use budget::Bucket;
@@ -196,7 +196,7 @@ impl Gossip {
         for notice in self.asks.left(peer) {
             self.actions.push_back(Action::Notify(notice));
         }
-        self.actions.push_back(Action::Notify(asks::Notice::Gone(peer)));
+        self.actions.push_back(Action::Notify(Notice::Gone(peer)));
         if gone.partner.is_some() {
             let next = self.peers.iter().find(|(_, p)| self.could_be_partner(p)).map(|(id, _)| *id);
             if let Some(next) = next {
@@ -238,10 +238,10 @@ impl Gossip {
                 self.wanted(now, peer, records, cursor.is_some(), source);
             }
             Message::Records { query: Some(id), records, complete, cursor } => {
-                self.answered_by(now, peer, id, asks::PeerAnswer::Found { records, complete, cursor });
+                self.answered_by(now, peer, id, PeerAnswer::Found { records, complete, cursor });
             }
             Message::Holds { id, records, held } => {
-                self.answered_by(now, peer, id, asks::PeerAnswer::Holds { records, held });
+                self.answered_by(now, peer, id, PeerAnswer::Holds { records, held });
             }
             Message::Manifest { manifest, part, bytes } => self.part(peer, manifest, part, bytes),
         }
@@ -326,7 +326,7 @@ impl Gossip {
         if self.could_be_partner(&self.peers[&peer]) {
             self.make_partner(now, peer, source);
         }
-        self.actions.push_back(Action::Notify(asks::Notice::Ready(peer)));
+        self.actions.push_back(Action::Notify(Notice::Ready(peer)));
     }
 
     /// Whether a peer can become a partner. A node with two connections is one partner. Two connections count as the same

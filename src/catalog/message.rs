@@ -157,11 +157,6 @@ impl Message {
         Unchecked::decode(bytes)?.map(|unchecked| unchecked.verify(|_| None)).transpose()
     }
 
-    /// Writes the message. Senders split their data so that it stays below [`MAX_MESSAGE`].
-    pub fn encode(&self) -> Vec<u8> {
-        codec::encode(self)
-    }
-
     fn records_mut(&mut self) -> Option<&mut Vec<SharedRecord>> {
         match self {
             Self::Records { records, .. } | Self::Holds { records, .. } => Some(records),
@@ -179,11 +174,6 @@ pub struct Unchecked {
 }
 
 impl Unchecked {
-    /// Reads a message; `None` as in [`Message::decode`].
-    pub fn decode(bytes: &[u8]) -> Result<Option<Self>, MessageError> {
-        codec::decode(bytes)
-    }
-
     /// The records of the message, without records of later versions.
     pub fn records(&self) -> &[UncheckedRecord] {
         &self.records

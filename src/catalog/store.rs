@@ -23,20 +23,21 @@ mod memory;
 mod opening;
 mod plan;
 mod rows;
+mod state;
 
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
-use redb::{Database, Durability};
+use redb::Durability;
 
 use self::disk::{RecordKey, TableSnapshot};
 use self::index::{RecordIndex, RowKey};
-use self::memory::InMemory;
-use self::plan::WritePlan;
+pub use self::plan::StoreOutcome;
+use self::plan::{LIMITS, RecordLimits, WritePlan};
+use self::state::{DatabaseWriter, InMemory, Readable};
 use crate::catalog::UnixTime;
 use crate::catalog::message::Have;
 use crate::catalog::query::Query;
@@ -54,19 +55,6 @@ pub struct CatalogStoreError {
     pub reason: String,
 }
 
-/// The result of storing a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreOutcome {
-    /// New, or newer than the one known: stored.
-    Stored,
-    /// Known already, or older than the one known.
-    Known,
-    /// The record has a future time or has expired.
-    Untimely,
-    /// A limit is reached.
-    Full,
-}
-
 /// A page of search results, by name, version and publisher.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
@@ -76,46 +64,10 @@ pub struct Page {
     pub next: Option<Vec<u8>>,
 }
 
-/// The limits of the store.
-#[derive(Debug, Clone)]
-struct RecordLimits {
-    /// Records in all. The hub has about two million models; a quarter of a million records are 60 MB in memory.
-    records: usize,
-    /// Bytes of all records on disk: enough for so many records of common length.
-    bytes: u64,
-    /// Records of a publisher that is not kept: more than any organisation on the hub has, and few enough that one key cannot
-    /// fill the catalog.
-    per_publisher: u32,
-    /// Records of a kept publisher: enough for a mirror of a large part of the hub.
-    per_kept: u32,
-}
-
-const LIMITS: RecordLimits =
-    RecordLimits { records: 250_000, bytes: 128 << 20, per_publisher: 2_000, per_kept: 50_000 };
-
 /// The most records of one page.
 pub const MAX_PAGE: usize = 1000;
 /// The most expired records that one transaction deletes.
 const EXPIRE_AT_ONCE: usize = 10_000;
-
-/// The data for readers; both parts are of the same transaction.
-struct Readable {
-    index: RecordIndex,
-    /// None while the database is not open.
-    snapshot: Option<Arc<TableSnapshot>>,
-}
-
-/// The data of the writing thread.
-struct DatabaseWriter {
-    /// None after a failure.
-    database: Option<Database>,
-    /// Set while the database is in memory instead of on disk.
-    in_memory: Option<InMemory>,
-    /// Whether a commit is not on disk yet.
-    unsafe_commits: bool,
-    /// When opening it again failed, and the reason.
-    failed: Option<(Instant, String)>,
-}
 
 /// The catalog's records.
 pub struct CatalogStore {

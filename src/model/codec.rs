@@ -14,22 +14,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::files::{self, FilesError};
 use super::magnet::{Magnet, MagnetError};
-use super::manifest::Original;
+use super::manifest::{MAX_CARRIED, MAX_MANIFEST, MAX_VALUES, MAX_WEB_SEEDS, Original, SCHEMA};
 use super::merkle::{LayerError, PieceLayers};
 use super::metainfo::{self, MetainfoError, ParsedFile, ParsedMetainfo};
-use super::piece_hashes::MAX_CARRIED;
 use super::web_seed::{self, WebSeed, WebSeedError};
 use super::{FileEntry, InfoHash, Kind, Manifest, ModelName, PublisherKey, Revision, Sha256Digest, path};
 use crate::model::keys::PublisherKeypair;
 
-/// Largest manifest that is read, in bytes.
-pub const MAX_MANIFEST: usize = 16 << 20;
-/// Most JSON values of a manifest. Bounded separately, because a value needs more memory than its bytes.
-pub const MAX_VALUES: usize = 2_000_000;
-/// The schema that this version writes and reads.
-pub const SCHEMA: u32 = 1;
-/// Most web seeds of a manifest.
-pub const MAX_WEB_SEEDS: usize = 100;
 const CONTEXT: &[u8] = b"silmaril-manifest-v1\n";
 
 /// Why a manifest is refused.
@@ -151,6 +142,11 @@ pub(super) fn parse_json(bytes: &[u8]) -> Result<Value, ManifestError> {
     Ok(serde_json::from_slice(bytes)?)
 }
 
+/// Whether a value is a manifest of the older format.
+pub(super) fn is_legacy(value: &Value) -> bool {
+    value.get("schema").is_none() && value.get("torrent").is_none() && value.get("magnet_uri").is_some()
+}
+
 /// The bytes that the signature covers.
 fn signed_bytes(mut value: Value) -> Result<Vec<u8>, ManifestError> {
     if let Value::Object(fields) = &mut value {
@@ -248,7 +244,7 @@ impl Manifest {
         match value.get("schema") {
             Some(schema) if schema.as_u64() == Some(SCHEMA.into()) => {}
             Some(schema) => return Err(ManifestError::Schema(schema.to_string().chars().take(20).collect())),
-            None if super::legacy::is_legacy(&value) => return Err(ManifestError::Old),
+            None if is_legacy(&value) => return Err(ManifestError::Old),
             None => return Err(ManifestError::NotAManifest),
         }
         let mut manifest = Self::fields(&value)?;

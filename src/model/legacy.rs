@@ -7,8 +7,9 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use serde_json::Value;
 
-use super::codec::{MAX_MANIFEST, MAX_VALUES, ManifestError, parse_json};
+use super::codec::{ManifestError, is_legacy, parse_json};
 use super::magnet::Magnet;
+use super::manifest::{MAX_MANIFEST, MAX_VALUES};
 use super::metainfo::ParsedMetainfo;
 use super::{Manifest, ModelName, Revision, Sha256Digest, path};
 use crate::yaml::{self, YamlLimits};
@@ -81,11 +82,6 @@ struct Raw {
     #[serde(default)]
     files: Vec<LegacyFileEntry>,
     magnet_uri: String,
-}
-
-/// Whether a value is a manifest of the older format.
-pub(super) fn is_legacy(value: &Value) -> bool {
-    value.get("schema").is_none() && value.get("torrent").is_none() && value.get("magnet_uri").is_some()
 }
 
 impl LegacyManifest {

@@ -4,12 +4,26 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::files::TorrentFile;
-use super::piece_hashes::PieceLayer;
+use super::merkle::Hash;
 use super::{InfoHash, Kind, Layout, ModelName, ModelRef, PiecesRoot, PublisherKey, Revision, Sha256Digest};
+
+/// Largest manifest that is read, in bytes.
+pub const MAX_MANIFEST: usize = 16 << 20;
+/// Most JSON values of a manifest. Bounded separately, because a value needs more memory than its bytes.
+pub const MAX_VALUES: usize = 2_000_000;
+/// The schema that this version writes and reads.
+pub const SCHEMA: u32 = 1;
+/// Most web seeds of a manifest.
+pub const MAX_WEB_SEEDS: usize = 100;
+/// The most bytes of piece layers in a manifest. With pieces of 4 MiB that is enough for a terabyte, and in base64 it is
+/// two thirds of the largest manifest.
+pub const MAX_CARRIED: usize = 8 << 20;
 
 /// One file of a revision. `files` of a manifest is in canonical order (that of the file tree of BEP 52).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +71,39 @@ impl FileEntry {
     /// The file as its torrent describes it.
     pub fn as_torrent_file(&self) -> TorrentFile<'_> {
         TorrentFile { path: &self.path, size: self.size, pieces_root: self.pieces_root }
+    }
+}
+
+/// The hashes of a file's pieces, in order. In JSON: base64 of the concatenated hashes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PieceLayer(pub Vec<Hash>);
+
+impl std::fmt::Debug for PieceLayer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} hashes", self.0.len())
+    }
+}
+
+impl Serialize for PieceLayer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64.encode(self.0.as_flattened()))
+    }
+}
+
+impl<'de> Deserialize<'de> for PieceLayer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        let text = String::deserialize(deserializer)?;
+        if text.len() > MAX_CARRIED.div_ceil(3) * 4 {
+            return Err(D::Error::custom("a piece_layer is too long"));
+        }
+        let bytes = BASE64.decode(text).map_err(|_| D::Error::custom("a piece_layer is not base64"))?;
+        let (hashes, rest) = bytes.as_chunks::<32>();
+        if rest.is_empty() {
+            Ok(Self(hashes.to_vec()))
+        } else {
+            Err(D::Error::custom("a piece_layer is not a list of hashes"))
+        }
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) mod layout;
 pub(crate) mod legacy;
 pub(crate) mod license;
 pub(crate) mod magnet;
-pub(crate) mod manifest;
+pub mod manifest;
 pub mod merkle;
 pub mod metainfo;
 pub(crate) mod names;
@@ -40,11 +40,11 @@ pub use ids::{InfoHash, PiecesRoot, PublisherKey, Sha256Digest};
 pub use layout::{FileSpan, Layout, PieceIndex};
 pub use legacy::{ImportedDocument, LegacyManifest};
 pub use magnet::Magnet;
-pub use manifest::{FileEntry, Manifest};
+pub use manifest::{FileEntry, Manifest, PieceLayer};
 pub use merkle::PieceLayers;
 pub use metainfo::ParsedMetainfo;
 pub use names::{Kind, ModelName, ModelRef, Revision};
-pub use piece_hashes::{PieceHashes, PieceLayer};
+pub use piece_hashes::PieceHashes;
 pub use pointer::Pointer;
 
 /// The unit of BitTorrent v2 hashing and of request scheduling, in bytes (BEP 52).

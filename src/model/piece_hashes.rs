@@ -6,51 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use super::codec::{MAX_MANIFEST, ManifestError};
+use super::codec::ManifestError;
+use super::manifest::{MAX_CARRIED, MAX_MANIFEST, PieceLayer};
 use super::merkle::{self, Hash, LayerError};
 use super::saved_layers::PartialLayers;
 use super::{Manifest, PieceIndex, PieceLayers, PiecesRoot};
-
-/// The most bytes of piece layers in a manifest. With pieces of 4 MiB that is enough for a terabyte, and in base64 it is
-/// two thirds of the largest manifest.
-pub const MAX_CARRIED: usize = 8 << 20;
-
-/// The hashes of a file's pieces, in order. In JSON: base64 of the concatenated hashes.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PieceLayer(pub Vec<Hash>);
-
-impl std::fmt::Debug for PieceLayer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} hashes", self.0.len())
-    }
-}
-
-impl Serialize for PieceLayer {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&BASE64.encode(self.0.as_flattened()))
-    }
-}
-
-impl<'de> Deserialize<'de> for PieceLayer {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde::de::Error as _;
-        let text = String::deserialize(deserializer)?;
-        if text.len() > MAX_CARRIED.div_ceil(3) * 4 {
-            return Err(D::Error::custom("a piece_layer is too long"));
-        }
-        let bytes = BASE64.decode(text).map_err(|_| D::Error::custom("a piece_layer is not base64"))?;
-        let (hashes, rest) = bytes.as_chunks::<32>();
-        if rest.is_empty() {
-            Ok(Self(hashes.to_vec()))
-        } else {
-            Err(D::Error::custom("a piece_layer is not a list of hashes"))
-        }
-    }
-}
 
 impl Manifest {
     /// Replaces the piece layers in the manifest. Of files with equal bytes only the first gets a layer. If the layers
@@ -177,6 +137,8 @@ impl From<LayerError> for ManifestError {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD as BASE64;
     use sha2::{Digest as _, Sha256};
 
     use super::*;

@@ -13,8 +13,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::codec::MAX_WEB_SEEDS;
 use super::magnet::escape;
+use super::manifest::MAX_WEB_SEEDS;
 use super::metainfo::ParsedMetainfo;
 use super::{Manifest, ModelName};
 

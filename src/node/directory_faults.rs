@@ -18,7 +18,8 @@ use crate::fetch::TransferStatus;
 use crate::model::hash::Control;
 use crate::model::{InfoHash, Manifest};
 use crate::store::Stamp;
-use crate::store::tend::{CheckedFiles, Fault, FaultyFile, PlacedDirId};
+use crate::store::placement::PlacedDirId;
+use crate::store::tend::{CheckedFiles, Fault, FaultyFile};
 
 /// How often the task searches for directories that are due.
 const TICK: Duration = Duration::from_secs(1);

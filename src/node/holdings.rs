@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::catalog::{HeldModel, Holdings};
 use crate::fetch::Fetch;
-use crate::model::codec::MAX_MANIFEST;
+use crate::model::manifest::MAX_MANIFEST;
 use crate::model::{InfoHash, Manifest, ModelName, ModelRef, PublisherKey, Sha256Digest};
 use crate::node::sharing::SharingRules;
 use crate::store::Registry;

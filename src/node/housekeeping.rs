@@ -52,7 +52,7 @@ pub(super) async fn run(node: Weak<Node>, every: Duration) {
             node.save_dht().await;
             let known: HashSet<_> = node.library.manifests().iter().map(|m| m.torrent.info_hash).collect();
             let store = node.library.store.clone();
-            store.scrub.retain(|info_hash| known.contains(info_hash));
+            store.parts.scrub.retain(|info_hash| known.contains(info_hash));
             match tokio::task::spawn_blocking(move || store.prune_granules()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(e)) => tracing::warn!(error = %e, "could not delete saved hashes"),

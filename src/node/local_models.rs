@@ -95,7 +95,7 @@ impl LocalModels {
         });
         let next: Vec<LocalModel> = ready
             .filter_map(|model| {
-                let revision = StoredRevision::local(&self.library.store, &model.name, &model.files);
+                let revision = StoredRevision::local(&self.library.store.parts, &model.name, &model.files);
                 let revision = revision
                     .inspect_err(|error| tracing::warn!(%error, path = %model.path.display(), "could not read an unshared model"))
                     .ok()?;

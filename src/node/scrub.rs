@@ -54,12 +54,12 @@ fn next_due(node: &Node) -> Option<Arc<StoredRevision>> {
     let joined = node.fetch.joined();
     let urgency = |revision: &Arc<StoredRevision>| {
         let info_hash = &revision.manifest.torrent.info_hash;
-        let soon = store.scrub.is_doubted(info_hash) || node.places.is_touched(info_hash);
-        if !soon && store.scrub.pass(info_hash) == Pass::default() {
+        let soon = store.parts.scrub.is_doubted(info_hash) || node.places.is_touched(info_hash);
+        if !soon && store.parts.scrub.pass(info_hash) == Pass::default() {
             // It was verified when it arrived.
-            store.scrub.set_pass(info_hash, Pass { at: now(), ..Pass::default() });
+            store.parts.scrub.set_pass(info_hash, Pass { at: now(), ..Pass::default() });
         }
-        let at = store.scrub.pass(info_hash).at;
+        let at = store.parts.scrub.pass(info_hash).at;
         (soon || at + PASS_EVERY <= now()).then_some((!soon, at))
     };
     let due = joined.into_iter().filter(|revision| revision.cached_bytes() > 0);
@@ -73,7 +73,7 @@ async fn pass(node: &Weak<Node>, revision: &Arc<StoredRevision>, reader: &PieceR
     let info_hash = manifest.torrent.info_hash;
     let Some((store, mut pass)) = node.upgrade().map(|node| {
         let store = node.library.store.clone();
-        let pass = store.scrub.pass(&info_hash);
+        let pass = store.parts.scrub.pass(&info_hash);
         // A change that is noticed from now on needs another pass.
         node.places.forget_touch(&info_hash);
         (store, pass)
@@ -89,7 +89,7 @@ async fn pass(node: &Weak<Node>, revision: &Arc<StoredRevision>, reader: &PieceR
             .await;
     let Ok(Ok(known)) = known else {
         // Without hashes there is no reason to read it.
-        return store.scrub.set_pass(&info_hash, Pass { at: pass.began, ..Pass::default() });
+        return store.parts.scrub.set_pass(&info_hash, Pass { at: pass.began, ..Pass::default() });
     };
     let known = Arc::new(known);
     for (file, span) in revision.layout.spans().iter().enumerate() {
@@ -97,7 +97,7 @@ async fn pass(node: &Weak<Node>, revision: &Arc<StoredRevision>, reader: &PieceR
         let (began, mut all_right) = (content.change_time(), pass.next <= span.first_piece);
         for piece in pass.next.max(span.first_piece)..span.first_piece + span.pieces {
             if node.upgrade().is_none_or(|node| node.is_stopping()) {
-                return store.scrub.set_pass(&info_hash, pass);
+                return store.parts.scrub.set_pass(&info_hash, pass);
             }
             let outcome = reader.check(content, file, piece - span.first_piece, revision, &known).await;
             all_right &= matches!(outcome, PieceCheck::Right(_));
@@ -116,7 +116,7 @@ async fn pass(node: &Weak<Node>, revision: &Arc<StoredRevision>, reader: &PieceR
             }
             pass.next = piece + 1;
             if pass.next % SAVE_EVERY == 0 {
-                store.scrub.set_pass(&info_hash, pass);
+                store.parts.scrub.set_pass(&info_hash, pass);
             }
         }
         let settled = began.filter(|_| all_right).filter(|began| content.change_time() == Some(*began));
@@ -125,7 +125,7 @@ async fn pass(node: &Weak<Node>, revision: &Arc<StoredRevision>, reader: &PieceR
         }
     }
     tracing::info!(model = %manifest.model_ref(), "read all stored pieces again");
-    store.scrub.set_pass(&info_hash, Pass { at: pass.began, ..Pass::default() });
+    store.parts.scrub.set_pass(&info_hash, Pass { at: pass.began, ..Pass::default() });
 }
 
 fn pause(bytes: u64) -> Duration {

@@ -176,7 +176,7 @@ impl Seeds {
     /// Keeps bytes that only withheld models have stored out of the swarms of other models that list the same files.
     fn reserve(&self, models: &[Arc<Manifest>]) {
         let withheld = models.iter().filter(|m| self.library.sharing.of(&m.model_ref()).withheld.is_some());
-        if !self.library.store.withheld.set(withheld.map(|manifest| &**manifest)) {
+        if !self.library.store.parts.withheld.set(withheld.map(|manifest| &**manifest)) {
             return;
         }
         self.fetch.withdraw_reserved();

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::model::codec::MAX_WEB_SEEDS;
 use crate::model::describe::{DescribeOptions, Description, describe};
 use crate::model::keys::PublisherKeypair;
 use crate::model::license::{self, LicenseError};
 use crate::model::magnet::Magnet;
+use crate::model::manifest::MAX_WEB_SEEDS;
 use crate::model::metainfo::parse_metainfo;
 use crate::model::scan::OutsideLinks;
 use crate::model::web_seed::WebSeed;
@@ -147,12 +147,12 @@ impl Library {
             .save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&piece_layers)))?;
         for (file, granules) in manifest.files.iter().zip(&granules) {
             if let Some(root) = file.pieces_root {
-                self.store.granules.save(&ContentKey { root, len: file.size }, granules);
+                self.store.parts.granules.save(&ContentKey { root, len: file.size }, granules);
             }
         }
         let stamps: Vec<Stamp> = metadata.iter().map(Stamp::of).collect();
         self.store.placed().record_as(&manifest, &dir, &stamps, &targets)?;
-        self.store.scrub.set_pass(&manifest.torrent.info_hash, Pass { at: now(), ..Pass::default() });
+        self.store.parts.scrub.set_pass(&manifest.torrent.info_hash, Pass { at: now(), ..Pass::default() });
         self.enter_own_state(&manifest)?;
         let manifest = self.registry.insert(manifest)?;
         let hybrid_magnet = export::hybrid_torrent(self, &manifest)?.map(|hybrid| hybrid.magnet.to_string());

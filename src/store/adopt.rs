@@ -39,7 +39,7 @@ impl PlacedFiles<'_> {
     pub fn dirs_of(&self, manifest: &Manifest) -> Vec<PathBuf> {
         let mut dirs = vec![self.store.dirs.models.join(manifest.model_ref().to_string())];
         dirs.extend(
-            self.store.placements.record(&manifest.torrent.info_hash).places.into_iter().map(|p| p.dir),
+            self.store.parts.placements.record(&manifest.torrent.info_hash).places.into_iter().map(|p| p.dir),
         );
         let mut dirs: Vec<PathBuf> = dirs
             .into_iter()
@@ -83,7 +83,7 @@ impl PlacedFiles<'_> {
             let stamp = Stamp::of(&hashes.metadata);
             if hashes.pieces_root == entry.pieces_root && stamp.size == entry.size {
                 if let Some(key) = content.key() {
-                    self.store.granules.save(&key, &hashes.granules);
+                    self.store.parts.granules.save(&key, &hashes.granules);
                 }
                 entries.push((file, path, stamp));
             } else {
@@ -120,7 +120,7 @@ impl PlacedFiles<'_> {
             return Ok(Vec::new());
         }
         // A copy of the manifest next to the files is no proof: a user may have copied the whole directory.
-        let ours = self.store.placements.ours_below(dir);
+        let ours = self.store.parts.placements.ours_below(dir);
         let records = found.iter().map(|(file, path, stamp)| {
             let entry = &manifest.files[*file];
             let ours = ours.contains_key(path);
@@ -129,7 +129,7 @@ impl PlacedFiles<'_> {
                 PlacedEntry::verified(entry.path.clone(), entry.pieces_root, entry.size, *stamp, ours);
             PlacedEntry { target, ..verified }
         });
-        self.store.placements.put(manifest, dir, records.collect())?;
+        self.store.parts.placements.put(manifest, dir, records.collect())?;
         let files: Vec<usize> = found.into_iter().map(|(file, ..)| file).collect();
         for (key, _) in revision.unique(&files) {
             self.store.move_if_placed(&key);

@@ -66,10 +66,10 @@ pub struct Cache<'a> {
 impl Cache<'_> {
     /// The files of the cache, least recently used first.
     pub fn entries(&self) -> Result<Vec<CacheEntry>, StoreError> {
-        let cache = self.store.files.paths.cache();
+        let cache = self.store.parts.files.paths.cache();
         let mut entries = Vec::new();
         let dirs = list(&cache).map_err(|e| StoreError::io(&cache, e))?;
-        let from_hub = list(&self.store.files.paths.hub_cache()).unwrap_or_default();
+        let from_hub = list(&self.store.parts.files.paths.hub_cache()).unwrap_or_default();
         let all = dirs.into_iter().map(|dir| (dir, false)).chain(from_hub.into_iter().map(|dir| (dir, true)));
         for (dir, is_hub) in all {
             // A file among the directories does not belong to the store.
@@ -98,7 +98,7 @@ impl Cache<'_> {
 
     /// `cache.max_size` in bytes. A percentage refers to the size of the file system that holds the cache.
     pub fn bound(&self, config: &CacheConfig) -> Result<u64, StoreError> {
-        let (total, _) = disk_space(&self.store.files.paths.cache())?;
+        let (total, _) = disk_space(&self.store.parts.files.paths.cache())?;
         Ok(resolve_size(config.max_size, total))
     }
 

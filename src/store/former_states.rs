@@ -39,8 +39,8 @@ impl FormerStates<'_> {
     ) -> Result<Vec<FormerState>, StoreError> {
         let dir = dir.map(|dir| self.store.dirs.resolve(dir)).transpose()?;
         let mut former = Vec::new();
-        for info_hash in self.store.placements.of(model).into_iter().filter(|of| of != present) {
-            let record = self.store.placements.record(&info_hash);
+        for info_hash in self.store.parts.placements.of(model).into_iter().filter(|of| of != present) {
+            let record = self.store.parts.placements.record(&info_hash);
             let is_there = match &dir {
                 Some(dir) => {
                     let staging = staging_dir(dir, &info_hash)?;
@@ -74,8 +74,8 @@ impl FormerStates<'_> {
         if twin && !self.store.dirs.is_own(&present.model_ref(), &dir) {
             return Ok(0);
         }
-        let record = self.store.placements.record(info_hash);
-        let ours = self.store.placements.ours_below(&dir);
+        let record = self.store.parts.placements.record(info_hash);
+        let ours = self.store.parts.placements.ours_below(&dir);
         let stays: HashSet<PathBuf> = present.files.iter().map(|file| dir.join(&file.path)).collect();
         let mut doomed = self.store.doomed(info_hash, &record, known, |place| place == dir);
         doomed.retain(|path| !stays.contains(path) && ours.contains_key(path) && nofollow::exists(path));
@@ -84,7 +84,7 @@ impl FormerStates<'_> {
         remove_files(&doomed, &dir)?;
         remove_manifest_copy(&dir, info_hash, &dir)?;
         self.store.staging().close(info_hash, &staging_dir(&dir, info_hash)?)?;
-        self.store.placements.update(info_hash, |record| match twin {
+        self.store.parts.placements.update(info_hash, |record| match twin {
             true => {
                 let here = record.places.iter_mut().filter(|place| place.dir == dir);
                 here.for_each(|place| place.files.retain(|file| !doomed.contains(&dir.join(&file.path))));
@@ -92,7 +92,7 @@ impl FormerStates<'_> {
             // Files in common with the present state are recorded for that one; an edited file belongs to its editor.
             false => record.places.retain(|place| place.dir != dir),
         })?;
-        if !twin && self.store.placements.record(info_hash) == PlacementRecord::default() {
+        if !twin && self.store.parts.placements.record(info_hash) == PlacementRecord::default() {
             self.store.torrents.remove(info_hash)?;
         }
         Ok(doomed.len())
@@ -106,7 +106,7 @@ impl FormerStates<'_> {
         known: &[Arc<Manifest>],
     ) -> Result<(), StoreError> {
         let _moving = self.store.moving.lock();
-        let record = self.store.placements.record(&former.info_hash);
+        let record = self.store.parts.placements.record(&former.info_hash);
         let contents = self.store.contents_of(&former.keys, &record)?;
         self.store.forget_torrent(&former.info_hash, model, &contents, known)
     }

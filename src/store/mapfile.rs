@@ -328,3 +328,8 @@ pub(super) fn remove(data: &Path) -> io::Result<bool> {
     }
     Ok(found)
 }
+
+/// Whether a complete data file of the store looks different than when it was recorded. Its length is compared by the caller.
+pub fn is_other(data: &Path, found: &Metadata) -> bool {
+    stamp(data).is_some_and(|stamp| stamp.differs(found))
+}

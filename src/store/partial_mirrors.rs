@@ -103,7 +103,7 @@ impl PartialMirrors<'_> {
     /// record. Returns whether there was a record.
     pub fn clear(&self, model: &ModelRef) -> Result<bool, StoreError> {
         let _moving = self.store.moving.lock();
-        let record = self.store.files.paths.laid_out(model);
+        let record = self.store.parts.files.paths.laid_out(model);
         if !record.exists() {
             return Ok(false);
         }
@@ -112,7 +112,10 @@ impl PartialMirrors<'_> {
             remove_files(self.files(model, &resolved).keys(), &resolved)?;
         }
         fsutil::remove_if_there(&record).map_err(|e| StoreError::io(&record, e))?;
-        registry::remove_empty_parents(&record, fsutil::parent(&self.store.files.paths.laid_out_records()));
+        registry::remove_empty_parents(
+            &record,
+            fsutil::parent(&self.store.parts.files.paths.laid_out_records()),
+        );
         // A directory behind a link belongs to the user.
         let is_link = dest.symlink_metadata().is_ok_and(|found| found.is_symlink());
         if let Some(dest) = self.store.dirs.resolve(&dest).ok().filter(|_| !is_link) {
@@ -124,7 +127,7 @@ impl PartialMirrors<'_> {
 
     /// Bytes of the files that [`PartialMirrors::clear`] would remove; none if no file was laid out for the model.
     pub fn bytes(&self, model: &ModelRef) -> Option<u64> {
-        self.store.files.paths.laid_out(model).exists().then(|| {
+        self.store.parts.files.paths.laid_out(model).exists().then(|| {
             let dest = self.store.dirs.resolve(&self.store.dirs.of(model));
             dest.map_or(0, |dest| self.files(model, &dest).values().map(|stamp| stamp.size).sum())
         })
@@ -143,7 +146,7 @@ impl PartialMirrors<'_> {
         if record.files.is_empty() {
             return HashMap::new();
         }
-        let models = self.store.placements.placed_below(dest);
+        let models = self.store.parts.placements.placed_below(dest);
         let files = record.files.iter().filter_map(|(path, stamps)| {
             let path = dest.join(path);
             refuse_links(dest, &path).ok()?;
@@ -156,7 +159,7 @@ impl PartialMirrors<'_> {
 
     /// The files of [`PartialMirrors::files`] of all models.
     pub(super) fn all_files(&self) -> Vec<PathBuf> {
-        let records = self.store.files.paths.laid_out_records();
+        let records = self.store.parts.files.paths.laid_out_records();
         let mut found = Vec::new();
         if let Err(e) = registry::collect(&records, 3, &mut found) {
             tracing::warn!(error = %e, "could not list the files of mirrors without their large files");
@@ -174,7 +177,7 @@ impl PartialMirrors<'_> {
 
     /// The record of a model. A record that cannot be used is logged and skipped: its files belong to the user then.
     fn read_record(&self, model: &ModelRef) -> LaidOut {
-        let path = self.store.files.paths.laid_out(model);
+        let path = self.store.parts.files.paths.laid_out(model);
         let read = fsutil::read_capped(&path, MAX_RECORD)
             .and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from));
         read.unwrap_or_else(|e| {
@@ -186,7 +189,7 @@ impl PartialMirrors<'_> {
     }
 
     fn write_record(&self, model: &ModelRef, record: &LaidOut) -> Result<(), StoreError> {
-        let path = self.store.files.paths.laid_out(model);
+        let path = self.store.parts.files.paths.laid_out(model);
         serde_json::to_vec(record)
             .map_err(io::Error::from)
             .and_then(|bytes| fsutil::write_atomic(&path, &bytes, fsutil::MODE_PRIVATE))
@@ -332,10 +335,10 @@ mod tests {
             arrive(content, bytes, 0..1);
         }
         put(&dest.join("b/c"), "mine");
-        store.publish(&revision, &[0, 1], &dest).unwrap_err();
+        store.staging().publish(&revision, &[0, 1], &dest).unwrap_err();
         assert_eq!(read(&dest.join("b/c")), "mine");
         fs::remove_file(dest.join("b/c")).unwrap();
-        store.publish(&revision, &[0, 1], &dest).unwrap();
+        store.staging().publish(&revision, &[0, 1], &dest).unwrap();
         assert_eq!((read(&dest.join("a/d")), read(&dest.join("b"))), ("2".into(), "3".into()));
     }
 
@@ -351,7 +354,7 @@ mod tests {
         let present = manifest("o/m", &[("c", b"1")]);
         let revision = store.revision(present).unwrap();
         arrive(&revision.contents[0], b"1", 0..1);
-        store.publish(&revision, &[0], &dest).unwrap();
+        store.staging().publish(&revision, &[0], &dest).unwrap();
         // The owner of the file is not known.
         lay_out(&store, &tree, &model, &[("a", "2")]).unwrap_err();
         lay_out(&store, &tree, &model, &[("a", "1"), ("d", "1")]).unwrap();

@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::content::Location;
 use super::placement::{PlacedDir, PlacedEntry, Stamp};
-use super::{Content, ContentKey, Location, Store, StoreError, StoredRevision};
+use super::{Content, ContentKey, Store, StoreError, StoredRevision};
 use crate::fsutil;
 use crate::model::{InfoHash, Manifest, ModelRef, PiecesRoot};
 use crate::nofollow;
@@ -20,7 +21,7 @@ impl PlacedFiles<'_> {
     /// A whole and verified file with the bytes of that root and length; its stamp when it was verified; and whether this
     /// program made it, so that it may be linked.
     pub fn find(&self, root: &PiecesRoot, len: u64) -> Option<(PathBuf, Stamp, bool)> {
-        let file = self.store.placements.find(&ContentKey { root: *root, len })?;
+        let file = self.store.parts.placements.find(&ContentKey { root: *root, len })?;
         Some((file.path, file.stamp, file.ours))
     }
 
@@ -67,7 +68,7 @@ impl PlacedFiles<'_> {
         let dir = fs::canonicalize(dir).map_err(|e| StoreError::io(dir, e))?;
         let _moving = self.store.moving.lock();
         // The record of a file that was published there since then stays.
-        let known = self.store.placements.record(&manifest.torrent.info_hash);
+        let known = self.store.parts.placements.record(&manifest.torrent.info_hash);
         let known = known.places.iter().filter(|place| place.dir == dir).flat_map(|place| &place.files);
         let known: HashMap<&str, Stamp> = known.map(|file| (file.path.as_str(), file.stamp)).collect();
         let is_newer = |path: &str, stamp: &Stamp| {
@@ -79,7 +80,7 @@ impl PlacedFiles<'_> {
             target: targets.get(&file.path).cloned(),
             ..PlacedEntry::verified(file.path.clone(), file.pieces_root, file.size, *stamp, ours)
         });
-        self.store.placements.put(manifest, &dir, entries.collect())?;
+        self.store.parts.placements.put(manifest, &dir, entries.collect())?;
         for key in manifest.files.iter().filter_map(ContentKey::of) {
             self.store.move_if_placed(&key);
         }
@@ -92,12 +93,12 @@ impl PlacedFiles<'_> {
         if file.changed_ns == Some(changed_ns) {
             return Ok(());
         }
-        self.store.placements.update_file(&key, &file.path, |entry| entry.changed_ns = Some(changed_ns))
+        self.store.parts.placements.update_file(&key, &file.path, |entry| entry.changed_ns = Some(changed_ns))
     }
 
     /// Whether the files of a torrent are recorded for a model.
     pub fn is_stored_for(&self, info_hash: &InfoHash, model: &ModelRef) -> bool {
-        let record = self.store.placements.record(info_hash);
+        let record = self.store.parts.placements.record(info_hash);
         !record.places.is_empty() && record.models.contains(model)
     }
 
@@ -108,7 +109,7 @@ impl PlacedFiles<'_> {
 
     /// [`PlacedFiles::has_all`] for a real path.
     pub(super) fn has_all_at(&self, manifest: &Manifest, dest: &Path) -> bool {
-        let record = self.store.placements.record(&manifest.torrent.info_hash);
+        let record = self.store.parts.placements.record(&manifest.torrent.info_hash);
         record.places.iter().find(|place| place.dir == dest).is_some_and(|place| is_whole(manifest, place))
     }
 
@@ -118,7 +119,7 @@ impl PlacedFiles<'_> {
     /// For a file that is in other models too, only the path in this directory counts.
     pub fn own_dir(&self, revision: &StoredRevision) -> Option<PathBuf> {
         let manifest = &revision.manifest;
-        let mut places = self.store.placements.record(&manifest.torrent.info_hash).places;
+        let mut places = self.store.parts.placements.record(&manifest.torrent.info_hash).places;
         places.sort_by_key(|place| !self.store.dirs.is_own(&manifest.model_ref(), &place.dir));
         places.into_iter().find(|place| is_whole(manifest, place)).map(|place| place.dir)
     }
@@ -128,7 +129,7 @@ impl PlacedFiles<'_> {
     pub fn retire(&self, revision: &StoredRevision, dir: &Path) -> Result<(), StoreError> {
         let _moving = self.store.moving.lock();
         let dir = fs::canonicalize(dir).map_err(|e| StoreError::io(dir, e))?;
-        let (manifest, placements) = (&revision.manifest, &self.store.placements);
+        let (manifest, placements) = (&revision.manifest, &self.store.parts.placements);
         placements.update(&manifest.torrent.info_hash, |record| {
             record.places.retain(|place| place.dir != dir);
         })?;
@@ -146,7 +147,7 @@ impl PlacedFiles<'_> {
 
     /// The directories below the models directory that have files of this program, or files that were shared in place.
     pub fn recorded_dirs(&self) -> BTreeSet<PathBuf> {
-        let mut dirs = self.store.placements.dirs_below(&self.store.dirs.models);
+        let mut dirs = self.store.parts.placements.dirs_below(&self.store.dirs.models);
         let files = self.store.partial_mirrors().all_files();
         dirs.extend(files.iter().map(|file| fsutil::parent(file).to_owned()));
         dirs
@@ -157,11 +158,11 @@ impl PlacedFiles<'_> {
     /// among them.
     pub fn made_below_models(&self) -> Vec<PathBuf> {
         let models = &self.store.dirs.models;
-        let mut ours = self.store.placements.ours_below(models);
+        let mut ours = self.store.parts.placements.ours_below(models);
         // A file that was edited belongs to its editor.
         ours.retain(|path, stamps| Stamp::at(path).is_ok_and(|now| stamps.contains(&now)));
         let mut made = HashSet::new();
-        for record in self.store.placements.all() {
+        for record in self.store.parts.placements.all() {
             for place in &record.places {
                 let files = place.files.iter().map(|f| place.dir.join(&f.path));
                 let files: Vec<PathBuf> = files.filter(|path| ours.contains_key(path)).collect();

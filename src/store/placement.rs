@@ -19,7 +19,6 @@ pub use super::record::Stamp;
 pub(super) use super::record::change_time;
 pub(super) use super::record::{PlacedDir, PlacedEntry, PlacementRecord};
 use super::recordfile;
-use super::tend::PlacedDirId;
 use super::{ContentKey, StoreError};
 use crate::model::{InfoHash, Manifest, ModelRef};
 use crate::paths::Paths;
@@ -27,6 +26,15 @@ use crate::{fsutil, nofollow};
 
 /// How long a file that could not be read is ignored.
 const IGNORED_FOR: Duration = Duration::from_secs(60);
+
+/// A directory with files of one torrent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PlacedDirId {
+    /// Which torrent.
+    pub info_hash: InfoHash,
+    /// The directory.
+    pub dir: PathBuf,
+}
 
 /// All records.
 pub(super) struct Placements {

@@ -18,13 +18,13 @@ use super::data::remove_data_unsynced;
 use super::placement::{PlacedEntry, PlacedFile, Stamp};
 use super::publish_step::{Method, PublishStep};
 use super::removable::Removable;
-use super::staging::staging_dir;
-use super::{ContentKey, Store, StoreError, StoredRevision, registry};
+use super::staging::{Staging, staging_dir};
+use super::{ContentKey, StoreError, StoredRevision, registry};
 use crate::model::Manifest;
 use crate::paths::Paths;
 use crate::{fsutil, nofollow};
 
-impl Store {
+impl Staging<'_> {
     /// Moves complete files of a revision (indices into its manifest) to their paths below `dest`, and writes the manifest
     /// next to them once all of its files are there. Refuses, changing no file, if a file is not complete or a file of the
     /// user has its path. An edited file that this program made is kept under another name next to the new one, and returned.
@@ -35,14 +35,14 @@ impl Store {
         files: &[usize],
         dest: &Path,
     ) -> Result<Vec<Kept>, StoreError> {
-        let _moving = self.moving.lock();
-        let dest = self.dirs.destination(dest)?;
+        let _moving = self.store.moving.lock();
+        let dest = self.store.dirs.destination(dest)?;
         let info_hash = &revision.manifest.torrent.info_hash;
         let staging = staging_dir(&dest, info_hash)?;
         let (mut steps, removable) = self.plan(revision, files, &dest)?;
         nofollow::create_dir_all(&dest).map_err(|e| StoreError::io(&dest, e))?;
         if steps.iter().any(|s| !matches!(s.method, Method::There)) {
-            self.staging().open(&revision.manifest, &staging)?;
+            self.open(&revision.manifest, &staging)?;
         }
         for step in &mut steps {
             step.prepare(&staging).map_err(|e| StoreError::io(&step.target, e))?;
@@ -66,7 +66,7 @@ impl Store {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                     // The file that appeared does not belong to this program, even if it has a record.
                     let path = &revision.manifest.files[step.file].path;
-                    self.placements.update(info_hash, |record| {
+                    self.store.parts.placements.update(info_hash, |record| {
                         record.place_mut(&dest).files.retain(|f| f.path != *path);
                     })?;
                     return Err(StoreError::Occupied { path: step.target.clone() });
@@ -95,10 +95,10 @@ impl Store {
         for step in &steps {
             self.check_complete(revision, step.file)?;
         }
-        if self.placed().has_all_at(&revision.manifest, &dest) {
+        if self.store.placed().has_all_at(&revision.manifest, &dest) {
             registry::write_copy(&revision.manifest, &dest.join(Paths::MODEL_MANIFEST))?;
         }
-        self.staging().close(info_hash, &staging)?;
+        self.close(info_hash, &staging)?;
         Ok(steps.into_iter().filter_map(|step| step.kept).collect())
     }
 
@@ -114,7 +114,7 @@ impl Store {
         let mut first: HashMap<ContentKey, (PathBuf, ExtentSharing)> = HashMap::new();
         let manifest = &revision.manifest;
         let new: HashSet<PathBuf> = files.iter().map(|&i| dest.join(&manifest.files[i].path)).collect();
-        let (mut replaceable, removable) = self.staging().replaceable_at(&manifest.model_ref(), dest, new);
+        let (mut replaceable, removable) = self.replaceable_at(&manifest.model_ref(), dest, new);
         for &file in files {
             let content = &revision.contents[file];
             content.leave_memory().map_err(|e| StoreError::io(dest, e))?;
@@ -132,7 +132,7 @@ impl Store {
                 (Some(key), location) => match (first.get(&key), location) {
                     (Some((path, sharing)), _) => Method::Duplicate(path.clone(), *sharing, None),
                     (None, Location::Placed(placed)) => {
-                        let models = &self.dirs.models;
+                        let models = &self.store.dirs.models;
                         let both_ours =
                             placed.ours && placed.path.starts_with(models) && dest.starts_with(models);
                         let sharing = if both_ours { ExtentSharing::Inode } else { ExtentSharing::Extents };
@@ -215,7 +215,7 @@ impl Store {
                 Ok(PlacedEntry::verified(path, root, file.size, stamp, step.ours))
             })
             .collect::<Result<Vec<_>, StoreError>>()?;
-        self.placements.put(manifest, dest, entries)
+        self.store.parts.placements.put(manifest, dest, entries)
     }
 
     /// Moves a content to its published file, unless a reader found damage since; then that file does not count. Returns
@@ -229,7 +229,7 @@ impl Store {
                 if let Method::Move(_) = &step.method {
                     content.start_over()?;
                 }
-                self.placements.distrust(&key, &step.target).map_err(io::Error::other)?;
+                self.store.parts.placements.distrust(&key, &step.target).map_err(io::Error::other)?;
                 return Ok(None);
             }
             Location::Own(data) => {

@@ -40,7 +40,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         // The same torrent under another name shares this one's record.
         let twin = is_known(info_hash, rest);
-        let record = self.placements.record(info_hash);
+        let record = self.parts.placements.record(info_hash);
         let models = self.dirs.models.clone();
         let dir = models.join(model.to_string());
         let is_removed = |place: &Path| if twin { place == dir } else { place.starts_with(&models) };
@@ -51,7 +51,7 @@ impl Store {
             remove_manifest_copy(&place.dir, info_hash, &models)?;
         }
         if twin {
-            return self.placements.update(info_hash, |record| {
+            return self.parts.placements.update(info_hash, |record| {
                 // Files that the twin shares in place from there stay recorded for it.
                 let here = record.places.iter_mut().filter(|place| place.dir == dir);
                 here.for_each(|place| place.files.retain(|file| !file.ours));
@@ -62,7 +62,7 @@ impl Store {
             self.staging().close(info_hash, staging)?;
             nofollow::remove_empty_parents(staging, &models);
         }
-        self.placements.update(info_hash, |record| *record = PlacementRecord::default())?;
+        self.parts.placements.update(info_hash, |record| *record = PlacementRecord::default())?;
         self.torrents.remove(info_hash)
     }
 
@@ -89,7 +89,7 @@ impl Store {
             .map(|(path, _)| path)
             .collect();
         for other in rest.iter().filter(|other| other.torrent.info_hash != *info_hash) {
-            let theirs = self.placements.record(&other.torrent.info_hash);
+            let theirs = self.parts.placements.record(&other.torrent.info_hash);
             for place in &theirs.places {
                 for file in &place.files {
                     doomed.remove(&place.dir.join(&file.path));
@@ -138,15 +138,17 @@ impl Store {
             _ => return Ok(()),
         };
         let mut writer = content.writer();
-        if let Some(other) = self.placements.find_all(key).into_iter().find(|f| !doomed.contains(&f.path)) {
+        if let Some(other) =
+            self.parts.placements.find_all(key).into_iter().find(|f| !doomed.contains(&f.path))
+        {
             writer.move_to_placed(other);
             return Ok(());
         }
-        let data = self.files.cached(key);
+        let data = self.parts.files.cached(key);
         if used {
-            self.files.keep(key, &placed).map_err(|e| StoreError::io(&data, e))?;
+            self.parts.files.keep(key, &placed).map_err(|e| StoreError::io(&data, e))?;
         }
-        let loaded = self.files.load_map(&data, key.len).map_err(|e| StoreError::io(&data, e))?;
+        let loaded = self.parts.files.load_map(&data, key.len).map_err(|e| StoreError::io(&data, e))?;
         writer.move_to(Location::Own(data), loaded);
         Ok(())
     }

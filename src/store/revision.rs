@@ -5,10 +5,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use fixedbitset::FixedBitSet;
+use parking_lot::RwLock;
 use sha2::{Digest as _, Sha256};
 
+use super::parts::Parts;
 use super::placement::PlacedFile;
-use super::{Content, ContentKey, HubModel, Stamp, Store};
+use super::{Content, ContentKey, HubListing, Stamp};
 use crate::model::scan::ScannedFile;
 use crate::model::{FileEntry, Layout, Manifest, ManifestError, ModelName, PiecesRoot, Revision};
 
@@ -33,12 +35,37 @@ pub struct StoredRevision {
     pub hub: Option<Arc<HubModel>>,
 }
 
+/// A model that is read from a hub.
+#[derive(Debug)]
+pub struct HubModel {
+    /// The commit.
+    pub listing: HubListing,
+    /// The same model with its manifest, once that is known.
+    successor: RwLock<Option<Arc<StoredRevision>>>,
+}
+
+impl HubModel {
+    pub(super) fn new(listing: HubListing) -> Self {
+        Self { listing, successor: RwLock::default() }
+    }
+
+    /// The same model with its manifest, once that is known: reads continue there.
+    pub fn successor(&self) -> Option<Arc<StoredRevision>> {
+        self.successor.read().clone()
+    }
+
+    /// Has all reads continue with another revision.
+    pub fn succeed(&self, revision: Arc<StoredRevision>) {
+        *self.successor.write() = Some(revision);
+    }
+}
+
 impl StoredRevision {
     /// A revision of files below the models directory that have no record: the user put them there. They are read in place
     /// and never written, moved or removed. Reads no byte of them. A file that changes later can no longer be read through
     /// this revision.
-    pub fn local(
-        store: &Arc<Store>,
+    pub(crate) fn local(
+        parts: &Arc<Parts>,
         name: &ModelName,
         files: &[ScannedFile],
     ) -> Result<Arc<Self>, ManifestError> {
@@ -53,10 +80,10 @@ impl StoredRevision {
         let entries = files.iter().map(entry).collect();
         let manifest = Manifest::new(name.clone(), Revision::default(), LOCAL_PIECE_LENGTH, entries)?;
         let content = |(entry, file): (&FileEntry, &ScannedFile)| match ContentKey::of(entry) {
-            None => Content::empty(store.clone()),
+            None => Content::empty(parts.clone()),
             Some(key) => {
                 let placed = PlacedFile::whole(file.source.clone(), Stamp::of(&file.metadata), false);
-                Content::local(key, store.clone(), placed)
+                Content::local(key, parts.clone(), placed)
             }
         };
         // Both are in canonical order.
@@ -102,9 +129,9 @@ impl StoredRevision {
     /// may be offered once they are proved.
     pub fn offered_pieces(&self) -> (FixedBitSet, FixedBitSet) {
         let (mut have, mut unproved) = (self.have_pieces(), self.unproved_pieces());
-        let Some(store) = self.store() else { return (have, unproved) };
+        let Some(parts) = self.parts() else { return (have, unproved) };
         let keys = self.contents.iter().filter_map(|content| content.key());
-        let reserved = store.withheld.reserved(keys, &store.placements);
+        let reserved = parts.withheld.reserved(keys, &parts.placements);
         for (span, content) in self.layout.spans().iter().zip(&self.contents) {
             if content.key().is_some_and(|key| reserved.contains(&key)) {
                 let pieces = span.first_piece as usize..(span.first_piece + span.pieces) as usize;
@@ -117,7 +144,7 @@ impl StoredRevision {
 
     /// Whether bytes of it may have been lost when the machine stopped, and were not read since.
     pub fn is_doubted(&self) -> bool {
-        self.store().is_some_and(|store| store.scrub.is_doubted(&self.manifest.torrent.info_hash))
+        self.parts().is_some_and(|parts| parts.scrub.is_doubted(&self.manifest.torrent.info_hash))
     }
 
     /// Whether every byte is verified.
@@ -141,8 +168,8 @@ impl StoredRevision {
         contents.filter_map(|c| Some((c.key()?, c))).collect()
     }
 
-    fn store(&self) -> Option<&Store> {
-        self.contents.first().map(|content| &*content.store)
+    fn parts(&self) -> Option<&Parts> {
+        self.contents.first().map(|content| &*content.parts)
     }
 }
 

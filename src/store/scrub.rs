@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
-use super::content::now;
+use super::record::now;
 use crate::fsutil;
 use crate::model::InfoHash;
 

@@ -86,10 +86,11 @@ impl Staging<'_> {
 
     /// Creates a staging directory and records it, so that every later open finds its files.
     pub(super) fn open(&self, manifest: &Manifest, staging: &Path) -> Result<(), StoreError> {
-        let known = self.store.placements.record(&manifest.torrent.info_hash).inodes.get(staging).copied();
+        let known =
+            self.store.parts.placements.record(&manifest.torrent.info_hash).inodes.get(staging).copied();
         let inode = nofollow::create_staging(staging, known)
             .map_err(|source| StoreError::Staging { path: staging.to_owned(), source })?;
-        self.store.placements.update(&manifest.torrent.info_hash, |record| {
+        self.store.parts.placements.update(&manifest.torrent.info_hash, |record| {
             record.models.insert(manifest.model_ref());
             if !record.staging.iter().any(|s| s == staging) {
                 record.staging.push(staging.to_owned());
@@ -105,7 +106,7 @@ impl Staging<'_> {
         for content in self.store.live.all() {
             let (Some(key), Some(own)) = (content.key(), content.own_path()) else { continue };
             if own.parent() == Some(staging) {
-                content.writer().relocate(&self.store.files.cached(&key)).map_err(fail)?;
+                content.writer().relocate(&self.store.parts.files.cached(&key)).map_err(fail)?;
             }
         }
         match nofollow::read_dir(staging) {
@@ -125,7 +126,7 @@ impl Staging<'_> {
             }
             _ => {}
         }
-        self.store.placements.update(info_hash, |record| {
+        self.store.parts.placements.update(info_hash, |record| {
             record.staging.retain(|s| s != staging);
             record.inodes.remove(staging);
         })

@@ -112,7 +112,7 @@ impl Unsynced {
         }
         let _writer = self.content.writer();
         if self.is_current() {
-            mapfile::write_synced(&self.data, &self.map, &self.content.store.files.boot)?;
+            mapfile::write_synced(&self.data, &self.map, &self.content.parts.files.boot)?;
             self.write_stamp()?;
             self.set_synced();
         }
@@ -129,7 +129,7 @@ fn sync_together(new: &[Unsynced]) -> io::Result<()> {
         if !one.is_current() {
             continue;
         }
-        match mapfile::write_first_synced(&one.data, &one.map, &one.content.store.files.boot) {
+        match mapfile::write_first_synced(&one.data, &one.map, &one.content.parts.files.boot) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
             path => paths.insert(path?),
         };

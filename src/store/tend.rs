@@ -6,22 +6,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::placement::{PlacedEntry, PlacedFile, Stamp, change_time};
+use super::content::Location;
+use super::placement::{PlacedDirId, PlacedEntry, PlacedFile, Stamp, change_time};
 use super::verify::{Watch, cancelled, differing, merge};
-use super::{ContentKey, Location, PlacedFiles, StoreError, StoredRevision};
-use crate::model::InfoHash;
+use super::{ContentKey, PlacedFiles, StoreError, StoredRevision};
 use crate::model::hash::{HashError, hash_file};
 use crate::model::merkle::Hash;
 use crate::nofollow;
-
-/// A directory with files of one torrent.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PlacedDirId {
-    /// Which torrent.
-    pub info_hash: InfoHash,
-    /// The directory.
-    pub dir: PathBuf,
-}
 
 /// The fault of a file that was verified once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +58,7 @@ pub struct CheckedFiles {
 impl PlacedFiles<'_> {
     /// All directories outside the cache in which verified files were recorded.
     pub fn all(&self) -> Vec<PlacedDirId> {
-        self.store.placements.ids()
+        self.store.parts.placements.ids()
     }
 
     /// Checks `count` files of a directory, starting with index `from`. Contents leave files that are absent or have changed,
@@ -80,7 +71,7 @@ impl PlacedFiles<'_> {
         count: usize,
         wanted: &dyn Fn(&ContentKey) -> bool,
     ) -> CheckedFiles {
-        let (files, next) = self.store.placements.files_of(place, from, count);
+        let (files, next) = self.store.parts.placements.files_of(place, from, count);
         let dir = match nofollow::metadata(&place.dir) {
             Ok(meta) if meta.is_dir() => None,
             Ok(_) => Some("not a directory".to_owned()),
@@ -110,7 +101,7 @@ impl PlacedFiles<'_> {
     /// Moves all contents away from a directory without a check, because its file system does not answer. Returns whether any
     /// content moved.
     pub fn leave(&self, place: &PlacedDirId) -> bool {
-        let (files, _) = self.store.placements.files_of(place, 0, usize::MAX);
+        let (files, _) = self.store.parts.placements.files_of(place, 0, usize::MAX);
         let absent = Fault::Absent(String::new());
         let leaves = |file: &&PlacedEntry| self.follow(file, &place.dir, Some(&absent), self.moves_of(file));
         files.iter().filter(leaves).count() > 0
@@ -158,9 +149,9 @@ impl PlacedFiles<'_> {
                 }
                 tracing::warn!(file = %path.display(), "the file is absent or has changed; it is not served");
                 // Another file may have the same bytes. This file is not checked again: its file system may not answer.
-                self.store.placements.ignore_for_a_while(&path);
+                self.store.parts.placements.ignore_for_a_while(&path);
                 self.store.move_if_placed(&key);
-                self.store.placements.stop_ignoring(&path);
+                self.store.parts.placements.stop_ignoring(&path);
                 true
             }
         }
@@ -195,7 +186,7 @@ impl PlacedFiles<'_> {
         }
         let wrong = match hashes.pieces_root == Some(key.root) {
             true => {
-                self.store.granules.save(&key, &hashes.granules);
+                self.store.parts.granules.save(&key, &hashes.granules);
                 Vec::new()
             }
             false => merge(differing(&hashes, layer, key.len, piece_length)),
@@ -207,13 +198,13 @@ impl PlacedFiles<'_> {
             let replaced = io::Error::other("the file was replaced while it was read");
             return Err(StoreError::io(at, replaced));
         }
-        self.store.placements.update_file(&key, at, |entry| {
+        self.store.parts.placements.update_file(&key, at, |entry| {
             entry.stamp = stamp;
             entry.changed_ns = Some(changed_ns);
             entry.damaged = none_right;
             entry.wrong = if none_right { Vec::new() } else { pairs(&wrong) };
         })?;
-        self.store.placements.stop_ignoring(at);
+        self.store.parts.placements.stop_ignoring(at);
         let bytes = wrong.iter().map(|range| range.end - range.start).sum();
         let moved = match content.location() {
             Location::Placed(placed) if placed.path == at && none_right => {

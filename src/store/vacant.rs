@@ -80,12 +80,12 @@ impl Staging<'_> {
         dest: &Path,
         new: HashSet<PathBuf>,
     ) -> (HashMap<PathBuf, Vec<Stamp>>, Removable) {
-        let mut replaceable = self.store.placements.ours_below(dest);
+        let mut replaceable = self.store.parts.placements.ours_below(dest);
         let laid_out = self.store.partial_mirrors().files(model, dest);
         for (path, stamp) in &laid_out {
             replaceable.entry(path.clone()).or_default().push(*stamp);
         }
-        let unedited = self.store.placements.unedited_at(dest).into_iter().chain(laid_out);
+        let unedited = self.store.parts.placements.unedited_at(dest).into_iter().chain(laid_out);
         let removable = Removable::new(dest, unedited.filter(|(path, _)| !new.contains(path)));
         (replaceable, removable)
     }

@@ -94,7 +94,7 @@ impl Store {
         };
         if hashes.pieces_root == content.root() {
             if let Some(key) = content.key() {
-                self.granules.save(&key, &hashes.granules);
+                self.parts.granules.save(&key, &hashes.granules);
             }
             let expected = revision.manifest.files[file].sha256;
             let sha256_fits = expected.map(|sha256| sha256 == hashes.sha256);
@@ -120,7 +120,7 @@ impl Store {
         }
         if let Location::Placed(placed) = content.location() {
             let is_another = |file: &PlacedFile| file.path != placed.path;
-            let found = content.key().map(|key| self.placements.find_all(&key)).unwrap_or_default();
+            let found = content.key().map(|key| self.parts.placements.find_all(&key)).unwrap_or_default();
             if !found.iter().any(is_another) {
                 self.salvage(content, &placed.path, placed.stamp, damaged);
             }
@@ -147,11 +147,11 @@ impl Store {
         let mut writer = content.writer();
         let (data, placed) = match content.location() {
             Location::Own(data) => (data, None),
-            Location::Placed(placed) => (self.files.cached(&key), Some(placed)),
+            Location::Placed(placed) => (self.parts.files.cached(&key), Some(placed)),
             Location::Empty | Location::Memory(_) => return,
         };
         let save = || -> io::Result<bool> {
-            if self.files.load_map(&data, key.len)?.map.bytes() >= map.bytes() {
+            if self.parts.files.load_map(&data, key.len)?.map.bytes() >= map.bytes() {
                 return Ok(false);
             }
             remove_data(&data)?;
@@ -162,14 +162,14 @@ impl Store {
                 nofollow::remove_if_there(&data)?;
                 return Ok(false);
             }
-            self.files.write_maps(&data, &map)?;
+            self.parts.files.write_maps(&data, &map)?;
             Ok(true)
         };
         match save() {
             Ok(true) => {
                 writer.move_to(Location::Own(data), Loaded::of(map.clone(), true, true));
                 if let Some(placed) = placed
-                    && let Err(e) = self.placements.distrust(&key, &placed.path)
+                    && let Err(e) = self.parts.placements.distrust(&key, &placed.path)
                 {
                     tracing::warn!(error = %e, file = %placed.path.display(), "could not record a damaged file");
                 }
@@ -178,7 +178,7 @@ impl Store {
             Err(e) => {
                 tracing::warn!(error = %e, file = %from.display(), "could not save the good pieces of a damaged file");
                 if placed.is_none()
-                    && let Ok(loaded) = self.files.load_map(&data, key.len)
+                    && let Ok(loaded) = self.parts.files.load_map(&data, key.len)
                 {
                     writer.move_to(Location::Own(data), loaded);
                 }

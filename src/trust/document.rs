@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::bounds::{MAX_PINS, MAX_PUBLISHERS};
-use super::{MAX_CHAIN, TrustError};
+use super::TrustError;
+use super::bounds::{MAX_CHAIN, MAX_PINS, MAX_PUBLISHERS};
 use crate::model::{ModelName, PublisherKey};
 use crate::yaml::{self, YamlError, YamlLimits};
 

@@ -56,6 +56,7 @@ pub(crate) use file::TrustLock;
 pub use named::NamedPublisher;
 use parking_lot::RwLock;
 
+use bounds::MAX_CHAIN;
 use choice::TrustView;
 use file::{TrustFile, Watched};
 use known::KnownKeys;
@@ -64,9 +65,6 @@ use crate::config::TrustPolicy;
 use crate::model::keys::PublisherKeypair;
 use crate::model::{InfoHash, ModelName, PublisherKey};
 use crate::paths::Paths;
-
-/// How many successions are followed from one key.
-const MAX_CHAIN: usize = 8;
 
 /// Returns the key by which a publisher has replaced theirs. The former key's signature was checked before.
 pub type Successors = Arc<dyn Fn(&PublisherKey) -> Option<PublisherKey> + Send + Sync>;

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use silmaril::catalog::Query;
 use silmaril::catalog::gossip::answers::RecordSource;
-use silmaril::catalog::gossip::asks::{Ask, Notice, PeerAnswer};
 use silmaril::catalog::gossip::{Action, Gossip, GossipConnection, RecordOrigin, TICK};
+use silmaril::catalog::gossip::{Ask, Notice, PeerAnswer};
 use silmaril::catalog::message::{Have, HeldManifest, Message};
 use silmaril::catalog::record::SharedRecord;
 use silmaril::catalog::service::WAVE;

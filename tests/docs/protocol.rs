@@ -8,7 +8,7 @@ use sha1::Digest as _;
 use silmaril::catalog::gossip::budget;
 use silmaril::catalog::message::{self, Message};
 use silmaril::catalog::{EXPIRY, MAX_AHEAD, RecordBody, SignedRecord, query};
-use silmaril::model::{Manifest, codec, files, piece_hashes};
+use silmaril::model::{Manifest, files, manifest};
 use silmaril::torrent::overlay::{FIRST_PORT, MAX_ITEM, MAX_MESSAGE};
 
 const DOCUMENT: &str = include_str!("../../docs/PROTOCOL.md");
@@ -148,12 +148,12 @@ fn limits_are_those_of_the_code() {
         ("patterns of a query", query::MAX_GLOBS),
         ("wildcards of a query", query::MAX_WILDCARDS),
         ("bytes of a part", message::MANIFEST_PART),
-        ("bytes of a manifest", codec::MAX_MANIFEST),
-        ("values of a manifest", codec::MAX_VALUES),
+        ("bytes of a manifest", manifest::MAX_MANIFEST),
+        ("values of a manifest", manifest::MAX_VALUES),
         ("files of a manifest", files::MAX_FILES),
         ("pieces of a torrent", files::MAX_PIECES as usize),
-        ("web seeds of a manifest", codec::MAX_WEB_SEEDS),
-        ("bytes of all piece layers of a manifest", piece_hashes::MAX_CARRIED),
+        ("web seeds of a manifest", manifest::MAX_WEB_SEEDS),
+        ("bytes of all piece layers of a manifest", manifest::MAX_CARRIED),
     ] {
         assert_written(&format!("| {limit} | {value} |"));
     }

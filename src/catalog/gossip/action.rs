@@ -1,11 +1,12 @@
-//! The vocabulary between the gossip and its owner: connections, origins of records, and tasks.
+//! The vocabulary between the gossip and its owner: connections, origins of records, questions and tasks.
 
 use std::net::SocketAddr;
 
 use super::answers::Question;
-use super::asks::Notice;
-use crate::catalog::message::Message;
+use crate::catalog::message::{HeldManifest, Message};
+use crate::catalog::query::Query;
 use crate::catalog::record::SharedRecord;
+use crate::model::{ModelRef, Sha256Digest};
 use crate::torrent::{AddressGroup, PeerId};
 
 /// Identifies a run of a node.
@@ -49,6 +50,70 @@ impl RecordOrigin {
             Self::Own | Self::Dht => None,
         }
     }
+}
+
+/// Identifies the asking operation; returned with the answer.
+pub type Tag = u64;
+
+/// A question.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ask {
+    /// Records of a model, and manifests that the peer holds.
+    Lookup(ModelRef),
+    /// A page of search results.
+    Query(Query, Option<Vec<u8>>),
+    /// A part of a manifest.
+    Part(Sha256Digest, u32),
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PeerAnswer {
+    /// To a lookup.
+    Holds {
+        /// Records of the model.
+        records: Vec<SharedRecord>,
+        /// Manifests that the peer claims to hold.
+        held: Vec<HeldManifest>,
+    },
+    /// To a query.
+    Found {
+        /// The records.
+        records: Vec<SharedRecord>,
+        /// Indices of the records whose models the peer claims to have completely.
+        complete: Vec<u32>,
+        /// Where the next page begins.
+        cursor: Option<Vec<u8>>,
+    },
+    /// A part of a manifest; empty if the peer does not hold it.
+    Part {
+        /// SHA-256 of the manifest.
+        manifest: Sha256Digest,
+        /// The number of the part.
+        part: u32,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// No answer arrived before the deadline, or the peer has left.
+    Silence,
+}
+
+/// A notice to waiting operations.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Notice {
+    /// A peer has sent its hello and can be asked.
+    Ready(PeerId),
+    /// A peer has left.
+    Gone(PeerId),
+    /// A question is answered.
+    Answered {
+        /// The asking operation.
+        tag: Tag,
+        /// The peer that was asked.
+        peer: PeerId,
+        /// The answer.
+        answer: PeerAnswer,
+    },
 }
 
 /// A task for the owner of the gossip.

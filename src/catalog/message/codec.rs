@@ -7,7 +7,7 @@ use super::{
 use crate::catalog::query::{MAX_QUERY, Query};
 use crate::catalog::record::{RecordError, SharedRecord, UncheckedRecord};
 use crate::catalog::wire::{Fields, Malformed, MessageWriter};
-use crate::model::codec::MAX_MANIFEST;
+use crate::model::manifest::MAX_MANIFEST;
 use crate::model::{InfoHash, PublisherKey, Sha256Digest};
 use crate::torrent::overlay::MAX_MESSAGE;
 
@@ -49,7 +49,7 @@ fn held(entry: &[u8; 101]) -> Result<HeldManifest, Malformed> {
 }
 
 /// The records in their order; `None` for a record of a later version.
-fn records(fields: &Fields<'_>) -> Result<Vec<Option<UncheckedRecord>>, MessageError> {
+fn records_of(fields: &Fields<'_>) -> Result<Vec<Option<UncheckedRecord>>, MessageError> {
     let wire = fields.strings("r", MAX_RECORDS)?;
     let record = |bytes| match UncheckedRecord::from_bytes(bytes) {
         Err(RecordError::Later) => Ok(None),
@@ -83,76 +83,80 @@ fn number(fields: &Fields<'_>) -> Result<u32, Malformed> {
     if number as usize > most { Err(Malformed("a part number is out of its range")) } else { Ok(number) }
 }
 
-/// Reads a message.
-pub(super) fn decode(bytes: &[u8]) -> Result<Option<Unchecked>, MessageError> {
-    if bytes.len() > MAX_MESSAGE {
-        return Err(Malformed("it is too long").into());
-    }
-    let fields = Fields::read(bytes)?;
-    let mut records = Vec::new();
-    let message = match fields.bytes("t")? {
-        b"hello" => Message::Hello {
-            version: fields.number("v")?,
-            node: fields.array("id")?,
-            records: fields.number("n")?,
-        },
-        b"have" => Message::Have {
-            known: fields.entries("k", MAX_HAVE)?.iter().map(have).collect::<Result<_, _>>()?,
-            more: fields.maybe_number("more")?.unwrap_or(0u8) != 0,
-        },
-        b"want" => {
-            let entry = |entry: &[u8; 40]| Ok((PublisherKey(part(entry, 0)), sequence(part(entry, 32))?));
-            let after = fields.entries("k", MAX_WANT)?.iter().map(entry);
-            Message::Want { after: after.collect::<Result<_, Malformed>>()? }
+impl Unchecked {
+    /// Reads a message; `None` as in [`Message::decode`].
+    pub fn decode(bytes: &[u8]) -> Result<Option<Self>, MessageError> {
+        if bytes.len() > MAX_MESSAGE {
+            return Err(Malformed("it is too long").into());
         }
-        b"records" => {
-            let read = self::records(&fields)?;
-            let complete = complete(&fields, &read)?;
-            records = read.into_iter().flatten().collect();
-            Message::Records {
-                query: fields.maybe_number("q")?,
-                records: Vec::new(),
-                complete,
-                cursor: cursor(&fields)?,
+        let fields = Fields::read(bytes)?;
+        let mut records = Vec::new();
+        let message = match fields.bytes("t")? {
+            b"hello" => Message::Hello {
+                version: fields.number("v")?,
+                node: fields.array("id")?,
+                records: fields.number("n")?,
+            },
+            b"have" => Message::Have {
+                known: fields.entries("k", MAX_HAVE)?.iter().map(have).collect::<Result<_, _>>()?,
+                more: fields.maybe_number("more")?.unwrap_or(0u8) != 0,
+            },
+            b"want" => {
+                let entry = |entry: &[u8; 40]| Ok((PublisherKey(part(entry, 0)), sequence(part(entry, 32))?));
+                let after = fields.entries("k", MAX_WANT)?.iter().map(entry);
+                Message::Want { after: after.collect::<Result<_, Malformed>>()? }
             }
-        }
-        b"query" => {
-            let (id, text) = (fields.number("q")?, fields.text("text")?);
-            if text.len() > MAX_QUERY {
-                return Err(Malformed("the query is too long").into());
+            b"records" => {
+                let read = records_of(&fields)?;
+                let complete = complete(&fields, &read)?;
+                records = read.into_iter().flatten().collect();
+                Message::Records {
+                    query: fields.maybe_number("q")?,
+                    records: Vec::new(),
+                    complete,
+                    cursor: cursor(&fields)?,
+                }
             }
-            let cursor = cursor(&fields)?;
-            // The query may have terms of a later version.
-            let Ok(query) = text.parse::<Query>() else { return Ok(None) };
-            Message::Query { id, query, cursor }
-        }
-        b"lookup" => Message::Lookup {
-            id: fields.number("q")?,
-            model: fields.text("n")?.parse().map_err(|_| Malformed("a name is invalid"))?,
-        },
-        b"holds" => {
-            records = self::records(&fields)?.into_iter().flatten().collect();
-            Message::Holds {
+            b"query" => {
+                let (id, text) = (fields.number("q")?, fields.text("text")?);
+                if text.len() > MAX_QUERY {
+                    return Err(Malformed("the query is too long").into());
+                }
+                let cursor = cursor(&fields)?;
+                // The query may have terms of a later version.
+                let Ok(query) = text.parse::<Query>() else { return Ok(None) };
+                Message::Query { id, query, cursor }
+            }
+            b"lookup" => Message::Lookup {
                 id: fields.number("q")?,
-                records: Vec::new(),
-                held: fields.entries("m", MAX_HELD)?.iter().map(held).collect::<Result<_, _>>()?,
+                model: fields.text("n")?.parse().map_err(|_| Malformed("a name is invalid"))?,
+            },
+            b"holds" => {
+                records = records_of(&fields)?.into_iter().flatten().collect();
+                Message::Holds {
+                    id: fields.number("q")?,
+                    records: Vec::new(),
+                    held: fields.entries("m", MAX_HELD)?.iter().map(held).collect::<Result<_, _>>()?,
+                }
             }
-        }
-        b"get" => Message::GetManifest { manifest: Sha256Digest(fields.array("m")?), part: number(&fields)? },
-        b"part" => {
-            let bytes = fields.bytes("b")?;
-            if bytes.len() > MANIFEST_PART {
-                return Err(Malformed("the part is too long").into());
+            b"get" => {
+                Message::GetManifest { manifest: Sha256Digest(fields.array("m")?), part: number(&fields)? }
             }
-            Message::Manifest {
-                manifest: Sha256Digest(fields.array("m")?),
-                part: number(&fields)?,
-                bytes: bytes.to_vec(),
+            b"part" => {
+                let bytes = fields.bytes("b")?;
+                if bytes.len() > MANIFEST_PART {
+                    return Err(Malformed("the part is too long").into());
+                }
+                Message::Manifest {
+                    manifest: Sha256Digest(fields.array("m")?),
+                    part: number(&fields)?,
+                    bytes: bytes.to_vec(),
+                }
             }
-        }
-        _ => return Ok(None),
-    };
-    Ok(Some(Unchecked { message, records }))
+            _ => return Ok(None),
+        };
+        Ok(Some(Unchecked { message, records }))
+    }
 }
 
 /// A string of entries of fixed length.
@@ -190,46 +194,51 @@ fn held_entry(held: &HeldManifest) -> [u8; 101] {
     ])
 }
 
-/// Writes a message.
-pub(super) fn encode(message: &Message) -> Vec<u8> {
-    let of = |kind: &str| MessageWriter::default().bytes("t", kind.as_bytes());
-    let wire = |records: &[SharedRecord]| records.iter().map(|record| record.to_bytes()).collect::<Vec<_>>();
-    match message {
-        Message::Hello { version, node, records } => {
-            of("hello").number("v", (*version).into()).bytes("id", node).number("n", (*records).into())
-        }
-        Message::Have { known, more } => {
-            of("have").bytes("k", &entries(known, have_entry)).number("more", (*more).into())
-        }
-        Message::Want { after } => of("want").bytes(
-            "k",
-            &entries(after, |(publisher, after)| concat::<40>(&[publisher.as_bytes(), &after.to_be_bytes()])),
-        ),
-        Message::Records { query, records, complete, cursor } => {
-            let mut fields = of("records").strings("r", wire(records).into_iter());
-            if let Some(query) = query {
-                fields = fields.number("q", (*query).into());
+impl Message {
+    /// Writes the message. Senders split their data so that it stays below [`MAX_MESSAGE`].
+    pub fn encode(&self) -> Vec<u8> {
+        let of = |kind: &str| MessageWriter::default().bytes("t", kind.as_bytes());
+        let wire =
+            |records: &[SharedRecord]| records.iter().map(|record| record.to_bytes()).collect::<Vec<_>>();
+        match self {
+            Message::Hello { version, node, records } => {
+                of("hello").number("v", (*version).into()).bytes("id", node).number("n", (*records).into())
             }
-            let complete = (!complete.is_empty()).then(|| bits(complete, records.len()));
-            fields.maybe_bytes("all", complete.as_deref()).maybe_bytes("at", cursor.as_deref())
+            Message::Have { known, more } => {
+                of("have").bytes("k", &entries(known, have_entry)).number("more", (*more).into())
+            }
+            Message::Want { after } => of("want").bytes(
+                "k",
+                &entries(after, |(publisher, after)| {
+                    concat::<40>(&[publisher.as_bytes(), &after.to_be_bytes()])
+                }),
+            ),
+            Message::Records { query, records, complete, cursor } => {
+                let mut fields = of("records").strings("r", wire(records).into_iter());
+                if let Some(query) = query {
+                    fields = fields.number("q", (*query).into());
+                }
+                let complete = (!complete.is_empty()).then(|| bits(complete, records.len()));
+                fields.maybe_bytes("all", complete.as_deref()).maybe_bytes("at", cursor.as_deref())
+            }
+            Message::Query { id, query, cursor } => of("query")
+                .number("q", (*id).into())
+                .bytes("text", query.as_str().as_bytes())
+                .maybe_bytes("at", cursor.as_deref()),
+            Message::Lookup { id, model } => {
+                of("lookup").number("q", (*id).into()).bytes("n", model.to_string().as_bytes())
+            }
+            Message::Holds { id, records, held: manifests } => of("holds")
+                .number("q", (*id).into())
+                .strings("r", wire(records).into_iter())
+                .bytes("m", &entries(manifests, held_entry)),
+            Message::GetManifest { manifest, part } => {
+                of("get").bytes("m", manifest.as_bytes()).number("p", (*part).into())
+            }
+            Message::Manifest { manifest, part, bytes } => {
+                of("part").bytes("m", manifest.as_bytes()).number("p", (*part).into()).bytes("b", bytes)
+            }
         }
-        Message::Query { id, query, cursor } => of("query")
-            .number("q", (*id).into())
-            .bytes("text", query.as_str().as_bytes())
-            .maybe_bytes("at", cursor.as_deref()),
-        Message::Lookup { id, model } => {
-            of("lookup").number("q", (*id).into()).bytes("n", model.to_string().as_bytes())
-        }
-        Message::Holds { id, records, held: manifests } => of("holds")
-            .number("q", (*id).into())
-            .strings("r", wire(records).into_iter())
-            .bytes("m", &entries(manifests, held_entry)),
-        Message::GetManifest { manifest, part } => {
-            of("get").bytes("m", manifest.as_bytes()).number("p", (*part).into())
-        }
-        Message::Manifest { manifest, part, bytes } => {
-            of("part").bytes("m", manifest.as_bytes()).number("p", (*part).into()).bytes("b", bytes)
-        }
+        .finish()
     }
-    .finish()
 }

@@ -12,8 +12,8 @@
 use super::{ModelRecord, Record, RecordBody, RecordError};
 use crate::catalog::UnixTime;
 use crate::catalog::wire::{self, Fields, Malformed, MessageWriter};
-use crate::model::codec::MAX_MANIFEST;
 use crate::model::files::{MAX_FILES, MAX_TOTAL};
+use crate::model::manifest::MAX_MANIFEST;
 use crate::model::{InfoHash, PublisherKey, Sha256Digest, text};
 
 const FORMAT: u32 = 1;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::core::{CatalogEvent, Core, Subscriber};
 use super::inquiry::{self, AskedPeers, Inquiry};
-use crate::catalog::gossip::asks::{Ask, PeerAnswer};
+use crate::catalog::gossip::{Ask, PeerAnswer};
 use crate::catalog::message::HeldManifest;
 use crate::model::{InfoHash, ModelRef, Sha256Digest};
 use crate::torrent::PeerId;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::core::{CatalogEvent, Core, EventListener};
 use super::types::CatalogError;
-use crate::catalog::gossip::asks::Ask;
+use crate::catalog::gossip::Ask;
 use crate::catalog::gossip::{NodeId, Speaker};
 use crate::torrent::PeerId;
 
@@ -25,7 +25,7 @@ pub(super) trait Inquiry {
     /// Handles an event. Each question is answered once: with [`PeerAnswer::Silence`] when its time has passed or the peer
     /// has left.
     ///
-    /// [`PeerAnswer::Silence`]: crate::catalog::gossip::asks::PeerAnswer::Silence
+    /// [`PeerAnswer::Silence`]: crate::catalog::gossip::PeerAnswer::Silence
     fn on_event(&mut self, peers: &mut AskedPeers, event: CatalogEvent);
 }
 

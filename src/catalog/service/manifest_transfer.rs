@@ -21,7 +21,7 @@ use super::core::{CatalogEvent, Core};
 use super::holders::Holders;
 use super::inquiry::{self, AskedPeers, Inquiry};
 use super::model_swarms::JoinedSwarm;
-use crate::catalog::gossip::asks::{Ask, PeerAnswer};
+use crate::catalog::gossip::{Ask, PeerAnswer};
 use crate::catalog::message::MANIFEST_PART;
 use crate::model::{InfoHash, ModelRef, Sha256Digest};
 use crate::torrent::{AddressGroup, PeerId};

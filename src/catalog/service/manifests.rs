@@ -15,7 +15,7 @@ use super::manifest_transfer::{ManifestKey, ManifestTransfer};
 use super::shared_search::{ProgressSender, SearchEnd, SharedSearches};
 use super::types::{Candidate, CatalogError};
 use crate::model::ModelRef;
-use crate::model::codec::MAX_MANIFEST;
+use crate::model::manifest::MAX_MANIFEST;
 
 /// Memory for manifests that records announce, in KiB: the largest manifest. Manifests that peers only claim to hold have
 /// as much of their own, so invented manifests cannot use up the memory for announced ones.

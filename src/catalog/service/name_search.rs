@@ -28,7 +28,7 @@ use super::searches::{MISS, Searches};
 use super::shared_search::{ProgressSender, SearchEnd, SearchProgress};
 use super::types::{Candidate, CatalogError};
 use crate::catalog::gossip::RecordOrigin;
-use crate::catalog::gossip::asks::{Ask, PeerAnswer};
+use crate::catalog::gossip::{Ask, PeerAnswer};
 use crate::catalog::record::{SharedRecord, SignedRecord, salt_of};
 use crate::model::{ModelRef, PublisherKey};
 use crate::torrent::DhtItem;

@@ -11,7 +11,7 @@ use super::inquiry::{self, AskedPeers, Inquiry};
 use super::types::{CatalogError, FoundModel};
 use crate::catalog::gossip::NodeId;
 use crate::catalog::gossip::answers::RecordSource;
-use crate::catalog::gossip::asks::{Ask, PeerAnswer};
+use crate::catalog::gossip::{Ask, PeerAnswer};
 use crate::catalog::query::Query;
 use crate::catalog::record::SharedRecord;
 use crate::model::{ModelName, PublisherKey, Revision};

@@ -6,28 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::disk::{self, OpenError};
 use super::index::RecordIndex;
-use super::{CatalogStore, CatalogStoreError, DatabaseWriter, Readable};
+use super::state::{DatabaseWriter, InMemory, Readable};
+use super::{CatalogStore, CatalogStoreError};
 
 /// The time between two attempts to write the records to the disk.
 const RETURN_AFTER: Duration = Duration::from_secs(20);
-
-/// The state of a database in memory.
-pub(super) struct InMemory {
-    /// When writing the records to the disk was tried last.
-    tried: Instant,
-    /// Whether it is tried again without waiting.
-    is_due: bool,
-    /// Whether it has all records of the database on disk, so that it may replace them. Otherwise its own records are
-    /// discarded when the disk can be written again; they arrive again from other nodes.
-    is_copy: bool,
-}
-
-impl InMemory {
-    /// Makes the next attempt to return to the disk due.
-    pub fn try_soon(&mut self) {
-        self.is_due = true;
-    }
-}
 
 impl CatalogStore {
     /// Continues in memory with the records on disk, or without records if they cannot be read.

@@ -8,7 +8,8 @@ use redb::Database;
 
 use super::disk::{self, OpenError, RecordKey, TableSnapshot};
 use super::index::RecordIndex;
-use super::{CatalogStore, CatalogStoreError, DatabaseWriter, Readable};
+use super::state::{DatabaseWriter, Readable};
+use super::{CatalogStore, CatalogStoreError};
 
 /// The time between two attempts to open the database again.
 const REOPEN_AFTER: Duration = Duration::from_secs(5);

@@ -8,10 +8,39 @@ use redb::ReadableTable as _;
 use super::disk::{self, RecordKey, RowTable};
 use super::index::{NewRow, Publisher, RecordIndex, RowKey, ahead, expired, publisher_of};
 use super::rows::Row;
-use super::{RecordLimits, StoreOutcome};
 use crate::catalog::UnixTime;
 use crate::catalog::record::{Record, RecordBody, SharedRecord, SignedRecord, successor_salt};
 use crate::model::PublisherKey;
+
+/// The result of storing a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreOutcome {
+    /// New, or newer than the one known: stored.
+    Stored,
+    /// Known already, or older than the one known.
+    Known,
+    /// The record has a future time or has expired.
+    Untimely,
+    /// A limit is reached.
+    Full,
+}
+
+/// The limits of the store.
+#[derive(Debug, Clone)]
+pub(super) struct RecordLimits {
+    /// Records in all. The hub has about two million models; a quarter of a million records are 60 MB in memory.
+    pub records: usize,
+    /// Bytes of all records on disk: enough for so many records of common length.
+    pub bytes: u64,
+    /// Records of a publisher that is not kept: more than any organisation on the hub has, and few enough that one key cannot
+    /// fill the catalog.
+    pub per_publisher: u32,
+    /// Records of a kept publisher: enough for a mirror of a large part of the hub.
+    pub per_kept: u32,
+}
+
+pub(super) const LIMITS: RecordLimits =
+    RecordLimits { records: 250_000, bytes: 128 << 20, per_publisher: 2_000, per_kept: 50_000 };
 
 /// Changes to the index.
 #[derive(Default)]

@@ -19,7 +19,7 @@ use super::error_reply::ErrorReply;
 use super::passing::PassingStream;
 use super::stream::{alive, on_node};
 use super::{Status, StopRequest, WarmRequest, Warmed, figures, jobs, short_path};
-use crate::model::codec::MAX_MANIFEST;
+use crate::model::manifest::MAX_MANIFEST;
 use crate::node::endpoint::{self, EndpointStatus, ServeRequest};
 use crate::node::mounts::UnmountRequest;
 use crate::node::{Ending, Node, NodeError, warm};

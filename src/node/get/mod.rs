@@ -277,7 +277,7 @@ async fn get_as_known_now(
     let (to, which) = (dest.clone(), files.clone());
     let whole = files.len() == manifest.files.len();
     let publishing = on_store(node, &revision, &turn, move |store, revision| {
-        let kept = store.publish(revision, &which, &to)?;
+        let kept = store.staging().publish(revision, &which, &to)?;
         // Files of a mirror without its large files that are not part of the model belong to no model.
         if whole && store.dirs.is_own(&revision.manifest.model_ref(), &to) {
             store.partial_mirrors().clear(&revision.manifest.model_ref())?;

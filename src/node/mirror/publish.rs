@@ -198,7 +198,7 @@ impl MirroredModel {
     fn enter(&self, tree: &Path, new: &StoredRevision, rule: Rule) -> Result<Vec<Kept>, NodeError> {
         let library = &self.node.library;
         let all: Vec<usize> = (0..new.contents.len()).collect();
-        let kept = library.store.publish(new, &all, &self.job.dest)?;
+        let kept = library.store.staging().publish(new, &all, &self.job.dest)?;
         library.store.placed().retire(new, tree)?;
         // Before any peer learns of the model.
         library.sharing.set(&self.job.model, rule)?;

@@ -101,7 +101,7 @@ impl Content {
             return writer.distrust(&file).map(|()| true);
         }
         let wrong: Vec<(u64, u64)> = wrong.iter().map(|range| (range.start, range.end)).collect();
-        let recorded = self.store.placements.update_file(&key, &file.path, |entry| {
+        let recorded = self.parts.placements.update_file(&key, &file.path, |entry| {
             entry.wrong.clone_from(&wrong);
         });
         recorded.map_err(io::Error::other).map(|()| true)
@@ -122,7 +122,7 @@ impl Content {
         if !lacks() {
             return Ok(false);
         }
-        self.store.placements.ignore_for_a_while(&file.path);
+        self.parts.placements.ignore_for_a_while(&file.path);
         writer.move_to_cache().map(|()| true)
     }
 
@@ -143,12 +143,12 @@ impl Content {
                     && nofollow::metadata(data)
                         .is_ok_and(|found| found.is_file() && found.len() >= lost.end) =>
             {
-                self.store.fds.forget((self.id, moves));
+                self.parts.fds.forget((self.id, moves));
                 return Ok(false);
             }
             // Its stamp would make the content return while the file still cannot be read.
             Location::Placed(file) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
-                self.store.placements.ignore_for_a_while(&file.path);
+                self.parts.placements.ignore_for_a_while(&file.path);
             }
             _ => {}
         }

@@ -26,15 +26,16 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::blockmap::{BlockMap, MapKind};
 use super::hub::HubContent;
 use super::mapfile::Loaded;
+use super::parts::Parts;
 use super::placement::{PlacedFile, Stamp, change_time};
-use super::{ContentKey, HubKey, Store, StoreError, mapfile};
+use super::{ContentKey, HubKey, StoreError, mapfile};
 use crate::model::PiecesRoot;
 use crate::{fsutil, nofollow};
 pub use delete::{RemovedRanges, SpaceClass};
@@ -45,14 +46,12 @@ use state::ContentState;
 pub(crate) use state::ContentVersion;
 pub(super) use state::Location;
 pub(super) use twin::HubSide;
-pub(super) use writer::ContentWriter;
-use writer::MapJournal;
 
 /// The bytes of one file.
 pub struct Content {
     key: Option<ContentKey>,
     id: u64,
-    pub(super) store: Arc<Store>,
+    pub(super) parts: Arc<Parts>,
     journal: Mutex<MapJournal>,
     state: Mutex<ContentState>,
     /// Seconds since 1970 of the last read.
@@ -67,6 +66,19 @@ pub struct Content {
     local: bool,
     /// The hub's side, if the bytes come from a hub: then `key` is no pieces root.
     hub: Option<HubSide>,
+}
+
+/// The state of the map files on disk.
+#[derive(Debug)]
+struct MapJournal {
+    /// Whether the live map agrees with memory, so that it may be patched.
+    pub live: bool,
+}
+
+/// The exclusive right to change the location and the map files of a content, until dropped.
+pub(super) struct ContentWriter<'a> {
+    pub(super) content: &'a Content,
+    journal: MutexGuard<'a, MapJournal>,
 }
 
 /// Keeps a content from being evicted until dropped.
@@ -87,27 +99,28 @@ impl std::fmt::Debug for Content {
 
 impl Content {
     /// The content of an empty file: complete, without bytes, path or root.
-    pub(super) fn empty(store: Arc<Store>) -> Self {
-        Self::new(None, store, Location::Empty, Loaded::of(BlockMap::none(0), true, true))
+    pub(super) fn empty(parts: Arc<Parts>) -> Self {
+        Self::new(None, parts, Location::Empty, Loaded::of(BlockMap::none(0), true, true))
     }
 
     /// The content of a file outside the cache, of which some bytes may be wrong.
-    pub(super) fn placed(key: ContentKey, store: Arc<Store>, file: PlacedFile) -> Self {
+    pub(super) fn placed(key: ContentKey, parts: Arc<Parts>, file: PlacedFile) -> Self {
         let map = file.map(key.len);
-        Self::new(Some(key), store, Location::Placed(file), Loaded::of(map, true, true))
+        Self::new(Some(key), parts, Location::Placed(file), Loaded::of(map, true, true))
     }
 
     /// The content of a file that is not shared. `key` names it in this process only: the file was not hashed.
-    pub(super) fn local(key: ContentKey, store: Arc<Store>, file: PlacedFile) -> Self {
-        Self { local: true, ..Self::placed(key, store, file) }
+    pub(super) fn local(key: ContentKey, parts: Arc<Parts>, file: PlacedFile) -> Self {
+        Self { local: true, ..Self::placed(key, parts, file) }
     }
 
-    /// The content in a sparse file of the store, which need not exist yet.
-    pub(super) fn own(key: ContentKey, store: Arc<Store>, data: PathBuf) -> Result<Self, StoreError> {
+    /// The content in a sparse file of the parts, which need not exist yet.
+    pub(super) fn own(key: ContentKey, parts: Arc<Parts>, data: PathBuf) -> Result<Self, StoreError> {
         let failed = |e| StoreError::io(&data, e);
-        let loaded = store.files.load_map(&data, key.len).map_err(failed)?;
-        let content = Self::new(Some(key), store, Location::Own(data.clone()), loaded);
-        if content.is_complete() && nofollow::metadata(&data).is_ok_and(|found| read::is_other(&data, &found))
+        let loaded = parts.files.load_map(&data, key.len).map_err(failed)?;
+        let content = Self::new(Some(key), parts, Location::Own(data.clone()), loaded);
+        if content.is_complete()
+            && nofollow::metadata(&data).is_ok_and(|found| mapfile::is_other(&data, &found))
         {
             content.writer().doubt_all(content.moves()).map_err(failed)?;
         }
@@ -115,29 +128,30 @@ impl Content {
     }
 
     /// The content in a sparse file of bytes that come from a hub. They are never offered to a swarm.
-    pub(super) fn from_hub(hub: HubKey, store: Arc<Store>) -> Result<Self, StoreError> {
-        let data = store.files.cached_from_hub(&hub);
+    pub(super) fn from_hub(hub: HubKey, parts: Arc<Parts>) -> Result<Self, StoreError> {
+        let data = parts.files.cached_from_hub(&hub);
         let failed = |e| StoreError::io(&data, e);
-        let loaded = store.files.load_hub_map(&data, hub.len).map_err(failed)?;
+        let loaded = parts.files.load_hub_map(&data, hub.len).map_err(failed)?;
         let content = Self {
             hub: Some(HubSide::new(hub)),
-            ..Self::new(Some(hub.content_key()), store, Location::Own(data.clone()), loaded)
+            ..Self::new(Some(hub.content_key()), parts, Location::Own(data.clone()), loaded)
         };
-        if content.is_complete() && nofollow::metadata(&data).is_ok_and(|found| read::is_other(&data, &found))
+        if content.is_complete()
+            && nofollow::metadata(&data).is_ok_and(|found| mapfile::is_other(&data, &found))
         {
             content.writer().doubt_all(content.moves()).map_err(failed)?;
         }
         Ok(content)
     }
 
-    fn new(key: Option<ContentKey>, store: Arc<Store>, location: Location, loaded: Loaded) -> Self {
+    fn new(key: Option<ContentKey>, parts: Arc<Parts>, location: Location, loaded: Loaded) -> Self {
         let Loaded { map, unproved, live, synced } = loaded;
-        let on_cache_disk = matches!(&location, Location::Own(data) if store.files.is_on_cache_disk(data));
+        let on_cache_disk = matches!(&location, Location::Own(data) if parts.files.is_on_cache_disk(data));
         let (version, inserts, synced) = (ContentVersion::default(), 1, u64::from(synced));
         Self {
             key,
-            id: store.ids.fetch_add(1, Ordering::Relaxed),
-            store,
+            id: parts.ids.fetch_add(1, Ordering::Relaxed),
+            parts,
             journal: Mutex::new(MapJournal { live }),
             state: Mutex::new(ContentState { location, map, unproved, version, inserts, synced }),
             used: AtomicU64::new(0),
@@ -199,7 +213,7 @@ impl Content {
 
     /// The path of the hashes of its granules; none for a content of a single granule.
     pub fn granules(&self) -> Option<PathBuf> {
-        self.key.and_then(|key| self.store.granules.path(&key))
+        self.key.and_then(|key| self.parts.granules.path(&key))
     }
 
     /// How often [`Content::path`] has changed. An engine that received an older path must receive the new one before it
@@ -249,8 +263,8 @@ impl Content {
     /// The path of its file in the cache.
     fn cache_path(&self, key: &ContentKey) -> PathBuf {
         match &self.hub {
-            Some(hub) => self.store.files.cached_from_hub(&hub.key),
-            None => self.store.files.cached(key),
+            Some(hub) => self.parts.files.cached_from_hub(&hub.key),
+            None => self.parts.files.cached(key),
         }
     }
 
@@ -351,15 +365,10 @@ impl Content {
 
     /// Waits until no other thread changes the location or the map files, and keeps other threads from that.
     pub(super) fn writer(&self) -> ContentWriter<'_> {
-        ContentWriter::new(self, self.journal.lock())
+        ContentWriter { content: self, journal: self.journal.lock() }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, ContentState> {
         self.state.lock()
     }
-}
-
-/// Seconds since 1970.
-pub(super) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

@@ -1,17 +1,17 @@
 //! Reading the bytes of a content.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Content, ContentState, Location, now};
+use super::{Content, ContentState, Location};
 use crate::model::BLOCK_LEN;
 use crate::nofollow;
-use crate::store::mapfile;
 use crate::store::placement::Stamp;
+use crate::store::{mapfile, record};
 
 /// How often a file that exists after all is opened again.
 pub(crate) const ATTEMPTS: u32 = 16;
@@ -51,7 +51,7 @@ impl Content {
         {
             return Ok(Some(bytes));
         }
-        self.used.store(now(), Ordering::Relaxed);
+        self.used.store(record::now(), Ordering::Relaxed);
         self.read_repeatedly(&range, |state| state.map.has(&range))
     }
 
@@ -155,7 +155,7 @@ impl Content {
     }
 
     fn open(&self, location: &Location, moves: u64) -> io::Result<Arc<File>> {
-        self.store.fds.get((self.id, moves), || match location {
+        self.parts.fds.get((self.id, moves), || match location {
             Location::Empty => Err(io::ErrorKind::NotFound.into()),
             Location::Memory(file) => file.open(),
             Location::Own(_) | Location::Placed(_) => nofollow::read(location.path()),
@@ -189,7 +189,7 @@ impl Content {
     fn open_own(&self, path: &Path, moves: u64) -> Option<File> {
         let opened = nofollow::read(path).and_then(|file| {
             let found = file.metadata()?;
-            if found.len() == self.len() && is_other(path, &found) {
+            if found.len() == self.len() && mapfile::is_other(path, &found) {
                 self.writer().doubt_all(moves)?;
                 return Err(io::Error::other("it is proved again"));
             }
@@ -220,9 +220,4 @@ impl Content {
         }
         None
     }
-}
-
-/// Whether a complete data file of the store looks different than when it was recorded. Its length is compared by the caller.
-pub(super) fn is_other(data: &Path, found: &Metadata) -> bool {
-    mapfile::stamp(data).is_some_and(|stamp| stamp.differs(found))
 }

@@ -24,7 +24,7 @@ impl ContentWriter<'_> {
     pub fn leave_memory(&mut self) -> io::Result<()> {
         let content = self.content;
         let (Some(key), Location::Memory(_)) = (content.key(), content.location()) else { return Ok(()) };
-        let (data, files) = (content.cache_path(&key), &content.store.files);
+        let (data, files) = (content.cache_path(&key), &content.parts.files);
         let loaded = match content.hub_key() {
             Some(_) => files.load_hub_map(&data, key.len)?,
             None => files.load_map(&data, key.len)?,
@@ -40,7 +40,7 @@ impl ContentWriter<'_> {
         let old = match content.location() {
             Location::Own(old) if old != new => old,
             Location::Memory(_) => {
-                let loaded = content.store.files.load_map(new, content.len())?;
+                let loaded = content.parts.files.load_map(new, content.len())?;
                 self.move_to(Location::Own(new.to_owned()), loaded);
                 return Ok(());
             }
@@ -48,7 +48,7 @@ impl ContentWriter<'_> {
         };
         let len = content.len();
         nofollow::create_dir_all(fsutil::parent(new))?;
-        let there = content.store.files.load_map(new, len)?;
+        let there = content.parts.files.load_map(new, len)?;
         let (map, unproved) = {
             let state = content.state();
             (state.map.clone(), state.unproved.clone())

@@ -10,7 +10,7 @@ use crate::store::placement::PlacedFile;
 
 /// The file that holds the bytes of a content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Location {
+pub(in crate::store) enum Location {
     /// No file: the content has no bytes.
     Empty,
     /// A sparse file of the store, in the cache or in a staging directory.

@@ -5,33 +5,14 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use parking_lot::MutexGuard;
-
-use super::{Content, Location};
+use super::{ContentWriter, Location};
 use crate::store::blockmap::{BlockMap, MapKind};
 use crate::store::data::{record_stamp, remove_data};
 use crate::store::mapfile::{self, Loaded};
 use crate::store::placement::PlacedFile;
 use crate::{fsutil, nofollow};
 
-/// The state of the map files on disk.
-#[derive(Debug)]
-pub(crate) struct MapJournal {
-    /// Whether the live map agrees with memory, so that it may be patched.
-    pub live: bool,
-}
-
-/// The exclusive right to change the location and the map files of a content, until dropped.
-pub(crate) struct ContentWriter<'a> {
-    pub(super) content: &'a Content,
-    journal: MutexGuard<'a, MapJournal>,
-}
-
 impl<'a> ContentWriter<'a> {
-    pub(super) fn new(content: &'a Content, journal: MutexGuard<'a, MapJournal>) -> Self {
-        Self { content, journal }
-    }
-
     /// Writes the bits of `range` to the live map.
     pub fn write_map(&mut self, range: &Range<u64>) -> io::Result<()> {
         let (data, patch) = {
@@ -84,7 +65,7 @@ impl<'a> ContentWriter<'a> {
         let Loaded { map, unproved, live, synced } = loaded;
         let content = self.content;
         let on_cache_disk =
-            matches!(&location, Location::Own(data) if content.store.files.is_on_cache_disk(data));
+            matches!(&location, Location::Own(data) if content.parts.files.is_on_cache_disk(data));
         content.on_cache_disk.store(on_cache_disk, Ordering::Relaxed);
         let old = {
             let mut state = content.state();
@@ -97,7 +78,7 @@ impl<'a> ContentWriter<'a> {
             self.journal.live = live;
             old
         };
-        content.store.fds.forget((content.id, old));
+        content.parts.fds.forget((content.id, old));
     }
 
     /// Moves the content to another file, of which no block is verified.
@@ -118,8 +99,8 @@ impl<'a> ContentWriter<'a> {
     /// changed. Its record stays, for when it returns.
     pub fn move_to_cache(&mut self) -> io::Result<()> {
         let Some(key) = self.content.key else { return Ok(()) };
-        let data = self.content.store.files.cached(&key);
-        let loaded = self.content.store.files.load_map(&data, key.len)?;
+        let data = self.content.parts.files.cached(&key);
+        let loaded = self.content.parts.files.load_map(&data, key.len)?;
         // A publication may have removed the maps here without waiting for the disk. They must not come back after a power
         // cut, when other bytes are here.
         fsutil::existing(nofollow::sync_dir(fsutil::parent(&data)))?;
@@ -131,7 +112,7 @@ impl<'a> ContentWriter<'a> {
     pub fn distrust(&mut self, file: &PlacedFile) -> io::Result<()> {
         let Some(key) = self.content.key.filter(|_| !self.content.local) else { return Ok(()) };
         self.move_to_cache()?;
-        self.content.store.placements.distrust(&key, &file.path).map_err(io::Error::other)?;
+        self.content.parts.placements.distrust(&key, &file.path).map_err(io::Error::other)?;
         self.move_to_other_than(file);
         Ok(())
     }
@@ -139,7 +120,7 @@ impl<'a> ContentWriter<'a> {
     /// Moves a content that has just left `file` to another placed file that holds all of it, if there is one.
     fn move_to_other_than(&mut self, file: &PlacedFile) {
         let Some(key) = self.content.key else { return };
-        let found = self.content.store.placements.find_all(&key);
+        let found = self.content.parts.placements.find_all(&key);
         if let Some(other) = found.into_iter().find(|found| found.path != file.path) {
             self.move_to_placed(other);
         }
@@ -195,7 +176,7 @@ impl<'a> ContentWriter<'a> {
             let Some(data) = self.content.own_path().filter(|_| self.content.moves() == moves) else {
                 return Ok(());
             };
-            if self.content.store.files.locked {
+            if self.content.parts.files.locked {
                 return self.discard();
             }
             self.move_to_empty(Location::Own(data));
@@ -214,7 +195,7 @@ impl<'a> ContentWriter<'a> {
             data
         };
         tracing::warn!(file = %data.display(), "another program has changed the file; it is proved again");
-        if !self.content.store.files.locked {
+        if !self.content.parts.files.locked {
             return Ok(());
         }
         mapfile::forget_stamp(&data)?;
@@ -231,6 +212,6 @@ impl<'a> ContentWriter<'a> {
     }
 
     pub(super) fn boot(&self) -> &'a [u8; 16] {
-        &self.content.store.files.boot
+        &self.content.parts.files.boot
     }
 }

@@ -83,7 +83,7 @@ impl<'a> HubContent<'a> {
 
     /// The hashes that were recorded last: those of its own file, or those of its twin.
     pub fn recorded_proof(&self) -> Option<HubProof> {
-        let path = self.content.store.files.cached_from_hub(&self.side.key);
+        let path = self.content.parts.files.cached_from_hub(&self.side.key);
         let bytes = nofollow::read_capped(&mapfile::proof_path(&path), MAX_PROOF).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
@@ -116,7 +116,7 @@ impl<'a> HubContent<'a> {
         let saved = serde_json::to_vec(&proof).map_err(io::Error::from)?;
         self.side.set_twin(content.clone(), proof);
         writer.start_over()?;
-        let path = mapfile::proof_path(&self.content.store.files.cached_from_hub(&self.side.key));
+        let path = mapfile::proof_path(&self.content.parts.files.cached_from_hub(&self.side.key));
         nofollow::create_dir_all(fsutil::parent(&path))?;
         nofollow::write_atomic(&path, &saved, fsutil::MODE_PRIVATE)
     }

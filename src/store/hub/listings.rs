@@ -14,7 +14,7 @@ const MAX_LISTING: u64 = 256 << 20;
 impl HubStore<'_> {
     /// The commits of models that are read from a hub. A damaged file is logged and skipped.
     pub fn listings(&self) -> Vec<HubListing> {
-        let root = self.store.files.paths.hub_models();
+        let root = self.store.parts.files.paths.hub_models();
         let (mut found, mut dirs) = (Vec::new(), vec![root]);
         while let Some(dir) = dirs.pop() {
             for (name, kind) in nofollow::read_dir(&dir).unwrap_or_default() {
@@ -37,7 +37,7 @@ impl HubStore<'_> {
         let bytes = nofollow::read_capped(path, MAX_LISTING).map_err(|e| StoreError::io(path, e))?;
         let damaged = |reason: String| StoreError::Damaged { path: path.to_owned(), reason };
         let listing: HubListing = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
-        if self.store.files.paths.hub_model(&listing.model) != path {
+        if self.store.parts.files.paths.hub_model(&listing.model) != path {
             return Err(damaged("it describes another model".to_owned()));
         }
         Ok(listing)
@@ -45,7 +45,7 @@ impl HubStore<'_> {
 
     /// Stores the commit of a model durably, in place of an earlier one.
     pub fn save_listing(&self, listing: &HubListing) -> Result<(), StoreError> {
-        let path = self.store.files.paths.hub_model(&listing.model);
+        let path = self.store.parts.files.paths.hub_model(&listing.model);
         let failed = |e| StoreError::io(&path, e);
         let json = serde_json::to_vec(listing).map_err(|e| failed(e.into()))?;
         nofollow::create_dir_all(fsutil::parent(&path)).map_err(failed)?;
@@ -82,10 +82,10 @@ impl HubStore<'_> {
 
     /// Deletes the commit of a model. Returns whether there was one.
     pub fn remove_listing(&self, model: &ModelRef) -> Result<bool, StoreError> {
-        let path = self.store.files.paths.hub_model(model);
+        let path = self.store.parts.files.paths.hub_model(model);
         let removed = nofollow::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
         if removed {
-            nofollow::remove_empty_parents(&path, &self.store.files.paths.hub_models());
+            nofollow::remove_empty_parents(&path, &self.store.parts.files.paths.hub_models());
         }
         Ok(removed)
     }

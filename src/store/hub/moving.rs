@@ -35,9 +35,9 @@ impl HubStore<'_> {
         let mut entering = to.writer();
         // Bytes in memory are not moved.
         leaving.leave_memory()?;
-        let old = self.store.files.cached_from_hub(&hub);
+        let old = self.store.parts.files.cached_from_hub(&hub);
         let map = from.state().map.of_kind(MapKind::Proved);
-        let new = self.store.files.cached(&key);
+        let new = self.store.parts.files.cached(&key);
         let has_more = to.cached_bytes() + to.unproved_bytes() >= map.bytes();
         let fits = key.len == hub.len && matches!(to.location(), Location::Own(at) if at == new);
         if map.is_clear() || has_more || !fits {
@@ -51,7 +51,7 @@ impl HubStore<'_> {
         nofollow::create_dir_all(fsutil::parent(&new))?;
         remove_data(&new)?;
         fsutil::flush(&nofollow::read(&old)?)?;
-        let boot = &self.store.files.boot;
+        let boot = &self.store.parts.files.boot;
         let none = BlockMap::none(key.len);
         let (proved, unproved) = if is_proved { (map, none) } else { (none, map) };
         // The maps first: until the data is there, they claim nothing.

@@ -1,8 +1,7 @@
 //! Tests of the bound of the cache and of eviction.
 
 use super::models::{Files, all, arrive_all, expected, published, tree};
-use super::{BOOT, arrive, bytes, home, manifest};
-use crate::store::*;
+use super::*;
 
 #[test]
 fn readers_see_right_bytes_or_none_during_changes() {
@@ -95,7 +94,7 @@ fn eviction_during_publication_leaves_all_or_nothing() {
                 store.cache().evict(u64::MAX, &|_| false).unwrap();
             });
             start.wait();
-            store.publish(&revision, &all(&revision), &dest)
+            store.staging().publish(&revision, &all(&revision), &dest)
         });
         match result {
             Ok(_) => {
@@ -142,8 +141,8 @@ fn bound_of_the_cache_is_in_bytes() {
     let home = home();
     let store = home.store();
     let bound = |max_size| store.cache().bound(&CacheConfig { max_size, min_free: 0 }).unwrap();
-    let (total, _) = eviction::disk_space(&home.paths.cache()).unwrap();
+    let (total, _) = crate::store::eviction::disk_space(&home.paths.cache()).unwrap();
     assert_eq!(bound(SizeOrPercent::Bytes(4096)), 4096);
     assert_eq!(bound(SizeOrPercent::Percent(100.0)), total);
-    assert_eq!(eviction::resolve_size(SizeOrPercent::Percent(12.5), 800), 100);
+    assert_eq!(crate::store::eviction::resolve_size(SizeOrPercent::Percent(12.5), 800), 100);
 }

@@ -41,7 +41,7 @@ fn publication_waits_for_the_disk_few_times() {
         arrive(content, bytes, 0..4);
     }
     for dest in [&dest, &second] {
-        let (count, _) = flushes(|| store.publish(&revision, &all(&revision), dest).unwrap());
+        let (count, _) = flushes(|| store.staging().publish(&revision, &all(&revision), dest).unwrap());
         assert!(count < BOUND, "{}: {count}", dest.display());
         assert_eq!(published(dest), models::expected(&files));
     }
@@ -61,7 +61,7 @@ fn files_read_through_the_cache_are_published_with_few_waits() {
         arrive(content, bytes, 0..4);
     }
     let dest = home.dir.path().join("out");
-    let (count, _) = flushes(|| store.publish(&revision, &all(&revision), &dest).unwrap());
+    let (count, _) = flushes(|| store.staging().publish(&revision, &all(&revision), &dest).unwrap());
     assert!(count < BOUND, "{count}");
     assert_eq!(store.cache().usage().unwrap(), 0);
 }

@@ -13,8 +13,11 @@ mod unproved;
 mod verify;
 
 use std::collections::HashMap;
+use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
@@ -22,7 +25,9 @@ use sha2::Digest as _;
 
 use super::placement::PlacedEntry;
 use super::*;
-use crate::model::{BLOCK_LEN, FileEntry};
+use crate::model::{BLOCK_LEN, FileEntry, Manifest, PiecesRoot};
+use crate::paths::Paths;
+use crate::{fsutil, nofollow};
 
 /// A base directory. The manifests of these tests have made-up pieces roots, because the store does not hash.
 pub(super) struct Home {

@@ -1,7 +1,6 @@
 //! Models for tests: fetched, published and listed.
 
-use super::{Home, arrive, manifest};
-use crate::store::*;
+use super::*;
 
 pub(super) type Files<'a> = &'a [(&'a str, &'a [u8])];
 
@@ -55,6 +54,6 @@ pub(super) fn get(home: &Home, name: &str, files: Files, dest: &Path) -> (Arc<St
     let revision = store.revision(manifest(name, files)).unwrap();
     store.staging().stage(&revision, dest).unwrap();
     arrive_all(&revision, files);
-    store.publish(&revision, &all(&revision), dest).unwrap();
+    store.staging().publish(&revision, &all(&revision), dest).unwrap();
     (store, revision)
 }

@@ -3,8 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::models::{Files, all, arrive_all, expected, get, published, tree};
-use super::{Home, arrive, bytes, home, manifest};
-use crate::store::*;
+use super::*;
 
 fn publishes_to(home: Home, dest: &Path) {
     let (a, b) = (bytes(150_000, 1), bytes(20_000, 2));
@@ -18,7 +17,7 @@ fn publishes_to(home: Home, dest: &Path) {
     assert_eq!(revision.cached_bytes(), 2 * 65_536, "two paths have the same bytes");
     arrive(&revision.contents[0], &a, 0..65_536);
     assert!(
-        matches!(store.publish(&revision, &[0], dest), Err(StoreError::Incomplete { path }) if path == "a")
+        matches!(store.staging().publish(&revision, &[0], dest), Err(StoreError::Incomplete { path }) if path == "a")
     );
     assert!(!dest.exists());
     // After a kill the next run continues with these bytes.
@@ -28,7 +27,7 @@ fn publishes_to(home: Home, dest: &Path) {
     assert_eq!(revision.contents[0].cached_bytes(), 131_072);
     store.staging().stage(&revision, dest).unwrap();
     arrive_all(&revision, files);
-    store.publish(&revision, &all(&revision), dest).unwrap();
+    store.staging().publish(&revision, &all(&revision), dest).unwrap();
 
     assert_eq!(published(dest), expected(files));
     assert!(dest.join(Paths::MODEL_MANIFEST).exists());
@@ -53,7 +52,7 @@ fn executable_files_are_published_as_such() {
         let revision = store.revision(Arc::new(manifest)).unwrap();
         store.staging().stage(&revision, &dest).unwrap();
         arrive_all(&revision, files);
-        store.publish(&revision, &all(&revision), &dest).unwrap();
+        store.staging().publish(&revision, &all(&revision), &dest).unwrap();
         let modes = ["a", "e", "run", "start"]
             .map(|path| fs::metadata(dest.join(path)).unwrap().permissions().mode() & 0o777);
         let (plain, executable) = (0o666 & !fsutil::umask(), 0o777 & !fsutil::umask());
@@ -104,7 +103,7 @@ fn occupied_destination_is_found_before_the_download() {
     fs::write(dest.join("e"), b"").unwrap();
     check().unwrap();
     arrive_all(&revision, files);
-    store.publish(&revision, &all(&revision), &dest).unwrap();
+    store.staging().publish(&revision, &all(&revision), &dest).unwrap();
     let newer = store.revision(manifest("o/m", &[("a", &b), ("sub", &a)])).unwrap();
     store.staging().check_vacant(&newer, &all(&newer), &dest).unwrap();
 }
@@ -136,7 +135,7 @@ fn cached_files_are_published_to_another_file_system() {
     let revision = store.revision(manifest("o/m", &[("a", &a), ("b", &a)])).unwrap();
     arrive(&revision.contents[0], &a, 0..150_000);
     let dest = other.path().join("model");
-    store.publish(&revision, &[0, 1], &dest).unwrap();
+    store.staging().publish(&revision, &[0, 1], &dest).unwrap();
     assert_eq!(published(&dest), expected(&[("a", &a), ("b", &a)]));
     assert_eq!(store.cache().usage().unwrap(), 0);
     drop((revision, store));
@@ -154,7 +153,7 @@ fn chosen_files_are_published_before_the_rest() {
     arrive(&revision.contents[1], &b, 0..16_384);
     store.staging().stage(&revision, &dest).unwrap();
     arrive(&revision.contents[0], &a, 0..50_000);
-    store.publish(&revision, &[0], &dest).unwrap();
+    store.staging().publish(&revision, &[0], &dest).unwrap();
     assert_eq!(tree(&dest), expected(&files[..1]), "the manifest comes with the last file");
     assert_eq!(revision.contents[1].cached_bytes(), 16_384, "the bytes of other files stay in the cache");
     get(&home, "o/m", files, &dest);
@@ -173,14 +172,14 @@ fn refuses_to_replace_files_of_the_user() {
     arrive_all(&revision, files);
     fs::create_dir(&dest).unwrap();
     fs::write(dest.join("b"), b"precious").unwrap();
-    let error = store.publish(&revision, &[0, 1], &dest).unwrap_err();
+    let error = store.staging().publish(&revision, &[0, 1], &dest).unwrap_err();
     assert!(matches!(&error, StoreError::Occupied { path } if path.ends_with("out/b")), "{error}");
     assert_eq!(tree(&dest), expected(&[("b", b"precious")]));
     assert!(revision.is_complete());
     // A file of the user with the same bytes stays.
     fs::write(dest.join("b"), &b).unwrap();
     let inode = fs::metadata(dest.join("b")).unwrap().ino();
-    store.publish(&revision, &[0, 1], &dest).unwrap();
+    store.staging().publish(&revision, &[0, 1], &dest).unwrap();
     assert_eq!(fs::metadata(dest.join("b")).unwrap().ino(), inode);
     assert_eq!(published(&dest), expected(files));
 }
@@ -204,7 +203,7 @@ fn shared_edits_are_neither_replaced_nor_removed() {
     let revision = store.revision(manifest("o/m", files)).unwrap();
     store.staging().stage(&revision, &dest).unwrap();
     arrive_all(&revision, files);
-    let error = store.publish(&revision, &[0, 1], &dest).unwrap_err();
+    let error = store.staging().publish(&revision, &[0, 1], &dest).unwrap_err();
     assert!(matches!(&error, StoreError::Occupied { path } if path.ends_with("o/m/a")), "{error}");
     assert_eq!(published(&dest), expected(mine));
 }
@@ -216,7 +215,7 @@ fn edited_file_is_not_published_as_verified() {
     let (a, edited) = (bytes(50_000, 1), bytes(50_000, 3));
     let (store, revision) = get(&home, "o/m", &[("a", &a)], &dest);
     fs::write(dest.join("a"), &edited).unwrap();
-    let error = store.publish(&revision, &[0], &dest).unwrap_err();
+    let error = store.staging().publish(&revision, &[0], &dest).unwrap_err();
     assert!(matches!(&error, StoreError::Incomplete { path } if path == "a"), "{error}");
     assert!(!revision.is_complete());
     drop((revision, store));
@@ -225,7 +224,7 @@ fn edited_file_is_not_published_as_verified() {
     let (store, revision) = get(&home, "o/m", &[("a", &a)], &dest);
     fs::write(dest.join("a"), &edited).unwrap();
     let other = home.dir.path().join("other");
-    let error = store.publish(&revision, &[0], &other).unwrap_err();
+    let error = store.staging().publish(&revision, &[0], &other).unwrap_err();
     assert!(matches!(&error, StoreError::Incomplete { path } if path == "a"), "{error}");
     assert_eq!(tree(&other), []);
 }
@@ -241,7 +240,7 @@ fn symbolic_link_below_the_destination_is_refused() {
     fs::create_dir(&dest).unwrap();
     fs::create_dir(&outside).unwrap();
     std::os::unix::fs::symlink(&outside, dest.join("sub")).unwrap();
-    let error = store.publish(&revision, &[0], &dest).unwrap_err();
+    let error = store.staging().publish(&revision, &[0], &dest).unwrap_err();
     assert!(matches!(&error, StoreError::Occupied { path } if path.ends_with("out/sub")), "{error}");
     assert_eq!(tree(&outside), []);
     assert!(revision.is_complete());
@@ -280,7 +279,7 @@ fn edited_file_is_kept_when_an_update_replaces_it() {
     let store = home.store();
     let revision = store.revision(manifest("o/m", new)).unwrap();
     arrive_all(&revision, new);
-    let kept = store.publish(&revision, &[0, 1], &dest).unwrap();
+    let kept = store.staging().publish(&revision, &[0, 1], &dest).unwrap();
     let messages: Vec<_> = kept.iter().map(Kept::to_string).collect();
     assert!(messages.len() == 1 && messages[0].contains("o/m/c.edited"), "{messages:?}");
     assert_eq!(published(&dest), expected(&[new[0], new[1], ("c.edited", b"mine")]));
@@ -334,7 +333,7 @@ fn staging_directory_is_removed_only_if_it_is_empty() {
     store.staging().unstage_empty(&revision, &dest).unwrap();
     assert_eq!(staging(), collected);
     arrive(&revision.contents[0], &a, 16_384..50_000);
-    store.publish(&revision, &[0], &dest).unwrap();
+    store.staging().publish(&revision, &[0], &dest).unwrap();
     assert_eq!(published(&dest), expected(&[("a", &a)]));
 }
 
@@ -355,7 +354,7 @@ fn publication_keeps_partial_downloads_of_other_models() {
     let partial = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
     assert_eq!(partial.contents[0].read(0..16_384).unwrap().unwrap(), a[..16_384]);
     arrive(&partial.contents[0], &a, 16_384..50_000);
-    store.publish(&partial, &[0], &dest).unwrap();
+    store.staging().publish(&partial, &[0], &dest).unwrap();
     assert_eq!(published(&dest), expected(&[("a", &a), ("b", &b)]));
     assert_eq!(tree(home.dir.path()).iter().filter(|(p, _)| p.contains("silmaril-partial")).count(), 0);
     assert_eq!(fs::read_dir(home.dir.path()).unwrap().count(), 2, "no staging directory is left");
@@ -377,13 +376,13 @@ fn file_and_directory_of_a_former_state_are_exchanged() {
     // Refused if the user has edited or added a file.
     for (path, text) in [("b/d/e", "edited"), ("b/d/mine", "mine")] {
         fs::write(dest.join(path), text).unwrap();
-        let error = store.publish(&revision, &all(&revision), &dest).unwrap_err();
+        let error = store.staging().publish(&revision, &all(&revision), &dest).unwrap_err();
         assert!(matches!(&error, StoreError::Occupied { path } if path.ends_with("b")), "{error}");
         assert_eq!(fs::read_to_string(dest.join(path)).unwrap(), text);
         assert_eq!(fs::read(dest.join("a")).unwrap(), a, "a removable file is gone");
         fs::remove_file(dest.join(path)).unwrap();
     }
-    store.publish(&revision, &all(&revision), &dest).unwrap();
+    store.staging().publish(&revision, &all(&revision), &dest).unwrap();
     assert_eq!(published(&dest), expected(new));
     // The same content is read at its new path.
     assert_eq!(revision.contents[0].read(0..20_000).unwrap().unwrap(), a);
@@ -407,7 +406,7 @@ fn directory_of_another_model_is_not_replaced_by_a_file() {
     let revision = store.revision(manifest("o/n", files)).unwrap();
     store.staging().stage(&revision, &dest).unwrap();
     arrive_all(&revision, files);
-    store.publish(&revision, &[0], &dest).unwrap_err();
+    store.staging().publish(&revision, &[0], &dest).unwrap_err();
     assert_eq!(published(&below), expected(&[("a", &a)]));
 }
 
@@ -437,7 +436,7 @@ fn syncs_and_reads_during_a_publication_lose_no_bytes() {
             }
         });
         let all: Vec<usize> = (0..400).collect();
-        let published = store.publish(&revision, &all, &home.dir.path().join("out"));
+        let published = store.staging().publish(&revision, &all, &home.dir.path().join("out"));
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         published.unwrap();
     });
@@ -466,6 +465,10 @@ fn content_opened_while_its_file_is_recorded_is_complete() {
             opening.join().unwrap()
         });
         assert!(opened.is_complete(), "the record of round {round} was missed");
-        store.placements.update(&ours.torrent.info_hash, |record| *record = Default::default()).unwrap();
+        store
+            .parts
+            .placements
+            .update(&ours.torrent.info_hash, |record| *record = Default::default())
+            .unwrap();
     }
 }

@@ -3,8 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use super::models::{Files, expected, get, published, tree};
-use super::{BOOT, Home, arrive, bytes, home, manifest};
-use crate::store::*;
+use super::*;
 
 /// Fetches `o/m` with one file, removes it while `o/n` has the same content, and returns the number of its bytes after a
 /// power cut. `edit` is applied to the file before.
@@ -124,7 +123,7 @@ fn removal_keeps_files_of_a_model_with_other_pieces() {
     let same = &revision.manifest;
     let other = Manifest::new("o/n".parse().unwrap(), Default::default(), 1 << 20, same.files.clone());
     let other = store.revision(Arc::new(other.unwrap())).unwrap();
-    store.publish(&other, &[0], &dest).unwrap();
+    store.staging().publish(&other, &[0], &dest).unwrap();
     store.forget(&revision, std::slice::from_ref(&other.manifest)).unwrap();
     assert_eq!(published(&dest), expected(files));
 }
@@ -161,7 +160,7 @@ fn got_in_part(home: &Home, dest: &Path, which: &[usize]) {
     }
     match which.is_empty() {
         true => arrive(&revision.contents[1], OLD[1].1, 0..16_384),
-        false => assert_eq!(store.publish(&revision, which, dest).unwrap(), []),
+        false => assert_eq!(store.staging().publish(&revision, which, dest).unwrap(), []),
     }
 }
 

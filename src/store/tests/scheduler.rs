@@ -8,6 +8,8 @@
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::*;
 use crate::model::merkle::PieceLayers;
 use crate::store::verify::UNWATCHED;
@@ -66,7 +68,7 @@ impl Model {
 
     fn publish(&self, store: &Store, revision: &StoredRevision) {
         let all: Vec<usize> = (0..FILES).collect();
-        store.publish(revision, &all, &self.dest).unwrap();
+        store.staging().publish(revision, &all, &self.dest).unwrap();
     }
 }
 
@@ -153,7 +155,7 @@ impl Run {
             self.store.placed().record_own(&self.mirrored.manifest, &tree, &stamps).unwrap();
             let revision = self.store.revision(self.mirrored.manifest.clone()).unwrap();
             let all: Vec<usize> = (0..FILES).collect();
-            self.store.publish(&revision, &all, &self.mirrored.dest).unwrap();
+            self.store.staging().publish(&revision, &all, &self.mirrored.dest).unwrap();
             self.store.placed().retire(&revision, &tree).unwrap();
             fs::remove_dir_all(&tree).unwrap();
             assert!(revision.is_complete(), "bytes were lost");

@@ -3,11 +3,11 @@
 use std::os::unix::fs::FileExt;
 
 use super::verify::{PIECE, Real, real, rot};
-use super::{BOOT, arrive, bytes, home, manifest};
+use super::*;
+use crate::store::placement::PlacedDirId;
 use crate::store::placement::change_time;
-use crate::store::tend::{CheckedFiles, Fault, PlacedDirId};
+use crate::store::tend::{CheckedFiles, Fault};
 use crate::store::verify::UNWATCHED;
-use crate::store::*;
 
 fn check(store: &Store) -> CheckedFiles {
     let places = store.placed().all();
@@ -320,7 +320,7 @@ fn unclean_boot_causes_doubt_until_a_pass() {
     let is_doubted = |boot: u8, close: bool| {
         let store = Store::open_in_boot(&home.paths, [boot; 16]).unwrap();
         let doubted = store.revision(manifest.clone()).unwrap().is_doubted();
-        assert_eq!(doubted, store.scrub.is_doubted(&info_hash));
+        assert_eq!(doubted, store.parts.scrub.is_doubted(&info_hash));
         if close {
             store.close().unwrap();
         }
@@ -330,7 +330,7 @@ fn unclean_boot_causes_doubt_until_a_pass() {
     assert!(!is_doubted(1, false) && !is_doubted(1, true) && !is_doubted(2, false));
     assert!(is_doubted(3, true) && is_doubted(3, true) && is_doubted(4, true));
     let store = Store::open_in_boot(&home.paths, [4; 16]).unwrap();
-    store.scrub.set_pass(&info_hash, Pass { at: super::super::content::now() + 1, ..Pass::default() });
+    store.parts.scrub.set_pass(&info_hash, Pass { at: super::super::record::now() + 1, ..Pass::default() });
     store.close().unwrap();
     drop(store);
     assert!(!is_doubted(4, true));
@@ -350,15 +350,15 @@ fn only_right_hashes_of_granules_are_saved() {
     assert_eq!(hashes.granules.len(), 5);
     let mut wrong = hashes.granules.clone();
     wrong[1][0] ^= 1;
-    store.granules.save(&key, &wrong);
-    assert!(!store.granules.has(&key));
-    store.granules.save(&key, &hashes.granules);
-    assert!(store.granules.has(&key));
+    store.parts.granules.save(&key, &wrong);
+    assert!(!store.parts.granules.has(&key));
+    store.parts.granules.save(&key, &hashes.granules);
+    assert!(store.parts.granules.has(&key));
     store.placed().record(&real.manifest, &dir).unwrap();
     store.prune_granules().unwrap();
-    assert!(store.granules.has(&key));
+    assert!(store.parts.granules.has(&key));
     fs::remove_file(home.paths.placement(&real.manifest.torrent.info_hash)).unwrap();
-    store.placements.reload().unwrap();
+    store.parts.placements.reload().unwrap();
     store.prune_granules().unwrap();
-    assert!(!store.granules.has(&key));
+    assert!(!store.parts.granules.has(&key));
 }

@@ -1,8 +1,7 @@
 //! Bytes that an older version recorded.
 
-use super::{BOOT, arrive, bytes, home, manifest, outdate};
+use super::*;
 use crate::model::BLOCK_LEN;
-use crate::store::*;
 
 const PIECE: u64 = 65_536;
 const LEN: u64 = 300_000;

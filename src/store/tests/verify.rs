@@ -4,12 +4,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
 use super::models::published;
-use super::{Home, arrive, bytes, home, outdate};
+use super::*;
 use crate::model::hash::hash_file;
 use crate::model::merkle::{self, PieceLayers};
 use crate::model::{FileEntry, PieceHashes};
 use crate::store::verify::UNWATCHED;
-use crate::store::*;
 
 pub(super) const PIECE: u64 = 65_536;
 
@@ -248,7 +247,7 @@ fn edited_file_keeps_its_good_pieces_and_is_repaired() {
     for (content, (_, bytes)) in revision.contents.iter().zip(&real.files).filter(|(c, _)| !c.is_empty()) {
         arrive(content, bytes, 0..bytes.len() as u64);
     }
-    store.publish(&revision, &[0, 1, 2], &dest).unwrap();
+    store.staging().publish(&revision, &[0, 1, 2], &dest).unwrap();
     drop((revision, store));
 
     fs::File::options().write(true).open(dest.join("big")).unwrap().write_all_at(b"!", PIECE).unwrap();
@@ -262,7 +261,7 @@ fn edited_file_keeps_its_good_pieces_and_is_repaired() {
     assert_eq!(revision.contents[0].missing_ranges(0..300_000), [PIECE..2 * PIECE]);
     store.staging().stage(&revision, &dest).unwrap();
     arrive(&revision.contents[0], &real.files[0].1, PIECE..2 * PIECE);
-    store.publish(&revision, &[0, 1, 2], &dest).unwrap();
+    store.staging().publish(&revision, &[0, 1, 2], &dest).unwrap();
     let mut got = published(&dest);
     let (edited, _) = got.remove(1);
     assert_eq!(edited, "big.edited");

@@ -1,5 +1,7 @@
 //! A damaged file is moved aside; only records with valid signatures are returned.
 
+use redb::Database;
+
 use super::*;
 
 fn file(dir: &Path) -> PathBuf {
