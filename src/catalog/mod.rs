@@ -31,6 +31,11 @@ pub use store::CatalogStore;
 /// Seconds since the Unix epoch.
 pub type UnixTime = u64;
 
+/// The time on the clock of this host.
+pub fn now() -> UnixTime {
+    std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs())
+}
+
 /// How long a record is valid after its time, in seconds, unless it is refreshed: 30 days.
 pub const EXPIRY: UnixTime = 30 * 24 * 3600;
 

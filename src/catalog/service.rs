@@ -41,7 +41,7 @@ mod types;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -91,8 +91,7 @@ impl Catalog {
         holdings: Arc<dyn Holdings>,
         settings: CatalogSettings,
     ) -> Arc<Self> {
-        let clock = || UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
-        Self::start_at(overlay, store, holdings, settings, Arc::new(clock))
+        Self::start_at(overlay, store, holdings, settings, Arc::new(super::now))
     }
 
     /// The same with another wall clock, by which records expire. Everything else uses tokio's clock.

@@ -223,7 +223,7 @@ pub fn with_daemon_or_library<T>(
                     done => return done,
                 }
             }
-            match Library::open_locked(config.clone()) {
+            match crate::node::open_locked(config.clone()) {
                 Ok((library, _lock)) => return local(library, &mut signals).await,
                 Err(NodeError::Busy { pid, .. }) => {
                     signals.unless(wait.pause(context, &paths, pid)).await?;

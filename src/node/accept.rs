@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::error::is_disk_failure;
-use super::node_catalog::now;
 use super::{Library, NodeError};
+use crate::catalog::now;
 use crate::catalog::record::SignedRecord;
 use crate::model::{Manifest, ModelRef, PublisherKey};
 use crate::store::states::{Newest, StatesLock};

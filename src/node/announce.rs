@@ -3,12 +3,13 @@
 //! A record is signed again when the manifest has changed or the record is old. Until then each run publishes the same
 //! record again, so that the DHT keeps it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use super::node_catalog::{NodeCatalog, now};
+use super::node_catalog::NodeCatalog;
 use super::{Library, NodeError, blocking};
-use crate::catalog::UnixTime;
 use crate::catalog::record::{Record, SharedRecord, SignedRecord};
+use crate::catalog::{UnixTime, now};
 use crate::model::keys::PublisherKeypair;
 use crate::model::{Manifest, Sha256Digest};
 use crate::trust::rotation;
@@ -16,8 +17,37 @@ use crate::trust::rotation;
 /// A record older than this, in seconds, is signed again: well before it expires.
 const REFRESH_AFTER: UnixTime = 7 * 24 * 3600;
 
+/// Changes within this time are reported as one.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// How often the records of own models are checked: old ones are signed again.
+const REFRESH_EVERY: Duration = Duration::from_secs(3600);
+
+/// Reports changes of the local models to the catalog, and signs old records of own models again. Runs until the node
+/// is gone.
+pub(super) async fn run(library: Weak<Library>, part: Arc<NodeCatalog>) {
+    let mut clock = tokio::time::interval(REFRESH_EVERY);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = part.changed.notified() => tokio::time::sleep(GATHER).await,
+            _ = clock.tick() => {}
+        }
+        let holdings = part.holdings.clone();
+        if let Err(e) = tokio::task::spawn_blocking(move || holdings.refresh()).await {
+            tracing::error!(error = %e, "could not read the local models");
+            continue;
+        }
+        part.catalog.holdings_changed();
+        let Some(library) = library.upgrade() else { return };
+        if let Err(e) = publish_due(&library, &part).await {
+            tracing::error!(error = super::chain(&e), "could not announce the own models");
+        }
+    }
+}
+
 /// Publishes the records of own models with stored bytes, and successions of keys, unless this run has published them.
-pub(super) async fn publish_due(library: &Arc<Library>, part: &Arc<NodeCatalog>) -> Result<(), NodeError> {
+async fn publish_due(library: &Arc<Library>, part: &Arc<NodeCatalog>) -> Result<(), NodeError> {
     let (own, of) = (library.clone(), part.clone());
     for (record, in_dht) in blocking::cancellable(move |_| due(&own, &of)).await? {
         if let Err(e) = part.publish_once(record, in_dht).await {

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::get::REPORT_EVERY;
+use super::progress::REPORT_EVERY;
 use crate::model::Sha256Digest;
 use crate::store::{ContentVersion, StoredRevision};
 

@@ -12,8 +12,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::local_models::LocalModels;
-use super::node_catalog::{NodeCatalog, now};
+use super::node_catalog::NodeCatalog;
 use super::{Library, NodeError};
+use crate::catalog::now;
 use crate::fetch::Fetch;
 use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
 use crate::mount::{RequestedModel, ShownModels};

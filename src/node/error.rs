@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 
 use super::ErrorKind;
-use super::endpoint::EndpointError;
-use super::get::GetError;
-use super::share::ShareError;
+use super::request_errors::{EndpointError, GetError, ShareError, WarmError};
 use crate::catalog::CatalogError;
 use crate::catalog::query::QueryError;
 use crate::fetch::{NotReleased, ReadError};
@@ -155,7 +153,7 @@ pub enum NodeError {
     Share(#[from] ShareError),
     /// The path cannot be fetched.
     #[error(transparent)]
-    Warm(#[from] super::warm::WarmError),
+    Warm(#[from] WarmError),
     /// The work was cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -176,7 +174,7 @@ pub enum NodeError {
         /// Which model.
         model: ModelRef,
         /// The reason.
-        why: super::sharing::WithheldReason,
+        why: super::withheld::WithheldReason,
     },
     /// Another job has the model.
     #[error(
@@ -210,7 +208,7 @@ pub enum NodeError {
     Mount(#[from] crate::mount::MountError),
     /// The endpoint cannot be served.
     #[error(transparent)]
-    Endpoint(#[from] super::endpoint::EndpointError),
+    Endpoint(#[from] EndpointError),
     /// The base directory is on a network file system.
     #[error("{base} is on a network file system ({kind}), where a base directory cannot be", base = base.display())]
     NetworkDisk {

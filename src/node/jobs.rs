@@ -7,6 +7,9 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
+/// How often the work on a model is repeated when the model is replaced by another one each time.
+pub(super) const MAX_CHANGES: usize = 10;
+
 /// One lock for each torrent or model that has a job. The value in the lock lasts as long as a job has or awaits it.
 #[derive(Debug)]
 pub(super) struct Jobs<K, V = ()> {

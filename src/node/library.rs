@@ -7,10 +7,9 @@ use crate::config::Config;
 use crate::model::keys::PublisherKeypair;
 use crate::model::{Manifest, ModelRef};
 use crate::mount::RequestedModel;
-use crate::node::lock::NodeLock;
-use crate::node::models::KnownFindings;
+use crate::node::known_findings::KnownFindings;
 use crate::node::sharing::SharingRules;
-use crate::node::{NodeError, rotation, unshared};
+use crate::node::{NodeError, unshared};
 use crate::paths::Paths;
 use crate::store::{ByPublisher, Registry, SignedStates, Store, StoreError, StoredRevision};
 use crate::trust::Trust;
@@ -46,7 +45,7 @@ impl Library {
         Self::open_with(config, Store::open_to_read)
     }
 
-    fn open_with(
+    pub(super) fn open_with(
         config: Config,
         open: impl FnOnce(&Paths) -> Result<Arc<Store>, StoreError>,
     ) -> Result<Self, NodeError> {
@@ -73,18 +72,6 @@ impl Library {
             library.trust.import_pins(library.pinned_by_command())?;
         }
         Ok(library)
-    }
-
-    /// Opens the base directory for writing. Takes the lock before it reads the store. Completes an interrupted
-    /// replacement of the publisher's key; a failure is logged.
-    pub fn open_locked(config: Config) -> Result<(Self, NodeLock), NodeError> {
-        let paths = config.paths();
-        paths.create()?;
-        let lock = NodeLock::take(&paths)?;
-        tracing::info!(%config, "opening the base directory");
-        let library = Self::open_with(config, Store::open)?;
-        rotation::finish_or_log(&library);
-        Ok((library, lock))
     }
 
     /// The manifest of a model.

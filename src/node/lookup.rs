@@ -8,51 +8,18 @@ use std::time::{Duration, Instant};
 
 use super::accept::Intent;
 use super::candidates::{Chosen, ManifestFetcher};
-use super::jobs::Jobs;
 use super::node_catalog::NodeCatalog;
-use super::{ErrorKind, Library, Node, NodeError, blocking, candidates, chain};
+use super::{Library, Node, NodeError, blocking, candidates};
 use crate::catalog::{Candidate, CatalogError, SearchPatience};
 use crate::model::{Manifest, ModelRef, PublisherKey, Sha256Digest};
 use crate::mount::RequestedModel;
 use crate::store::{Announced, SignedState};
+use crate::trust::Pinning;
 use crate::trust::Trust;
-use crate::trust::{Pinning, TrustError};
 
 /// How long the DHT may take to return the successor of a key, and how many successions are followed.
 const SUCCESSOR_WITHIN: Duration = Duration::from_secs(8);
 const MAX_SUCCESSIONS: usize = 8;
-
-/// A lookup: the model, the requested publisher, the intent, and how long the caller waits for a name that no peer has.
-pub(super) type LookupKey = (ModelRef, Option<String>, Intent, SearchPatience);
-
-/// A failure, for all callers that waited for it.
-#[derive(Debug, Clone)]
-pub(super) enum SharedError {
-    /// Kept as it is, because it contains the publishers.
-    Trust(TrustError),
-    Other(ErrorKind, String),
-}
-
-impl From<&NodeError> for SharedError {
-    fn from(error: &NodeError) -> Self {
-        match error {
-            NodeError::Trust(error) => Self::Trust(error.clone()),
-            error => Self::Other(error.kind(), chain(error)),
-        }
-    }
-}
-
-impl From<SharedError> for NodeError {
-    fn from(failed: SharedError) -> Self {
-        match failed {
-            SharedError::Trust(error) => Self::Trust(error),
-            SharedError::Other(kind, message) => Self::Remote { kind, message },
-        }
-    }
-}
-
-/// The lookups in progress, each with its latest failure. Simultaneous lookups of one name are done once.
-pub(super) type NetworkLookups = Jobs<LookupKey, Option<(Instant, SharedError)>>;
 
 /// Looks up the model at a path of a mount, for at most `within`. Fails immediately if there is no network.
 pub(super) async fn look_up(

@@ -3,29 +3,23 @@
 //! If the catalog cannot be opened, the node runs without it. Commands that need it fail then with `NoCatalog`.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::Library;
 use super::holdings::NodeHoldings;
-use super::{Library, Node, announce};
 use crate::catalog::record::SharedRecord;
-use crate::catalog::{Catalog, CatalogError, CatalogSettings, CatalogStore, RecordBody, UnixTime};
+use crate::catalog::{Catalog, CatalogError, CatalogSettings, CatalogStore, RecordBody, now};
 use crate::fetch::Fetch;
 use crate::model::PublisherKey;
 use crate::torrent::Session;
 
-/// Changes within this time are reported as one.
-const GATHER: Duration = Duration::from_millis(200);
-
 /// How often opening the store is tried, and the pause between.
 const OPEN_ATTEMPTS: u32 = 4;
 const OPEN_PAUSE: Duration = Duration::from_millis(300);
-
-/// How often the records of own models are checked: old ones are signed again.
-const REFRESH_EVERY: Duration = Duration::from_secs(3600);
 
 /// The catalog of a node.
 pub(super) struct NodeCatalog {
@@ -36,12 +30,6 @@ pub(super) struct NodeCatalog {
     pub changed: Arc<Notify>,
     /// Publisher, salt and sequence of the records that were published in this run.
     published: Mutex<HashSet<(PublisherKey, [u8; 20], i64)>>,
-}
-
-/// The clock, in seconds.
-pub(super) fn now() -> UnixTime {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }
 
 /// Opens the store; none if that fails. The process that had the base directory before may still be closing its files.
@@ -93,28 +81,5 @@ impl NodeCatalog {
         self.catalog.publish(record, in_dht).await?;
         published().insert(key);
         Ok(())
-    }
-}
-
-/// Reports changes of the local models to the catalog, and signs old records of own models again. Runs until the node
-/// is gone.
-pub(super) async fn run(node: Weak<Node>, part: Arc<NodeCatalog>) {
-    let mut clock = tokio::time::interval(REFRESH_EVERY);
-    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = part.changed.notified() => tokio::time::sleep(GATHER).await,
-            _ = clock.tick() => {}
-        }
-        let holdings = part.holdings.clone();
-        if let Err(e) = tokio::task::spawn_blocking(move || holdings.refresh()).await {
-            tracing::error!(error = %e, "could not read the local models");
-            continue;
-        }
-        part.catalog.holdings_changed();
-        let Some(node) = node.upgrade() else { return };
-        if let Err(e) = announce::publish_due(&node.library, &part).await {
-            tracing::error!(error = super::chain(&e), "could not announce the own models");
-        }
     }
 }

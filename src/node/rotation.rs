@@ -99,7 +99,7 @@ mod tests {
         rotation::rotate(&library.paths, 1000).unwrap();
         // Killed here, and once more.
         let second = rotation::rotate(&library.paths, 2000).unwrap();
-        let (reopened, _lock) = Library::open_locked(config).unwrap();
+        let (reopened, _lock) = crate::node::open_locked(config).unwrap();
         let signer = |name: &str| reopened.registry.get(&name.parse().unwrap()).unwrap().signed_by();
         let expected = [Some(second.current), Some(second.current), Some(other.public()), None];
         assert_eq!(["acme/a", "acme/b@v2", "acme/c", "acme/d"].map(signer), expected);

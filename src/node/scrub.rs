@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
 use super::Node;
-use super::node_catalog::now;
+use crate::catalog::now;
 use crate::ffi::process::lowest_priority;
 use crate::model::merkle::Hash;
 use crate::model::{BLOCK_LEN, PieceHashes, PieceIndex};

@@ -8,16 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::catalog::now;
 use crate::model::describe::{DescribeOptions, Description, describe};
 use crate::model::keys::PublisherKeypair;
-use crate::model::license::{self, LicenseError};
+use crate::model::license::{self};
 use crate::model::magnet::Magnet;
 use crate::model::manifest::MAX_WEB_SEEDS;
 use crate::model::metainfo::parse_metainfo;
 use crate::model::scan::OutsideLinks;
 use crate::model::web_seed::WebSeed;
 use crate::model::{FileEntry, Manifest, ModelName, ModelRef, PieceLayers, Revision};
-use crate::node::node_catalog::now;
+use crate::node::request_errors::ShareError;
 use crate::node::sharing::Rule;
 use crate::node::{Library, Node, NodeError, blocking, export};
 use crate::store::{ContentKey, Pass, Stamp};
@@ -61,39 +62,6 @@ pub struct Shared {
     pub hybrid_magnet: Option<String>,
     /// Warnings for the publisher: unknown licence, pickles, …
     pub warnings: Vec<String>,
-}
-
-/// Why a directory cannot be shared with the options of a request.
-#[derive(Debug, thiserror::Error)]
-pub enum ShareError {
-    /// The directory is inside a silmaril mount.
-    #[error(
-        "{dir} is inside the silmaril mount {mount}, which shares what it reads by itself",
-        dir = dir.display(),
-        mount = mount.display()
-    )]
-    InsideMount {
-        /// The directory.
-        dir: PathBuf,
-        /// The mount point.
-        mount: PathBuf,
-    },
-    /// The licence is invalid.
-    #[error(transparent)]
-    Licence(LicenseError),
-    /// A web seed is the address of one file, and the model has several.
-    #[error(
-        "{seed} is the address of one file, and the model has {files}; the address of a directory ends in /"
-    )]
-    WebSeedOfFile {
-        /// The address.
-        seed: String,
-        /// Number of files of the model.
-        files: usize,
-    },
-    /// The request has more web seeds than a manifest may contain.
-    #[error("at most {0} --web-seed can be given")]
-    TooManyWebSeeds(usize),
 }
 
 impl Library {

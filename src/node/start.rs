@@ -16,21 +16,22 @@ use super::hub::access::HubAccess;
 use super::hub::{self, HubModels};
 use super::jobs::Jobs;
 use super::limited::Limited;
-use super::local_models::{self, LocalModels};
-use super::lookup::NetworkLookups;
+use super::local_models::LocalModels;
+use super::lock::NodeLock;
 use super::metadata::MetadataWaiters;
 use super::mounts::Mounts;
 use super::node_catalog::NodeCatalog;
 use super::offline::NetworkReach;
 use super::pump::Pump;
 use super::seeds::Seeds;
+use super::shared_lookups::NetworkLookups;
 use super::unresolved::Unresolved;
 use super::web::Web;
-use super::{Library, Node, NodeError, control};
+use super::{Library, Node, NodeError, control, rotation};
 use crate::catalog::CatalogSettings;
 use crate::config::Config;
 use crate::fetch::{Fetch, FetchSettings};
-use crate::store::Rooms;
+use crate::store::{Rooms, Store};
 use crate::torrent::{Discovery, EngineError, GivenPeers, Session, SessionSettings};
 
 /// How long the session may take to report its first address.
@@ -54,11 +55,23 @@ pub struct NodeOptions {
     pub peers: Vec<SocketAddr>,
 }
 
+/// Opens the base directory for writing. Takes the lock before it reads the store. Completes an interrupted
+/// replacement of the publisher's key; a failure is logged.
+pub fn open_locked(config: Config) -> Result<(Library, NodeLock), NodeError> {
+    let paths = config.paths();
+    paths.create()?;
+    let lock = NodeLock::take(&paths)?;
+    tracing::info!(%config, "opening the base directory");
+    let library = Library::open_with(config, Store::open)?;
+    rotation::finish_or_log(&library);
+    Ok((library, lock))
+}
+
 impl Node {
     /// Takes the lock, starts the session and serves the control socket. Must run inside a tokio runtime. Returns when
     /// the session listens, and fails if it cannot.
     pub async fn start(config: Config, options: NodeOptions) -> Result<Arc<Self>, NodeError> {
-        let (library, lock) = Library::open_locked(config)?;
+        let (library, lock) = open_locked(config)?;
         let mut session_settings = SessionSettings::from(&library.config.network);
         if session_settings.network.dht_enabled {
             session_settings.dht_state = super::dht::load(&library.paths);
@@ -151,13 +164,14 @@ impl Node {
         node.reload()?;
         let housekeeper = tokio::spawn(super::housekeeping::run(Arc::downgrade(&node), SYNC_EVERY));
         let attendants = node.catalog.iter().flat_map(|part| {
-            let attendant = super::node_catalog::run(Arc::downgrade(&node), part.clone());
+            let attendant = super::announce::run(Arc::downgrade(&node.library), part.clone());
             let searcher = super::starving::run(Arc::downgrade(&node), part.clone());
             [tokio::spawn(attendant), tokio::spawn(searcher)]
         });
-        let keeper = tokio::spawn(super::space::run(Arc::downgrade(&node), node.settings.rooms.clone()));
-        let looking = tokio::spawn(local_models::run(Arc::downgrade(&node)));
-        let tending = tokio::spawn(super::directory_faults::run(Arc::downgrade(&node)));
+        let keeper =
+            tokio::spawn(super::space_keeper::run(Arc::downgrade(&node), node.settings.rooms.clone()));
+        let looking = tokio::spawn(super::local_scans::run(Arc::downgrade(&node)));
+        let tending = tokio::spawn(super::directory_checks::run(Arc::downgrade(&node)));
         let completing = tokio::spawn(hub::complete::run(Arc::downgrade(&node), completed));
         let handing = tokio::spawn(hub::hand_over::run(Arc::downgrade(&node)));
         let comparing = tokio::spawn(hub::twins::run(Arc::downgrade(&node)));

@@ -3,42 +3,18 @@
 use std::sync::Arc;
 
 use super::control::{WarmRequest, Warmed};
-use super::get::MAX_CHANGES;
 use super::hub;
 use super::hub::access::HubAccess;
+use super::jobs::MAX_CHANGES;
 use super::readable::{self, LookupLimits};
+use super::request_errors::WarmError;
 use super::{Node, NodeError, blocking, space};
 use crate::catalog::SearchPatience;
 use crate::model::ModelRef;
 use crate::model::gguf::{self, GgufError};
-use crate::model::names::NameError;
 use crate::model::safetensors::{self, LENGTH_LEN};
 use crate::mount::RequestedModel;
 use crate::store::StoredRevision;
-
-/// Why a path cannot be fetched.
-#[derive(Debug, thiserror::Error)]
-pub enum WarmError {
-    /// The path is too short for a model.
-    #[error("{0} is not a model or a file of one")]
-    NotAModel(String),
-    /// The path contains no valid name of a model.
-    #[error("{path}: {source}")]
-    Name {
-        /// The path.
-        path: String,
-        /// The reason.
-        source: NameError,
-    },
-    /// The model has no file at or below the path.
-    #[error("{model} has no file {path}")]
-    NoFile {
-        /// Which model.
-        model: ModelRef,
-        /// The path inside the model.
-        path: String,
-    },
-}
 
 /// Fetches all files at or below a path relative to a mount point: `[datasets/]org/name[@revision][/path]`, or the same
 /// after `.by/FINGERPRINT/`. With `resolve`, an unknown model is looked up like in a mount. Starts again if the model is
@@ -94,7 +70,7 @@ async fn warm_from_hub(
     }
     hub::twins::find(node, revision, u64::MAX).await;
     space::check(&node.library, revision, &files, None)?;
-    space::fetch_files(node, revision, &files, None).await?;
+    space::fetch_files((&node.library, &node.fetch), revision, &files, None).await?;
     if hub::hand_over::has_ended(node, revision).await {
         return Ok(None);
     }
@@ -116,7 +92,7 @@ async fn warm_as_known_now(
         return headers(node, &revision, &files).await;
     }
     space::check(&node.library, &revision, &files, None)?;
-    space::fetch_files(node, &revision, &files, None).await?;
+    space::fetch_files((&node.library, &node.fetch), &revision, &files, None).await?;
     Ok(warmed)
 }
 

@@ -299,7 +299,7 @@ impl Adoption<'_> {
             }
             Some(_) => {
                 space::check(&self.node.library, revision, &missing, None)?;
-                space::fetch_files(self.node, revision, &missing, None).await?;
+                space::fetch_files((&self.node.library, &self.node.fetch), revision, &missing, None).await?;
                 adopted.fetched = std::mem::take(&mut adopted.missing);
                 let finished = hub::complete::finish_with(self.node, revision, &place.dir, in_place).await?;
                 if finished.is_none() {

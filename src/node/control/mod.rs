@@ -39,13 +39,15 @@
 mod client;
 mod error_reply;
 mod figures;
+mod handle;
 mod jobs;
 mod passing;
 mod server;
 mod stream;
 
 pub use client::DaemonClient;
-pub(super) use server::{ControlServer, serve};
+pub(super) use handle::ControlServer;
+pub(super) use server::serve;
 
 use std::fs::File;
 use std::net::SocketAddr;

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::error_reply::ErrorReply;
+use super::handle::ControlServer;
 use super::passing::PassingStream;
 use super::stream::{alive, on_node};
 use super::{Status, StopRequest, WarmRequest, Warmed, figures, jobs, short_path};
@@ -31,21 +32,6 @@ const MAX_CONNECTIONS: usize = 512;
 const ENDS_WITHIN: Duration = Duration::from_millis(500);
 /// How long to wait after the system refused a connection, for example because descriptors are short.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-
-/// The running server. Dropping it ends it immediately.
-#[derive(Debug)]
-pub(in crate::node) struct ControlServer {
-    task: JoinSet<()>,
-    ending: watch::Sender<bool>,
-}
-
-impl ControlServer {
-    /// Accepts no more connections and ends their jobs. Their clients see that the node is gone.
-    pub async fn end(mut self) {
-        self.ending.send_replace(true);
-        self.task.join_next().await;
-    }
-}
 
 /// Binds the socket and serves it. The caller holds the node lock, so that a socket at this path belongs to a dead
 /// node.

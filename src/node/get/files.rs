@@ -6,10 +6,11 @@ use std::sync::Arc;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use tokio::sync::OwnedMutexGuard;
 
-use super::{GetError, GetProgress};
+use super::GetProgress;
 use crate::model::Manifest;
 use crate::node::blocking::Abandoned;
 use crate::node::check::HashCheck;
+use crate::node::request_errors::GetError;
 use crate::node::{Node, NodeError, blocking};
 use crate::store::verify::Watch;
 use crate::store::{Store, StoreError, StoredRevision};

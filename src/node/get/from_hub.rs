@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{GetProgress, GetReport, GetRequest, ManifestOrigin, select, with_ticks};
+use super::files::select;
+use super::{GetProgress, GetReport, GetRequest, ManifestOrigin};
 use crate::catalog::SearchPatience;
 use crate::model::ModelRef;
 use crate::mount::RequestedModel;
 use crate::node::hub;
 use crate::node::hub::access::HubAccess;
+use crate::node::progress::with_ticks;
 use crate::node::readable::{self, LookupLimits};
 use crate::node::{Node, NodeError, blocking, space};
 use crate::store::copy::{ExtentSharing, duplicate, same_bytes};
@@ -125,7 +127,7 @@ async fn fetch(
         let rate = (received as f64 / began.elapsed().as_secs_f64().max(0.1)) as u64;
         progress(GetProgress::Fetching { have, want, rate, peers: 0, web: true });
     };
-    with_ticks(space::fetch_files(node, revision, &files, None), showing).await?;
+    with_ticks(space::fetch_files((&node.library, &node.fetch), revision, &files, None), showing).await?;
     if hub::hand_over::has_ended(node, revision).await {
         return Ok(FromHub::Complete(0));
     }

@@ -2,175 +2,25 @@
 
 mod files;
 mod from_hub;
+mod request;
 mod wanted;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+use crate::model::Manifest;
 use crate::model::code::Findings;
-use crate::model::{Manifest, ModelRef, PublisherKey};
 use crate::node::check::HashCheck;
+use crate::node::jobs::MAX_CHANGES;
+use crate::node::progress::with_ticks;
 use crate::node::sharing::{Rule, WithheldReason};
-use crate::node::{ErrorKind, Node, NodeError, Surroundings, former_states, space};
+use crate::node::{ErrorKind, Node, NodeError, former_states, space};
 use crate::store::{Kept, StoredRevision};
 pub(super) use files::adopt;
 use files::{check, on_store, select};
 use from_hub::FromHub;
+pub(super) use request::RESOLVE_WITHIN;
+pub use request::{GetProgress, GetReport, GetRequest, ManifestOrigin};
 use wanted::{Wanted, wanted};
-
-/// How long a name is looked up in the network.
-pub(super) const RESOLVE_WITHIN: Duration = Duration::from_secs(30);
-
-/// How often the work on a model is repeated when the model is replaced by another one each time.
-pub(super) const MAX_CHANGES: usize = 10;
-
-/// How often progress is reported.
-pub(super) const REPORT_EVERY: Duration = Duration::from_millis(200);
-
-/// The body of `POST /v1/get`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct GetRequest {
-    /// Which model.
-    pub model: ModelRef,
-    /// The destination, an absolute path; none is the models directory.
-    pub output: Option<PathBuf>,
-    /// Globs of paths to fetch; empty is all.
-    pub include: Vec<String>,
-    /// Globs of paths to leave out.
-    pub exclude: Vec<String>,
-    /// Whether to check sha256 at the end.
-    pub verify: bool,
-    /// Only a manifest signed by this publisher is accepted (see [`Trust::find`](crate::trust::Trust::find)).
-    pub publisher: Option<String>,
-    /// Hosts that have it.
-    pub peers: Vec<SocketAddr>,
-    /// Whether to look for a newer state in the network, also if one is known here.
-    #[serde(default)]
-    pub update: bool,
-    /// Whether the state may be older than the known one of its publisher.
-    #[serde(default)]
-    pub allow_older: bool,
-    /// Whether the node seeds it afterwards: `false` turns that off for this model, `true` turns it on again, none
-    /// changes nothing.
-    #[serde(default)]
-    pub seed: Option<bool>,
-    /// How the command reaches the web.
-    #[serde(default)]
-    pub surroundings: Surroundings,
-}
-
-/// The progress of a `get`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GetProgress {
-    /// The name is looked up in the network.
-    Looking {
-        /// Connected peers of the catalog.
-        peers: usize,
-    },
-    /// The wanted files are received.
-    Fetching {
-        /// Verified bytes.
-        have: u64,
-        /// Bytes wanted.
-        want: u64,
-        /// Bytes per second.
-        rate: u64,
-        /// Connected peers.
-        peers: u32,
-        /// Whether some bytes arrive over HTTP now.
-        #[serde(default)]
-        web: bool,
-    },
-    /// The files are compared with their sha256.
-    Checking {
-        /// Bytes checked.
-        done: u64,
-        /// Bytes to check.
-        want: u64,
-    },
-}
-
-impl GetProgress {
-    /// Bytes done and bytes to do.
-    pub fn bytes(&self) -> (u64, u64) {
-        match *self {
-            Self::Looking { .. } => (0, 0),
-            Self::Fetching { have, want, .. } => (have, want),
-            Self::Checking { done, want } => (done, want),
-        }
-    }
-}
-
-/// The result of a `get`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GetReport {
-    /// The model.
-    pub model: String,
-    /// Its directory.
-    pub path: PathBuf,
-    /// Number of files wanted.
-    pub files: usize,
-    /// Their bytes.
-    pub total_size: u64,
-    /// Bytes that this job received from the network.
-    pub downloaded: u64,
-    /// How many of them arrived over HTTP instead of from peers.
-    #[serde(default)]
-    pub downloaded_web: u64,
-    /// Whether the sha256 of every file was checked.
-    pub verified: bool,
-    /// Who signed it; none where it is unsigned.
-    #[serde(default)]
-    pub publisher: Option<PublisherKey>,
-    /// The key for people to compare.
-    #[serde(default)]
-    pub fingerprint: Option<String>,
-    /// The alias that the user has given the publisher.
-    #[serde(default)]
-    pub alias: Option<String>,
-    /// Where its manifest is from.
-    #[serde(default)]
-    pub origin: ManifestOrigin,
-    /// Warnings for the user.
-    #[serde(default)]
-    pub warnings: Vec<String>,
-    /// Whether the node seeds it.
-    #[serde(default)]
-    pub seeded: bool,
-}
-
-/// Why the files of a `get` cannot be chosen.
-#[derive(Debug, thiserror::Error)]
-pub enum GetError {
-    /// No file matches the patterns.
-    #[error("no file of {0} matches --include and --exclude")]
-    NoMatch(ModelRef),
-    /// A pattern is invalid.
-    #[error("--include or --exclude: {0}")]
-    Glob(#[from] globset::Error),
-}
-
-/// Where the manifest of a model is from.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ManifestOrigin {
-    /// It was known here.
-    #[default]
-    Known,
-    /// It was known here, and a newer state of the same publisher is announced.
-    Outdated,
-    /// It was just found in the network.
-    Found,
-    /// A newer state was looked for, and no peer knew one.
-    NoneNewer,
-    /// The files were read from the hub, because no peer has the model.
-    Hub,
-}
 
 /// Gets a model. Continues an interrupted call, and starts again if the model is replaced by another one during the call.
 /// Dropping the future stops it and keeps the received bytes.
@@ -260,7 +110,7 @@ async fn get_as_known_now(
     }
     let over_http = || node.fetch.progress(&manifest.torrent.info_hash).map_or(0, |s| s.downloaded_web);
     let (before, web_before) = (here(&files), over_http());
-    let fetched = space::fetch_files(node, &revision, &files, Some(&dest));
+    let fetched = space::fetch_files((&node.library, &node.fetch), &revision, &files, Some(&dest));
     let fetching = with_ticks(while_finding_holders(node, &manifest, fetched), showing);
     if request.verify {
         let begun = HashCheck::new(&revision, &files);
@@ -368,17 +218,4 @@ fn fetching(node: &Node, revision: &Arc<StoredRevision>, files: &[usize], want: 
     let status = node.fetch.progress(&revision.manifest.torrent.info_hash);
     let (from_peers, from_web, peers) = status.map_or((0, 0, 0), |s| (s.download_rate, s.web_rate, s.peers));
     GetProgress::Fetching { have, want, rate: from_peers + from_web, peers, web: from_web > 0 }
-}
-
-/// Awaits some work, and calls `tick` every [`REPORT_EVERY`] until it ends.
-pub(super) async fn with_ticks<T>(work: impl Future<Output = T>, tick: impl Fn()) -> T {
-    tokio::pin!(work);
-    let mut clock = tokio::time::interval(REPORT_EVERY);
-    loop {
-        tokio::select! {
-            biased;
-            done = &mut work => return done,
-            _ = clock.tick() => tick(),
-        }
-    }
 }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{GetProgress, GetRequest, ManifestOrigin, RESOLVE_WITHIN, with_ticks};
+use super::{GetProgress, GetRequest, ManifestOrigin, RESOLVE_WITHIN};
 use crate::catalog::SearchPatience;
 use crate::model::Manifest;
 use crate::node::accept::Intent;
 use crate::node::disputes::Claim;
+use crate::node::progress::with_ticks;
 use crate::node::{ErrorKind, Node, NodeError, lookup};
 use crate::trust::TrustError;
 

@@ -10,6 +10,7 @@
 pub(super) mod access;
 mod aliases;
 pub(super) mod complete;
+mod different;
 pub(super) mod hand_over;
 pub(super) mod link_tree;
 pub(super) mod lookup;
@@ -32,8 +33,8 @@ use crate::mount::ShownModels;
 use crate::store::{ContentKey, HubKey, HubListing, HubModel, StoreError, StoredRevision};
 use access::HubAccess;
 use aliases::Aliases;
+use different::Different;
 use origin::CommitOrigin;
-use twins::Different;
 
 /// The models that are read from the hub.
 pub(super) struct HubModels {

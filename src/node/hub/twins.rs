@@ -21,9 +21,6 @@ pub(super) const AT_LOOKUP: u64 = 256 << 20;
 /// Longest file without a SHA-256 in the hub's list that is compared, in bytes. The hub keeps longer files in LFS.
 const MAX_GIT: u64 = 16 << 20;
 
-/// Pairs of files that are remembered as different.
-const MAX_DIFFERENT: usize = 4096;
-
 /// Searches for the files of all models whenever models or manifests change. Runs until the node is gone.
 pub(in crate::node) async fn run(node: Weak<Node>) {
     loop {
@@ -159,21 +156,4 @@ fn may_be(file: &HubFile, entry: &FileEntry) -> bool {
             Identity::Lfs(sha256) => entry.sha256 == Some(sha256),
             Identity::Git(_) => file.size <= MAX_GIT && name(&file.path) == name(&entry.path),
         }
-}
-
-/// Pairs of files of the hub and of manifests that are known to be different.
-#[derive(Default)]
-pub(super) struct Different(HashSet<(HubKey, ContentKey)>);
-
-impl Different {
-    pub fn contains(&self, hub: &HubKey, key: &ContentKey) -> bool {
-        self.0.contains(&(*hub, *key))
-    }
-
-    pub fn insert(&mut self, hub: HubKey, key: ContentKey) {
-        if self.0.len() >= MAX_DIFFERENT {
-            self.0.clear();
-        }
-        self.0.insert((hub, key));
-    }
 }

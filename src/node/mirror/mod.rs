@@ -6,130 +6,24 @@
 mod job;
 mod local;
 pub(super) mod publish;
+mod request;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
-
-use super::get::with_ticks;
-use super::sharing::{Rule, WithheldReason};
-use super::{Node, NodeError, Surroundings, blocking};
-use crate::mirror::{self, FileProgress, ProgressBoard, Snapshot};
-use crate::model::{InfoHash, Manifest, ModelName, ModelRef, license, manifest};
+use super::progress::with_ticks;
+use super::{Node, NodeError, blocking};
+use crate::mirror::{self, ProgressBoard, Snapshot};
+use crate::model::{Manifest, ModelName, manifest};
 use crate::nofollow;
 use crate::store::StoreError;
 use crate::store::vacant::ExistingFile;
 use job::MirrorJob;
 use publish::MirroredModel;
+pub use request::{MirrorProgress, MirrorReport, MirrorRequest};
 
 /// Parallel downloads: enough to use the whole link with files of a few megabytes, few enough for any server.
 const PARALLEL: usize = 4;
-
-/// The body of `POST /v1/mirror`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct MirrorRequest {
-    /// The repository, as [`mirror::Repository::parse`] accepts it. A path is absolute.
-    pub repository: String,
-    /// The same for messages, without secret parts of an address.
-    pub shown: String,
-    /// Branch, tag or commit; none is the default branch.
-    pub branch: Option<String>,
-    /// Commits of history to keep; 0 is all.
-    pub depth: u32,
-    /// Whether to leave LFS files as pointers.
-    pub skip_lfs: bool,
-    /// The name of the model; none derives it from the address.
-    pub name: Option<ModelName>,
-    /// Licence identifier, if the repository has none.
-    pub license: Option<String>,
-    /// Whether to share it.
-    pub share: bool,
-    /// Whether to announce what is shared.
-    pub broadcast: bool,
-    /// Whether the user confirms the right to share it.
-    pub right: bool,
-    /// Whether to sign the manifest.
-    pub sign: bool,
-    /// Bytes a piece.
-    pub piece_length: u32,
-    /// How the command reaches the web.
-    pub surroundings: Surroundings,
-}
-
-/// The progress of a `mirror`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MirrorProgress {
-    /// The commit and its files are requested.
-    Looking,
-    /// Git sends its objects.
-    Cloning {
-        /// Bytes received.
-        received: u64,
-        /// Objects received.
-        objects: u64,
-    },
-    /// Files are downloaded.
-    Downloading {
-        /// Bytes received.
-        done: u64,
-        /// Bytes of all files.
-        total: u64,
-        /// The files in progress.
-        files: Vec<FileProgress>,
-        /// For how many seconds no request is sent, because the server demands it or a request failed.
-        waiting: Option<u64>,
-    },
-}
-
-impl MirrorProgress {
-    fn of(now: &mirror::DownloadProgress) -> Self {
-        match (now.total, now.git) {
-            (0, None) => Self::Looking,
-            (0, Some(git)) => Self::Cloning { received: git.bytes, objects: git.objects },
-            (total, _) => Self::Downloading {
-                done: now.done,
-                total,
-                files: now.files.clone(),
-                waiting: now
-                    .waiting
-                    .map(|w| w.until.duration_since(SystemTime::now()).unwrap_or_default().as_secs()),
-            },
-        }
-    }
-}
-
-/// The result of a `mirror`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MirrorReport {
-    /// The model.
-    pub model: ModelRef,
-    /// Its directory.
-    pub path: PathBuf,
-    /// The repository.
-    pub source: String,
-    /// Its commit, 40 hexadecimal digits.
-    pub commit: String,
-    /// Number of files.
-    pub files: usize,
-    /// Their bytes.
-    pub total_size: u64,
-    /// Bytes that this job downloaded.
-    pub downloaded: u64,
-    /// Whether it was complete already.
-    pub up_to_date: bool,
-    /// Paths of the files that are LFS pointers; with any, there is no torrent.
-    pub pointers: Vec<String>,
-    /// Its torrent.
-    pub info_hash: Option<InfoHash>,
-    /// Why it is not shared; none if it is shared.
-    pub withheld: Option<WithheldReason>,
-    /// Warnings for the user.
-    pub warnings: Vec<String>,
-}
 
 /// Mirrors a repository. Continues an interrupted call. Dropping the future stops it and keeps the received bytes.
 pub(super) async fn run(
@@ -258,7 +152,7 @@ fn still_mirrored(
     request: &MirrorRequest,
     known: &Manifest,
 ) -> Result<MirrorReport, NodeError> {
-    let rule = rule(request, snapshot, known.license.as_deref());
+    let rule = request.rule(snapshot, known.license.as_deref());
     node.set_rule(known, rule)?;
     Ok(MirrorReport {
         model: job.model.clone(),
@@ -274,19 +168,4 @@ fn still_mirrored(
         withheld: rule.withheld,
         warnings: snapshot.warnings.clone(),
     })
-}
-
-/// The rule of sharing of a mirrored model. A restriction by its repository is reported before a missing request to
-/// share.
-fn rule(request: &MirrorRequest, snapshot: &Snapshot, license: Option<&str>) -> Rule {
-    let restricted = if snapshot.private == Some(true) {
-        Some(WithheldReason::Private)
-    } else if snapshot.gated {
-        Some(WithheldReason::Gated)
-    } else {
-        (!license.is_some_and(license::permits_redistribution)).then_some(WithheldReason::Licence)
-    };
-    let not_asked = (!request.share).then_some(WithheldReason::NotAsked);
-    let withheld = restricted.filter(|_| !request.right).or(not_asked);
-    Rule { withheld, unannounced: !request.broadcast, ..Rule::default() }
 }

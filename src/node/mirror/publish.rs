@@ -8,7 +8,8 @@ use std::sync::atomic::AtomicBool;
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::{MirrorJob, MirrorReport, MirrorRequest, rule};
+use super::job::MirrorJob;
+use super::{MirrorReport, MirrorRequest};
 use crate::mirror::{Downloaded, Snapshot};
 use crate::model::describe::{DescribeOptions, Description, describe};
 use crate::model::hash::FileHashes;
@@ -184,7 +185,7 @@ impl MirroredModel {
                 cancel,
             })?;
             let SignedManifest { manifest, metadata } = described;
-            let rule = rule(&self.request, &self.snapshot, manifest.license.as_deref());
+            let rule = self.request.rule(&self.snapshot, manifest.license.as_deref());
             library.trust.claim(&manifest.name, manifest.publisher)?;
             let store = &library.store;
             let stamps: Vec<Stamp> = metadata.iter().map(Stamp::of).collect();

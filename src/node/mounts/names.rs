@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::disputes::paths_by;
-use super::hub::{self, access::HubAccess};
-use super::readable::{self, LookupLimits};
-use super::{ErrorKind, Node, NodeError, chain, offline};
 use crate::catalog::SearchPatience;
 use crate::model::{Manifest, PublisherKey};
 use crate::mount::{PublisherTrust, RequestedModel, ResolveError, Resolver, Resolving};
+use crate::node::disputes::paths_by;
+use crate::node::hub::{self, access::HubAccess};
+use crate::node::readable::{self, LookupLimits};
+use crate::node::{ErrorKind, Node, NodeError, chain, offline};
 use crate::trust::TrustDocument;
 use crate::trust::{Trust, TrustError};
 
