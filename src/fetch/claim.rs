@@ -10,6 +10,9 @@ use crate::model::InfoHash;
 /// Names a reader, cursor or job. Unique within one `Fetch`, so that releasing twice does no harm.
 pub(super) type ClaimId = u64;
 
+/// A file of a torrent, by its index in the manifest.
+pub(super) type FileUse = (InfoHash, usize);
+
 /// A piece of a torrent.
 pub(super) type TorrentPiece = (InfoHash, u32);
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::claim::ClaimId;
+use super::claim::{ClaimId, FileUse};
 use super::tensors::FileTensors;
 use super::transfer::QUIET;
 use super::transfers::AllTransfers;
@@ -15,9 +15,6 @@ use super::window::Windows;
 use super::{FetchSettings, ReadError};
 use crate::model::InfoHash;
 use crate::store::{Content, ContentKey, StoredRevision};
-
-/// A file of a torrent, by its index in the manifest.
-pub(super) type FileUse = (InfoHash, usize);
 
 /// The bytes of one file, in all joined torrents that have it.
 #[derive(Debug)]

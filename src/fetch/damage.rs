@@ -2,16 +2,16 @@
 
 use std::ops::Range;
 
-use super::Fetch;
 use super::contents::AllContents;
+use super::core::Core;
 use super::effects::EngineCommand;
 use super::transfers::AllTransfers;
 use crate::model::{InfoHash, PieceIndex};
 use crate::store::ContentKey;
 
-/// See [`Fetch::withdraw_damaged`].
-pub(super) fn withdraw(fetch: &Fetch, info_hash: &InfoHash, piece: PieceIndex) -> bool {
-    let found = fetch.state.lock().transfers.all.get(info_hash).and_then(|transfer| {
+/// See [`Fetch::withdraw_damaged`](super::Fetch::withdraw_damaged).
+pub(super) fn withdraw(core: &Core, info_hash: &InfoHash, piece: PieceIndex) -> bool {
+    let found = core.state.lock().transfers.all.get(info_hash).and_then(|transfer| {
         let (file, bytes) = transfer.revision.layout.owner(piece)?;
         Some((transfer.revision.contents[file].clone(), bytes))
     });
@@ -25,7 +25,7 @@ pub(super) fn withdraw(fetch: &Fetch, info_hash: &InfoHash, piece: PieceIndex) -
     if counted {
         tracing::warn!(path = %path.display(), ?bytes, "verified bytes are damaged on the disk; withdrawing them");
     }
-    fetch.with(|state| {
+    core.with(|state| {
         if let Some(transfer) = state.transfers.all.get_mut(info_hash).filter(|_| counted && cached) {
             transfer.damaged += bytes.end - bytes.start;
         }

@@ -39,13 +39,13 @@ pub enum Shedding {
 impl Fetch {
     /// Bytes of the pieces that wait for space in memory, or on the disk: in the cache and next to it.
     pub fn lacking_bytes(&self, in_memory: bool) -> u64 {
-        let state = self.state.lock();
+        let state = self.core.state.lock();
         state.transfers.all.values().map(|transfer| transfer.space.lacking_bytes(in_memory)).sum()
     }
 
     /// Contents of the cache for which reads wait that lack space.
     pub fn starved(&self) -> Vec<Arc<Content>> {
-        let state = self.state.lock();
+        let state = self.core.state.lock();
         let lacks = |(info_hash, piece): &TorrentPiece| {
             state.transfers.all.get(info_hash).is_some_and(|t| t.space.lacks_cache(*piece))
         };
@@ -56,7 +56,7 @@ impl Fetch {
 
     /// Contents in memory of joined torrents, and whether some reader uses them.
     pub fn in_memory(&self) -> Vec<(Arc<Content>, bool)> {
-        let state = self.state.lock();
+        let state = self.core.state.lock();
         let contents = state.contents.all.iter().filter(|(_, joined)| joined.content.is_in_memory());
         let active = |key| state.contents.active.contains(key);
         contents.map(|(key, joined)| (joined.content.clone(), active(key))).collect()
@@ -83,12 +83,12 @@ impl Fetch {
 
     /// Whether a joined torrent uses a content.
     pub fn uses(&self, key: &ContentKey) -> bool {
-        self.state.lock().contents.all.contains_key(key)
+        self.core.state.lock().contents.all.contains_key(key)
     }
 
     /// Whether bytes of a content have been requested and have not come.
     pub fn receives(&self, key: &ContentKey) -> bool {
-        let state = self.state.lock();
+        let state = self.core.state.lock();
         let mut uses = state.contents.uses(key).into_iter();
         uses.any(|(info_hash, _)| state.transfers.all.get(&info_hash).is_some_and(|t| t.space.has_any()))
     }
@@ -98,7 +98,7 @@ impl Fetch {
     /// its beginning.
     pub fn deletable(&self, content: &Content, shedding: Shedding) -> Vec<Range<u64>> {
         let Some(key) = content.key() else { return Vec::new() };
-        let state = self.state.lock();
+        let state = self.core.state.lock();
         let kept = self.kept(&state, &key, shedding);
         let joined = state.contents.all.get(&key);
         let unit = joined.map_or(UNUSED_UNIT, |joined| joined.deletion_unit(&state.transfers));
@@ -119,10 +119,10 @@ impl Fetch {
     pub fn delete(&self, content: &Content, ranges: &[Range<u64>], shedding: Shedding) -> io::Result<u64> {
         let Some(key) = content.key() else { return Ok(0) };
         let (taken, ranges) = {
-            let _no_request_meanwhile = self.issuer.issuing.lock();
+            let _no_request_meanwhile = self.core.issuer.issuing.lock();
             // Both under the lock under which reads begin to wait: a read that begins later finds the ranges missing.
             let (taken, ranges, withdrawn) = {
-                let mut state = self.state.lock();
+                let mut state = self.core.state.lock();
                 let kept = self.kept(&state, &key, shedding);
                 let mut ranges = ranges.to_vec();
                 ranges.retain(|range| !kept.iter().any(|other| overlap(other, range)));
@@ -133,7 +133,7 @@ impl Fetch {
             };
             for (id, pieces) in withdrawn {
                 // A torrent that the engine does not know sends nothing.
-                let _ = self.issuer.engine.withdraw(id, &pieces);
+                let _ = self.core.issuer.engine.withdraw(id, &pieces);
             }
             (taken, ranges)
         };

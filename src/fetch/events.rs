@@ -19,9 +19,9 @@ impl Fetch {
             }
             return;
         };
-        if !self.state.lock().transfers.ids.contains_key(&id) {
+        if !self.core.state.lock().transfers.ids.contains_key(&id) {
             // The torrent may be just being added: this lock is held until its number is stored.
-            drop(self.issuer.issuing.lock());
+            drop(self.core.issuer.issuing.lock());
         }
         match event {
             Event::PieceVerified(_, piece) => self.piece_verified(id, piece),
@@ -30,23 +30,23 @@ impl Fetch {
             Event::Withdrawn(_, piece) => self.with(|state| state.transfers.withdrawn(id, piece)),
             Event::PieceRejected(_, piece) => self.piece_rejected(id, piece),
             Event::PieceDamaged(_, piece) => {
-                let info_hash = self.state.lock().transfers.ids.get(&id).copied();
+                let info_hash = self.core.state.lock().transfers.ids.get(&id).copied();
                 info_hash.into_iter().for_each(|info_hash| {
-                    damage::withdraw(self, &info_hash, piece);
+                    damage::withdraw(&self.core, &info_hash, piece);
                 });
             }
             Event::ResumeData(_, bytes) => self.resume_came(id, bytes),
             Event::Metainfo(_, bytes) => self.metainfo_came(id, bytes),
             Event::Failed(_, why) => {
                 if let Some(info_hash) = self.with(|state| state.gave_up(id, &why)) {
-                    self.issuer.saver.save(Save::ForgetMetainfo(info_hash));
+                    self.core.issuer.saver.save(Save::ForgetMetainfo(info_hash));
                 }
-                self.state.engine_changed.notify_waiters();
+                self.core.state.engine_changed.notify_waiters();
             }
             Event::DiskError(_, path, kind, text) => self.disk_failed(id, &path, kind, &text),
             Event::Removed(_) => {
                 self.with(|state| state.released(id));
-                self.state.engine_changed.notify_waiters();
+                self.core.state.engine_changed.notify_waiters();
             }
             Event::Added(_) => self.with(|state| state.started(id)),
             Event::PeerConnected(_, peer) => self.with(|state| state.peer_connected(id, peer)),
@@ -71,7 +71,7 @@ impl Fetch {
     }
 
     fn piece_verified(&self, id: TorrentId, piece: PieceIndex) {
-        let owners = { self.state.lock().owners(id, piece) };
+        let owners = { self.core.state.lock().owners(id, piece) };
         let Some((key, bytes, contents)) = owners else { return };
         let verified = self.mark(id, piece, &bytes, contents);
         // Otherwise the remaining claims keep the piece requested.
@@ -82,7 +82,7 @@ impl Fetch {
 
     fn blocks_verified(&self, id: TorrentId, piece: PieceIndex, blocks: Range<u32>) {
         let owners = {
-            let mut state = self.state.lock();
+            let mut state = self.core.state.lock();
             if state.transfers.staying(id).is_none() { None } else { state.owners(id, piece) }
         };
         let Some((key, bytes, contents)) = owners else { return };
@@ -108,7 +108,7 @@ impl Fetch {
             let marked = loop {
                 // A deletion that begins after the check below changes the version.
                 let version = content.version();
-                if version.moves != moves || self.state.lock().transfers.is_withdrawing(id, piece) {
+                if version.moves != moves || self.core.state.lock().transfers.is_withdrawing(id, piece) {
                     break Ok(false);
                 }
                 match content.mark_proved(bytes.clone(), version) {
@@ -149,8 +149,8 @@ impl Fetch {
             transfer.saving = false;
             (!transfer.metainfo_saved).then(|| Save::Resume(transfer.info_hash(), bytes))
         });
-        save.into_iter().for_each(|save| self.issuer.saver.save(save));
-        self.state.engine_changed.notify_waiters();
+        save.into_iter().for_each(|save| self.core.issuer.saver.save(save));
+        self.core.state.engine_changed.notify_waiters();
     }
 
     fn metainfo_came(&self, id: TorrentId, bytes: Option<Vec<u8>>) {
@@ -169,7 +169,7 @@ impl Fetch {
             transfer.resume_dirty = false;
             Some(Save::Metainfo(transfer.info_hash(), bytes))
         });
-        save.into_iter().for_each(|save| self.issuer.saver.save(save));
+        save.into_iter().for_each(|save| self.core.issuer.saver.save(save));
         if let Some(revision) = without_layers {
             layers::compute_in_background(self, revision);
         }
@@ -196,7 +196,7 @@ impl Fetch {
     /// in it look like data, so all of its bytes are fetched again. Returns the contents that lost bytes.
     fn forget_lost_file(&self, id: TorrentId, path: &Path) -> Vec<ContentKey> {
         let found = {
-            let mut state = self.state.lock();
+            let mut state = self.core.state.lock();
             // Errors of a torrent that is being removed concern files that have been marked already.
             state.transfers.staying(id).map(|t| (t.revision.clone(), t.given.clone()))
         };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Fetch;
+use super::core::Core;
 use crate::model::InfoHash;
 use crate::store::ContentKey;
 
@@ -15,17 +15,17 @@ pub struct NotReleased;
 /// Keeps torrents out of the engine. When it is dropped they are added again, with the remaining bytes.
 #[must_use]
 pub struct EvictionHold {
-    fetch: Arc<Fetch>,
+    core: Arc<Core>,
     keys: Vec<ContentKey>,
 }
 
 impl EvictionHold {
     pub(super) async fn begin(
-        fetch: Arc<Fetch>,
+        core: Arc<Core>,
         keys: &[ContentKey],
         within: Duration,
     ) -> Result<Self, NotReleased> {
-        let torrents = fetch.with(|state| {
+        let torrents = core.with(|state| {
             let uses = keys.iter().flat_map(|key| state.contents.uses(key));
             let mut torrents: Vec<InfoHash> = uses.map(|(info_hash, _)| info_hash).collect();
             torrents.sort_unstable();
@@ -33,11 +33,11 @@ impl EvictionHold {
             state.transfers.hold(keys, &torrents);
             torrents
         });
-        let hold = Self { fetch: fetch.clone(), keys: keys.to_vec() };
+        let hold = Self { core: core.clone(), keys: keys.to_vec() };
         // After this, a torrent that was just being added has its number.
-        fetch.issuer.issue(&fetch.state);
+        core.issuer.issue(&core.state);
         let released =
-            fetch.state.wait_until(|state| !state.transfers.ids.values().any(|of| torrents.contains(of)));
+            core.state.wait_until(|state| !state.transfers.ids.values().any(|of| torrents.contains(of)));
         match tokio::time::timeout(within, released).await {
             Ok(()) => Ok(hold),
             Err(_) => Err(NotReleased),
@@ -47,6 +47,6 @@ impl EvictionHold {
 
 impl Drop for EvictionHold {
     fn drop(&mut self) {
-        self.fetch.with(|state| state.transfers.end_hold(&self.keys));
+        self.core.with(|state| state.transfers.end_hold(&self.keys));
     }
 }

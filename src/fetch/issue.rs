@@ -2,38 +2,22 @@
 
 use std::sync::{Arc, Weak};
 
-use fixedbitset::FixedBitSet;
 use parking_lot::Mutex;
 
+use super::core::Core;
 use super::effects::EngineCommand;
-use super::parts::EngineBlocks;
 use super::saving::{Prepared, Save, Saver};
 use super::state::SharedState;
 use super::transfer::Phase;
-use super::{Fetch, FetchSettings, saving, unproved, web};
-use crate::model::{InfoHash, PieceHashes};
+use super::{FetchSettings, saving, unproved, web};
+use crate::model::InfoHash;
 use crate::paths::Paths;
 use crate::torrent::{EngineError, Swarms};
 
-/// What a torrent was added with.
-pub(super) struct AddedWith {
-    pub have: FixedBitSet,
-    /// Verified blocks of other pieces.
-    pub blocks: EngineBlocks,
-    /// The pieces that are cached and not proved.
-    pub unproved: FixedBitSet,
-    /// `Content::moves` of the files.
-    pub given: Vec<u64>,
-    /// Whether the metainfo is a saved one with all layers.
-    pub with_layers: bool,
-    /// The known hashes of the pieces, for a model whose files are on the web too.
-    pub hashes: Option<Arc<PieceHashes>>,
-}
-
 /// Issues the commands of the state one after another, so that the engine receives them in their order.
 pub(super) struct Issuer {
-    /// For tasks, which must not keep `Fetch` alive.
-    pub fetch: Weak<Fetch>,
+    /// For tasks, which must not keep it alive.
+    pub core: Weak<Core>,
     pub engine: Arc<dyn Swarms>,
     pub saver: Saver,
     /// Held while commands are issued, and while pieces are deleted. Locked before the state.
@@ -46,13 +30,13 @@ pub(super) struct Issuer {
 
 impl Issuer {
     pub(super) fn new(
-        fetch: Weak<Fetch>,
+        core: Weak<Core>,
         engine: Arc<dyn Swarms>,
         paths: Paths,
         settings: Arc<FetchSettings>,
     ) -> Self {
         Self {
-            fetch,
+            core,
             engine,
             saver: Saver::start(paths.clone()),
             issuing: Mutex::new(()),
@@ -100,12 +84,12 @@ impl Issuer {
             EngineCommand::ExportMetainfo(id) => (id, self.engine.export_metainfo(id)),
             EngineCommand::Download(download) => {
                 if let Some(web) = &self.settings.web {
-                    self.runtime.spawn(web::run(self.fetch.clone(), web.source.clone(), *download));
+                    self.runtime.spawn(web::run(self.core.clone(), web.source.clone(), *download));
                 }
                 return;
             }
             EngineCommand::Prove(proof) => {
-                self.runtime.spawn(unproved::run(self.fetch.clone(), *proof));
+                self.runtime.spawn(unproved::run(self.core.clone(), *proof));
                 return;
             }
             EngineCommand::Give(id, piece, bytes) => (id, self.engine.give_piece(id, piece, bytes)),

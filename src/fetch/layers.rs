@@ -55,7 +55,7 @@ fn hash_content(content: &Content, piece_length: u32, control: Control<'_>) -> R
 /// with them.
 pub(super) fn compute_in_background(fetch: &Fetch, revision: Arc<StoredRevision>) {
     let info_hash = revision.manifest.torrent.info_hash;
-    let (fetch, cancel) = (fetch.issuer.fetch.clone(), fetch.cancelled.clone());
+    let (core, cancel) = (fetch.core.issuer.core.clone(), fetch.cancelled.clone());
     tokio::spawn(async move {
         let computed = tokio::task::spawn_blocking(move || {
             let layers = compute(&revision, &cancel)?;
@@ -63,13 +63,13 @@ pub(super) fn compute_in_background(fetch: &Fetch, revision: Arc<StoredRevision>
         });
         // A panic was reported.
         let Ok(computed) = computed.await else { return };
-        let Some(fetch) = fetch.upgrade() else { return };
+        let Some(core) = core.upgrade() else { return };
         match computed {
             Ok(metainfo) => {
-                let saver = &fetch.issuer.saver;
+                let saver = &core.issuer.saver;
                 saver.save(Save::Metainfo(info_hash, metainfo));
                 if saver.flush().await {
-                    fetch.with(|state| state.transfers.add_again(info_hash));
+                    core.with(|state| state.transfers.add_again(info_hash));
                 }
             }
             Err(LayersError::Hash(HashError::Cancelled)) => {}

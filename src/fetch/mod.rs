@@ -9,7 +9,7 @@
 //! - A piece is requested once, however many readers wait for it, and cancelled when no claim is left.
 //! - Every wait has a deadline; [`Fetch::stop`] ends all waits.
 //!
-//! A change goes through [`Fetch::with`]: it locks the state (`state`), changes its parts, and issues the commands that follow
+//! A change goes through `Core::with` (`core`): it locks the state (`state`), changes its parts, and issues the commands that follow
 //! (`effects`, `issue`). The parts of the state:
 //! - `transfers`: all torrents. Each `transfer` has its `wants` (each `claim` on a piece or on `parts` of it, and the `orders` for
 //!   the engine that follow), `peers`, `space` (pieces that wait for space), `unproved` (cached bytes that are not proved) and `handed` (pieces that the engine
@@ -26,13 +26,16 @@
 
 mod claim;
 mod contents;
+mod core;
 mod damage;
 mod deadline;
 mod deletion;
 mod effects;
 mod events;
+mod exposing;
 mod exposure;
 mod figures;
+mod file_ref;
 mod guards;
 mod handed;
 mod hold;
@@ -48,6 +51,7 @@ mod reads;
 mod routing;
 mod saving;
 mod search;
+mod settings;
 mod small_files;
 mod space;
 mod state;
@@ -74,59 +78,31 @@ use tokio::sync::watch;
 
 use crate::model::{InfoHash, PieceIndex};
 use crate::paths::Paths;
-use crate::store::{ContentKey, Rooms, StoredRevision};
-use crate::torrent::{Discovery, GivenPeers, Swarms};
+use crate::store::{ContentKey, StoredRevision};
+use crate::torrent::Swarms;
 pub use deletion::Shedding;
 pub use exposure::Exposure;
 pub use figures::ReadFigures;
+pub use file_ref::{FileRef, ReadError};
 pub use hold::{EvictionHold, NotReleased};
-pub use reads::{FileRef, ReadError};
 pub use saving::places;
+pub use settings::FetchSettings;
 pub use status::{StalledRead, TransferStatus};
 
+use core::Core;
 use guards::ReadGuards;
 use hub::HubReads;
-use issue::Issuer;
 use small_files::Prefetched;
-use state::{FetchState, SharedState};
+use state::FetchState;
 use transfer::{Phase, Transfer};
-use web::WebSettings;
-
-/// What `Fetch` needs of the configuration.
-#[derive(Debug, Clone)]
-pub struct FetchSettings {
-    /// How long a read waits; any byte of the swarm postpones the end up to twice.
-    pub read_timeout: Duration,
-    /// The widest window, in bytes.
-    pub readahead_max: u64,
-    /// Bytes of pieces that one window may request ahead of its reader: a quarter of the cache.
-    pub window_bound: u64,
-    /// The limits of space.
-    pub rooms: Arc<Rooms>,
-    /// Discovery of every torrent.
-    pub discovery: Discovery,
-    /// Peers named by the user for every torrent.
-    pub peers: GivenPeers,
-    /// The web as the seed of last resort; none where it must not be used.
-    pub web: Option<WebSettings>,
-    /// The requests to hubs at a time for the daemon ([`hub::REQUESTS`]).
-    pub hub_budget: Arc<tokio::sync::Semaphore>,
-}
 
 /// The scheduler of all transfers of one node.
-///
-/// Lock order: `issuer.issuing`, then `state`, then a content's own, then `guards`. Commands for the engine are queued in
-/// the state and issued, in that order, under `issuing`. So the engine receives the commands of two threads in the order of
-/// their changes.
 pub struct Fetch {
-    state: SharedState,
-    issuer: Issuer,
+    core: Arc<Core>,
     guards: ReadGuards,
     settings: Arc<FetchSettings>,
     /// Models that are read from hubs.
     pub hub: Arc<HubReads>,
-    /// The torrents that reads wait for and whose peers send nothing.
-    starving: watch::Sender<BTreeSet<InfoHash>>,
     /// Ends hashing in the background.
     cancelled: Arc<AtomicBool>,
     figures: Arc<ReadFigures>,
@@ -138,28 +114,22 @@ impl Fetch {
     /// revision is read, fetched or seeded.
     pub fn new(engine: Arc<dyn Swarms>, paths: Paths, settings: FetchSettings) -> Arc<Self> {
         let settings = Arc::new(settings);
-        let fetch = Arc::new_cyclic(|fetch| Self {
-            state: SharedState::new(settings.clone()),
-            issuer: Issuer::new(fetch.clone(), engine, paths, settings.clone()),
+        let core = Core::new(engine, paths, settings.clone());
+        tokio::spawn(timer::run(Arc::downgrade(&core), core.state.timer.clone()));
+        Arc::new(Self {
+            core,
             guards: ReadGuards::default(),
             hub: HubReads::new(settings.clone()),
             settings,
-            starving: watch::Sender::default(),
             cancelled: Arc::default(),
             figures: Arc::default(),
             prefetched: Prefetched::default(),
-        });
-        tokio::spawn(timer::run(Arc::downgrade(&fetch), fetch.state.timer.clone()));
-        fetch
+        })
     }
 
     /// Changes the state, then issues the commands that follow.
     fn with<R>(&self, change: impl FnOnce(&mut FetchState) -> R) -> R {
-        let (result, has_commands) = self.state.change(change);
-        if has_commands {
-            self.issuer.issue(&self.state);
-        }
-        result
+        self.core.with(change)
     }
 
     /// Joins the swarm of a revision, to upload its verified bytes. Idempotent. `Broken` if the engine refuses it, and for a
@@ -167,7 +137,7 @@ impl Fetch {
     pub fn join(&self, revision: &Arc<StoredRevision>) -> Result<(), ReadError> {
         self.with(|state| state.join(revision))?;
         // The command has been issued, here or by a thread that this one waited for.
-        let state = self.state.lock();
+        let state = self.core.state.lock();
         match state.transfers.all.get(&revision.manifest.torrent.info_hash).map(|t| &t.phase) {
             Some(Phase::Failed { why, .. }) => Err(ReadError::Broken(why.clone())),
             _ => Ok(()),
@@ -191,13 +161,13 @@ impl Fetch {
 
     /// Whether bytes of a joined swarm may be sent, or a read waits.
     pub fn has_work(&self) -> bool {
-        self.state.lock().has_work() || self.hub.has_work()
+        self.core.state.lock().has_work() || self.hub.has_work()
     }
 
     /// The torrents that reads wait for while no peer of theirs sends anything, kept up to date. The receiver should
     /// [introduce](Self::introduce) more hosts that have them.
     pub fn starving(&self) -> watch::Receiver<BTreeSet<InfoHash>> {
-        self.starving.subscribe()
+        self.core.starving.subscribe()
     }
 
     /// Sets which hosts may learn of a torrent, by default all. Returns whether that is a change; a torrent in the engine is
@@ -208,7 +178,7 @@ impl Fetch {
 
     /// Which hosts may learn of a torrent.
     pub fn exposure(&self, info_hash: &InfoHash) -> Exposure {
-        self.state.lock().transfers.exposure(info_hash)
+        self.core.state.lock().transfers.exposure(info_hash)
     }
 
     /// Must be called when other contents are reserved than before (see
@@ -242,7 +212,18 @@ impl Fetch {
     /// A program has opened a file. If that is the configuration or the index of a model, its small files are fetched in
     /// the background, once. Must be called inside the runtime.
     pub fn opened(self: &Arc<Self>, file: &FileRef) {
-        small_files::fetch_after_open(self, file);
+        let files = self.prefetched.begin(file);
+        if files.is_empty() {
+            return;
+        }
+        let (fetch, revision) = (self.clone(), file.revision.clone());
+        tokio::spawn(async move {
+            let fetched = fetch.fetch_files(&revision, &files, fetch.settings.read_timeout).await;
+            if let Err(error) = fetched {
+                tracing::debug!(model = %revision.manifest.name, %error, "could not fetch the small files");
+                fetch.prefetched.forget(&revision.manifest.torrent.info_hash);
+            }
+        });
     }
 
     /// The last handle of a file was closed: pieces ahead of its readers are no longer wanted.
@@ -266,7 +247,7 @@ impl Fetch {
     /// Withdraws a piece of a joined torrent whose bytes on the disk do not match its hash. Returns whether it counted as
     /// verified. Writes to files.
     pub fn withdraw_damaged(&self, info_hash: &InfoHash, piece: PieceIndex) -> bool {
-        damage::withdraw(self, info_hash, piece)
+        damage::withdraw(&self.core, info_hash, piece)
     }
 
     /// Takes all torrents that have one of these contents out of the engine, so that their bytes can be deleted: a running
@@ -277,18 +258,21 @@ impl Fetch {
         keys: &[ContentKey],
         within: Duration,
     ) -> Result<EvictionHold, NotReleased> {
-        EvictionHold::begin(self.clone(), keys, within).await
+        EvictionHold::begin(self.core.clone(), keys, within).await
     }
 
     /// The bytes of a content that reads or jobs wait for: they must not be deleted.
     pub fn waited_for(&self, key: &ContentKey) -> Vec<Range<u64>> {
-        self.state.lock().contents.waited_for(key)
+        self.core.state.lock().contents.waited_for(key)
     }
 
     /// Writes resume data of everything that changed; returns when all is on disk or `within` has passed.
     pub async fn flush(&self, within: Duration) {
         self.with(|state| state.transfers.save_changed(true));
-        if tokio::time::timeout(within, saving::saved(&self.state, &self.issuer.saver)).await.is_err() {
+        if tokio::time::timeout(within, saving::saved(&self.core.state, &self.core.issuer.saver))
+            .await
+            .is_err()
+        {
             tracing::warn!(?within, "could not write all resume data in time");
         }
     }
@@ -300,22 +284,22 @@ impl Fetch {
 
     /// Figures of all joined revisions, by name.
     pub fn status(&self) -> Vec<TransferStatus> {
-        TransferStatus::of(&self.state, |_| true)
+        TransferStatus::of(&self.core.state, |_| true)
     }
 
     /// Figures of one joined revision.
     pub fn progress(&self, info_hash: &InfoHash) -> Option<TransferStatus> {
-        TransferStatus::of(&self.state, |of| of == info_hash).pop()
+        TransferStatus::of(&self.core.state, |of| of == info_hash).pop()
     }
 
     /// The revisions whose swarms are joined, without those that the engine refused.
     pub fn joined(&self) -> Vec<Arc<StoredRevision>> {
-        self.state.lock().transfers.all.values().filter_map(in_swarm).collect()
+        self.core.state.lock().transfers.all.values().filter_map(in_swarm).collect()
     }
 
     /// The revision of a joined swarm, unless the engine refused it.
     pub fn joined_as(&self, info_hash: &InfoHash) -> Option<Arc<StoredRevision>> {
-        self.state.lock().transfers.all.get(info_hash).and_then(in_swarm)
+        self.core.state.lock().transfers.all.get(info_hash).and_then(in_swarm)
     }
 }
 
@@ -326,7 +310,5 @@ fn in_swarm(transfer: &Transfer) -> Option<Arc<StoredRevision>> {
 impl Drop for Fetch {
     fn drop(&mut self) {
         self.cancelled.store(true, Ordering::Relaxed);
-        // The timer task ends.
-        self.state.timer.notify_one();
     }
 }

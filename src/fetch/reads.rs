@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::waiters::{ParkedWait, WaitKind, WaitRequest};
-use super::{Fetch, tensors};
+use super::waiters::{Ticket, WaitKind, WaitRequest, WaitResult};
+use super::{Fetch, FileRef, ReadError, tensors};
 use crate::descriptors;
-use crate::model::{FileEntry, InfoHash};
 use crate::store::{Content, StoredRevision};
 
 /// How often a read starts again because verified bytes could not be read from the disk.
@@ -19,73 +18,6 @@ pub(super) const ATTEMPTS: usize = 3;
 /// How long a read waits for a free descriptor, and its first pause; each further one is twice as long.
 const SHORTAGE_WITHIN: Duration = Duration::from_secs(10);
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
-
-/// Why a read failed.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ReadError {
-    /// No piece came in time; the text names the reason (no peers, no peer with the piece, …).
-    #[error("timed out: {0}")]
-    TimedOut(String),
-    /// The node is stopping.
-    #[error("stopped")]
-    Stopped,
-    /// The swarm was left while the node runs: the model was removed, replaced or withheld.
-    #[error("it was removed, replaced or withheld during the read")]
-    Left,
-    /// The hub refuses the bytes to this user; the text is its reason.
-    #[error("{0}")]
-    Denied(String),
-    /// The local disk failed: the text for people, and the kind of the failure.
-    #[error("disk: {0}")]
-    Disk(String, io::ErrorKind),
-    /// There has been no space for the bytes of a whole file for a while.
-    #[error("there is no space for it any more")]
-    NoSpace,
-    /// The torrent cannot be used (metainfo refused by the engine).
-    #[error("{0}")]
-    Broken(String),
-}
-
-/// One file of one revision.
-#[derive(Debug, Clone)]
-pub struct FileRef {
-    /// The revision.
-    pub revision: Arc<StoredRevision>,
-    /// Index into its manifest's files.
-    pub file: usize,
-}
-
-impl FileRef {
-    pub(super) fn content(&self) -> &Arc<Content> {
-        &self.revision.contents[self.file]
-    }
-
-    /// The file as it is read now: a file that was read from a hub continues as a file of its manifest, once that is known.
-    /// None if the manifest has no such file.
-    pub fn present(&self) -> Option<Self> {
-        let Some(successor) = self.revision.hub.as_ref().and_then(|hub| hub.successor()) else {
-            return Some(self.clone());
-        };
-        let FileEntry { path, size, .. } = &self.revision.manifest.files[self.file];
-        let same = |entry: &FileEntry| entry.path == *path && entry.size == *size;
-        let file = successor.manifest.files.iter().position(same)?;
-        Some(Self { revision: successor, file })
-    }
-
-    pub(super) fn has_successor(&self) -> bool {
-        self.revision.hub.as_ref().is_some_and(|hub| hub.successor().is_some())
-    }
-
-    pub(super) fn info_hash(&self) -> InfoHash {
-        self.revision.manifest.torrent.info_hash
-    }
-
-    /// Bytes `offset..offset + len`, cut at the end of the file.
-    fn cut(&self, offset: u64, len: u64) -> Range<u64> {
-        let size = self.content().len();
-        offset.min(size)..offset.saturating_add(len).min(size)
-    }
-}
 
 impl Fetch {
     /// Reads bytes `offset..offset + len` of a file, cut at its end, if all of them are verified. Does not wait.
@@ -296,15 +228,39 @@ impl Fetch {
     fn learn_tensors(&self, content: &Content) {
         let Some(key) = content.key() else { return };
         let unread = {
-            let state = self.state.lock();
+            let state = self.core.state.lock();
             state.contents.all.get(&key).is_some_and(|joined| joined.shape == tensors::FileTensors::Unread)
         };
         if unread
             && let Some(shape) = tensors::read_shape(content)
-            && let Some(joined) = self.state.lock().contents.all.get_mut(&key)
+            && let Some(joined) = self.core.state.lock().contents.all.get_mut(&key)
         {
             joined.shape = shape;
         }
+    }
+}
+
+/// The reader's end of a waiter. Dropping it removes the waiter and its claims.
+pub(super) struct ParkedWait<'a> {
+    fetch: &'a Fetch,
+    ticket: Ticket,
+}
+
+impl<'a> ParkedWait<'a> {
+    pub(super) fn new(fetch: &'a Fetch, ticket: Ticket) -> Self {
+        Self { fetch, ticket }
+    }
+
+    /// Waits for the answer.
+    pub(super) async fn answered(mut self) -> WaitResult {
+        (&mut self.ticket.answer).await.unwrap_or(Err(ReadError::Stopped))
+    }
+}
+
+impl Drop for ParkedWait<'_> {
+    fn drop(&mut self) {
+        let Ticket { key, id, .. } = &self.ticket;
+        self.fetch.with(|state| state.contents.remove_waiter(key, *id, &mut state.transfers));
     }
 }
 

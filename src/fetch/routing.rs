@@ -3,8 +3,9 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use super::claim::FileUse;
 use super::claim::{ClaimId, ClaimLevel, Extent, TorrentPiece};
-use super::contents::{FileUse, JoinedContent};
+use super::contents::JoinedContent;
 use super::parts::{extent_of, numbers};
 use super::transfer::Transfer;
 use super::transfers::AllTransfers;

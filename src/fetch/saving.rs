@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Exposure;
-use super::issue::AddedWith;
 use super::parts::EngineBlocks;
 use super::state::SharedState;
+use super::transfer::AddedWith;
 use crate::fsutil;
 use crate::model::metainfo::parse_metainfo;
 use crate::model::{InfoHash, PieceHashes, PieceLayers};

@@ -2,11 +2,10 @@
 //! the tokenizer and other small files next, one after another.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Fetch, FileRef};
+use super::FileRef;
 use crate::model::InfoHash;
 use crate::store::StoredRevision;
 
@@ -46,34 +45,29 @@ fn small_files(revision: &StoredRevision) -> Vec<usize> {
     small
 }
 
-/// A program has opened a file. If that is the configuration or the index of a model, its small files are fetched in
-/// the background, once. Must be called inside the runtime.
-pub(super) fn fetch_after_open(fetch: &Arc<Fetch>, file: &FileRef) {
-    let info_hash = file.info_hash();
-    if file.revision.is_local || !is_first(&file.revision.manifest.files[file.file].path) {
-        return;
-    }
-    {
-        let mut done = fetch.prefetched.0.lock();
-        if done.len() >= MAX_MODELS {
-            done.clear();
+impl Prefetched {
+    /// The small files to fetch after a program has opened a file: none unless that is the configuration or the index of a
+    /// model, and the model's small files were not fetched before.
+    pub(super) fn begin(&self, file: &FileRef) -> Vec<usize> {
+        if file.revision.is_local || !is_first(&file.revision.manifest.files[file.file].path) {
+            return Vec::new();
         }
-        if !done.insert(info_hash) {
-            return;
+        {
+            let mut done = self.0.lock();
+            if done.len() >= MAX_MODELS {
+                done.clear();
+            }
+            if !done.insert(file.info_hash()) {
+                return Vec::new();
+            }
         }
+        small_files(&file.revision)
     }
-    let files = small_files(&file.revision);
-    if files.is_empty() {
-        return;
+
+    /// The files could not be fetched: they are fetched after the next opening.
+    pub(super) fn forget(&self, info_hash: &InfoHash) {
+        self.0.lock().remove(info_hash);
     }
-    let (fetch, revision) = (fetch.clone(), file.revision.clone());
-    tokio::spawn(async move {
-        let fetched = fetch.fetch_files(&revision, &files, fetch.settings.read_timeout).await;
-        if let Err(error) = fetched {
-            tracing::debug!(model = %revision.manifest.name, %error, "could not fetch the small files");
-            fetch.prefetched.0.lock().remove(&info_hash);
-        }
-    });
 }
 
 #[cfg(test)]

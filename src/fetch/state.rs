@@ -9,7 +9,8 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::contents::{AllContents, FileUse};
+use super::claim::FileUse;
+use super::contents::AllContents;
 use super::deadline::Deadline;
 use super::effects::EngineCommand;
 use super::transfer::Transfer;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Fetch;
+use super::core::Core;
 use super::effects::EngineCommand;
 use super::search::Attempts;
 use super::state::FetchState;
@@ -16,19 +16,16 @@ use super::transfers::AllTransfers;
 use super::web::TransferWeb;
 use crate::model::InfoHash;
 
-/// How often resume data of a torrent that changed is written.
-pub(super) const SAVE_EVERY: Duration = Duration::from_secs(30);
-
 /// The timer runs at least this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
-/// Runs until `Fetch` is dropped.
-pub(super) async fn run(fetch: Weak<Fetch>, wake: Arc<Notify>) {
+/// Runs until the scheduler is dropped.
+pub(super) async fn run(core: Weak<Core>, wake: Arc<Notify>) {
     loop {
-        let next = match fetch.upgrade() {
-            Some(fetch) => fetch.with(|state| {
+        let next = match core.upgrade() {
+            Some(core) => core.with(|state| {
                 let next = state.run_timer();
-                fetch.starving.send_if_modified(|known| {
+                core.starving.send_if_modified(|known| {
                     let starving = state.starving();
                     let changes = *known != starving;
                     *known = starving;

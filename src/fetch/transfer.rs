@@ -1,10 +1,12 @@
 //! One torrent: its claims, its pieces, its peers and its faults.
 
+mod engine;
 mod phase;
 mod silence;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fixedbitset::FixedBitSet;
 use tokio::time::Instant;
@@ -21,8 +23,11 @@ use super::web::TransferWeb;
 use crate::model::InfoHash;
 use crate::store::{Rooms, StoredRevision};
 use crate::torrent::{SwarmStats, TorrentId};
-pub(super) use phase::{Phase, REMOVAL};
+pub(super) use phase::{AddedWith, Phase, REMOVAL};
 pub(super) use silence::QUIET;
+
+/// How often resume data of a torrent that changed is written.
+pub(super) const SAVE_EVERY: Duration = Duration::from_secs(30);
 
 /// After this many bad pieces in a row, received bytes do not count as progress.
 const MAX_REJECTED: u32 = 8;
@@ -109,7 +114,7 @@ impl Transfer {
             exporting: false,
             resume_dirty: false,
             saving: false,
-            next_save: now + super::timer::SAVE_EVERY,
+            next_save: now + SAVE_EVERY,
             web,
         }
     }

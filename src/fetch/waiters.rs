@@ -6,11 +6,10 @@ use std::ops::Range;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::claim::{ClaimId, TorrentPiece};
-use super::contents::FileUse;
+use super::claim::{ClaimId, FileUse, TorrentPiece};
 use super::deadline::Deadline;
 use super::transfer::QUIET;
-use super::{Fetch, FileRef, ReadError};
+use super::{FileRef, ReadError};
 use crate::model::InfoHash;
 use crate::store::ContentKey;
 
@@ -82,30 +81,6 @@ pub(super) struct Ticket {
     pub key: ContentKey,
     pub id: ClaimId,
     pub answer: oneshot::Receiver<WaitResult>,
-}
-
-/// The reader's end of a waiter. Dropping it removes the waiter and its claims.
-pub(super) struct ParkedWait<'a> {
-    fetch: &'a Fetch,
-    ticket: Ticket,
-}
-
-impl<'a> ParkedWait<'a> {
-    pub(super) fn new(fetch: &'a Fetch, ticket: Ticket) -> Self {
-        Self { fetch, ticket }
-    }
-
-    /// Waits for the answer.
-    pub(super) async fn answered(mut self) -> WaitResult {
-        (&mut self.ticket.answer).await.unwrap_or(Err(ReadError::Stopped))
-    }
-}
-
-impl Drop for ParkedWait<'_> {
-    fn drop(&mut self) {
-        let Ticket { key, id, .. } = &self.ticket;
-        self.fetch.with(|state| state.contents.remove_waiter(key, *id, &mut state.transfers));
-    }
 }
 
 /// When a deadline of these waiters ends, or one of them has relied on another torrent for long.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::claim::FileUse;
 use super::claim::{ClaimId, TorrentPiece};
-use super::contents::FileUse;
 
 /// Cursors a file may have; the least recently used is removed first. Loaders use up to 16 threads.
 pub(super) const MAX_CURSORS: usize = 16;

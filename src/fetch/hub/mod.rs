@@ -13,29 +13,29 @@
 //! Parts: `state` (files that are read, waiters, failures), `plan` (the next request), `run` (one request), `jobs` (whole
 //! files), `status`.
 
+mod deletable;
 mod jobs;
+mod origin;
 mod plan;
 mod run;
 mod state;
 mod status;
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::deadline::Deadline;
 use super::tensors::{FileTensors, read_shape};
-use super::web::{WebBody, WebError};
 use super::window::WindowReach;
 use super::{FetchSettings, FileRef, ReadError};
 use crate::model::{GRANULE_LEN, ModelRef};
-use crate::store::{Content, ContentKey, HubListing, SpaceClass, StoredRevision};
+use crate::store::{Content, ContentKey, SpaceClass, StoredRevision};
+pub use origin::HubOrigin;
 use state::{HubState, HubWait, Reading};
 pub use status::HubStatus;
 
@@ -60,23 +60,8 @@ const OPEN_WITHIN: Duration = Duration::from_secs(60);
 /// How long a server may send nothing.
 const SILENT_WITHIN: Duration = Duration::from_secs(20);
 
-/// The pause after a failed request; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-
 /// How long a file is not requested again after its bytes did not have the hash that the hub lists.
 const DAMAGED_FOR: Duration = Duration::from_secs(300);
-
-/// Sends requests for bytes of a repository at a hub.
-pub trait HubOrigin: Send + Sync + 'static {
-    /// Requests bytes of a file (an index into the listing). Dropping the future or the body ends the transfer.
-    fn open(
-        &self,
-        listing: &HubListing,
-        file: usize,
-        range: Range<u64>,
-    ) -> BoxFuture<'static, Result<WebBody, WebError>>;
-}
 
 /// Called when all bytes of a file have come.
 type OnComplete = Box<dyn Fn(FileRef) + Send + Sync>;
@@ -302,7 +287,7 @@ impl HubReads {
                 let reading = content.key().and_then(|key| state.files.get(&key));
                 reading.map(Reading::needed).unwrap_or_default()
             };
-            for range in plan::deletable(content, &needed) {
+            for range in deletable::deletable(content, &needed) {
                 if freed >= target {
                     return Ok(freed);
                 }
@@ -316,7 +301,7 @@ impl HubReads {
 
     /// The figures of a model that is read from a hub; none for another model.
     pub fn status(&self, revision: &StoredRevision) -> Option<HubStatus> {
-        HubStatus::of(self, revision)
+        HubStatus::of(&self.state.lock(), revision)
     }
 
     /// Whether reads wait.
@@ -344,6 +329,3 @@ impl Drop for WaiterGuard<'_> {
         self.reads.pump();
     }
 }
-
-/// All sources of bytes, by model.
-type Origins = HashMap<ModelRef, Arc<dyn HubOrigin>>;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::deletable::overlaps;
 use super::run::RangeRequest;
 use super::state::{HubState, Reading, RunningRange};
 use super::{FOR_READERS, HubReads, MAX_REQUEST, MIN_AHEAD, PER_FILE};
@@ -13,12 +14,6 @@ use crate::fetch::tensors::FileTensors;
 use crate::fetch::window::share;
 use crate::model::{BLOCK_LEN, GRANULE_LEN};
 use crate::store::{Content, ContentKey};
-
-/// The unit in which bytes behind readers are deleted, in bytes.
-const EXTENT: u64 = 16 << 20;
-
-/// The same for a content in memory, of which there is less.
-const MEMORY_EXTENT: u64 = 1 << 20;
 
 /// What a request is for, the most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -170,10 +165,6 @@ impl Reading {
     }
 }
 
-fn overlaps(a: &Range<u64>, b: &Range<u64>) -> bool {
-    a.start < b.end && b.start < a.end
-}
-
 /// The parts of a range outside another one.
 fn without(range: &Range<u64>, other: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
     let before = range.start..range.end.min(other.start.max(range.start));
@@ -181,25 +172,6 @@ fn without(range: &Range<u64>, other: &Range<u64>) -> impl Iterator<Item = Range
     let whole = (!overlaps(range, other)).then(|| range.clone());
     let parts = if whole.is_some() { [0..0, 0..0] } else { [before, after] };
     whole.into_iter().chain(parts.into_iter().filter(|part| !part.is_empty()))
-}
-
-/// The cached extents of a content that no reader needs soon, from its end.
-pub(super) fn deletable(content: &Content, needed: &[Range<u64>]) -> Vec<Range<u64>> {
-    let unit = if content.is_in_memory() { MEMORY_EXTENT } else { EXTENT };
-    let mut found = Vec::new();
-    for cached in content.verified_ranges(0..content.len()) {
-        let mut start = cached.start;
-        while start < cached.end {
-            let end = ((start / unit + 1) * unit).min(cached.end);
-            let extent = start..end;
-            if !needed.iter().any(|needed| overlaps(needed, &extent)) {
-                found.push(extent);
-            }
-            start = end;
-        }
-    }
-    found.reverse();
-    found
 }
 
 #[cfg(test)]

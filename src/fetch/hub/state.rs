@@ -9,13 +9,17 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::{FIRST_PAUSE, HubOrigin, LONGEST_PAUSE, Origins};
+use super::origin::{HubOrigin, Origins};
 use crate::fetch::tensors::FileTensors;
 use crate::fetch::web::WebError;
 use crate::fetch::window::{STALE, WindowReach, Windows};
 use crate::fetch::{FileRef, ReadError};
 use crate::model::{Manifest, ModelRef};
 use crate::store::{Content, ContentKey, SpaceClass};
+
+/// The pause after a failed request; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// All reads from hubs.
 #[derive(Default)]

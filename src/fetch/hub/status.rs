@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::HubReads;
+use super::state::{HubState, Reading};
 use crate::fetch::status::STALLED;
 use crate::store::StoredRevision;
 
@@ -32,12 +32,10 @@ pub struct HubStatus {
 
 impl HubStatus {
     /// The figures of a model that is read from a hub; none for another model.
-    pub(super) fn of(reads: &HubReads, revision: &StoredRevision) -> Option<Self> {
+    pub(super) fn of(state: &HubState, revision: &StoredRevision) -> Option<Self> {
         let listing = &revision.hub.as_ref()?.listing;
-        let state = reads.state.lock();
         let of_it = || state.files.values().filter(|reading| reading.is_of(&listing.model));
-        let waiting =
-            |reading: &super::state::Reading| reading.waiters.values().filter(|wait| !wait.is_job).count();
+        let waiting = |reading: &Reading| reading.waiters.values().filter(|wait| !wait.is_job).count();
         let stalled = of_it().find(|reading| {
             reading.waiters.values().any(|wait| wait.since.elapsed() >= STALLED) && reading.running.is_empty()
         });
@@ -48,7 +46,6 @@ impl HubStatus {
             of_it().map(waiting).sum(),
         );
         let trouble = trouble.or_else(|| stalled.map(|reading| reading.why_it_waits(&state.origins)));
-        drop(state);
         Some(Self {
             model: listing.model.to_string(),
             commit: listing.commit.to_string(),

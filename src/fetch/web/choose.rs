@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use tokio::time::Instant;
 
-use super::requests::TransferWeb;
 use super::sources::{Availability, Servers};
+use super::transfer_web::TransferWeb;
 use super::{MAX_REFUSED, PATIENCE, merge};
 use crate::fetch::claim::ClaimLevel;
 use crate::fetch::transfer::Transfer;

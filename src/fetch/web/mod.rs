@@ -13,7 +13,7 @@
 //! - A server that fails is skipped for growing pauses; one that sent wrong bytes, for the rest of the run.
 //!
 //! Parts: `sources` (addresses and their health), `choose` (the policy: the next request), `merge` (of pieces), `requests`
-//! (under way, in the state), `shared` (their limits), `run` (one request), `http` (the real web), `meter`.
+//! (under way, in the state; of one torrent: `transfer_web`), `shared` (their limits), `run` (one request), `http` (the real web), `meter`.
 
 mod choose;
 mod http;
@@ -23,6 +23,7 @@ mod requests;
 mod run;
 mod shared;
 mod sources;
+mod transfer_web;
 
 use std::fmt;
 use std::ops::Range;
@@ -32,12 +33,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use tokio::sync::{Semaphore, oneshot};
 use url::Url;
 
+use super::claim::ClaimId;
+use crate::model::{InfoHash, PieceHashes};
+
 pub use http::{HttpSource, Lent};
-pub(super) use requests::TransferWeb;
-pub(super) use run::{PieceDownload, run};
+pub(super) use run::run;
 pub(super) use shared::WebShared;
+pub(super) use transfer_web::TransferWeb;
 
 /// How long only peers are asked: connecting and a first piece take well under a second where peers are good, and a person
 /// who waits for a file notices more than this.
@@ -131,4 +136,24 @@ impl fmt::Debug for WebSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WebSettings").field("endpoint", &self.endpoint).finish_non_exhaustive()
     }
+}
+
+/// A request for pieces of one file.
+#[derive(Debug)]
+pub(in crate::fetch) struct PieceDownload {
+    pub info_hash: InfoHash,
+    /// The request's name in the state.
+    pub id: ClaimId,
+    pub file: usize,
+    pub request: WebRequest,
+    /// The file's first piece.
+    pub first_piece: u32,
+    /// The pieces of the torrent that the range holds.
+    pub pieces: Range<u32>,
+    pub piece_length: u64,
+    pub hashes: Arc<PieceHashes>,
+    /// Bounds the bytes in memory, in blocks.
+    pub memory: Arc<Semaphore>,
+    /// Ends with an error when the request is no longer needed.
+    pub ended: oneshot::Receiver<()>,
 }

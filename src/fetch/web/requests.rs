@@ -1,145 +1,26 @@
 //! Requests over HTTP that are under way.
 
-use std::collections::{HashMap, HashSet};
-use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::choose::{Choices, NextRequest, RequestPlan};
-use super::meter::Meter;
 use super::shared::{Slot, WebShared};
-use super::sources::Sources;
-use super::{FOR_READERS, MIN_REQUEST, PER_TORRENT, PieceDownload, WebError, WebRequest, WebSettings};
+use super::transfer_web::RunningRequest;
+use super::{FOR_READERS, PER_TORRENT, PieceDownload, WebError, WebRequest};
 use crate::fetch::claim::ClaimId;
 use crate::fetch::effects::{Effects, EngineCommand};
 use crate::fetch::handed::HandedFrom;
 use crate::fetch::transfer::Transfer;
 use crate::fetch::transfers::AllTransfers;
-use crate::fetch::wants::Wants;
-use crate::model::{InfoHash, Manifest, PieceHashes, PieceIndex};
+use crate::model::{InfoHash, PieceIndex};
 
 /// After this many requests without a whole piece, the bytes of the next one do not count as progress.
 const MAX_FAILED: u32 = 8;
 
 /// The shortest time between two choices of requests for one torrent: with small pieces, much happens in one second.
 const CHOOSE_EVERY: Duration = Duration::from_millis(10);
-
-/// One request. Dropping it ends it.
-#[derive(Debug)]
-struct RunningRequest {
-    id: ClaimId,
-    source: usize,
-    file: usize,
-    /// The pieces that have not come.
-    rest: Range<u32>,
-    /// The pieces that were claimed when it began.
-    wanted: HashSet<u32>,
-    _slot: Slot,
-    /// The task ends when this is dropped.
-    _end: oneshot::Sender<()>,
-}
-
-impl RunningRequest {
-    /// Whether one of its pieces is claimed; or, where all pieces claimed at its begin have come, whether the remaining
-    /// pieces are few.
-    fn is_needed(&self, wants: &Wants, piece_length: u32) -> bool {
-        let rest = || self.rest.clone();
-        let bytes = u64::from(self.rest.end - self.rest.start) * u64::from(piece_length);
-        rest().any(|piece| wants.is_claimed(piece))
-            || (bytes <= MIN_REQUEST && !rest().any(|piece| self.wanted.contains(&piece)))
-    }
-}
-
-/// The requests of one torrent whose manifest names addresses on the web.
-#[derive(Debug)]
-pub(in crate::fetch) struct TransferWeb {
-    pub(super) sources: Sources,
-    /// Known once the torrent was added.
-    pub(super) hashes: Option<Arc<PieceHashes>>,
-    requests: Vec<RunningRequest>,
-    /// How often the engine refused a piece.
-    pub(super) refused: HashMap<u32, u32>,
-    /// No peer was connected when the last request began, and none has come since.
-    pub(super) alone: bool,
-    /// When requests were last chosen.
-    chosen: Option<Instant>,
-    /// When the clock next matters.
-    next: Option<Instant>,
-    received: u64,
-    meter: Meter,
-    /// Requests that failed since the last right piece.
-    failed_in_a_row: u32,
-    /// Why the last request failed, until one succeeds.
-    pub trouble: Option<String>,
-}
-
-impl TransferWeb {
-    /// None where the manifest names no address.
-    pub(in crate::fetch) fn of(manifest: &Manifest, settings: Option<&WebSettings>) -> Option<Self> {
-        let sources = Sources::of(manifest, &settings?.endpoint)?;
-        Some(Self {
-            sources,
-            hashes: None,
-            requests: Vec::new(),
-            refused: HashMap::new(),
-            alone: false,
-            chosen: None,
-            next: None,
-            received: 0,
-            meter: Meter::default(),
-            failed_in_a_row: 0,
-            trouble: None,
-        })
-    }
-
-    pub(in crate::fetch) fn set_hashes(&mut self, hashes: Arc<PieceHashes>) {
-        self.hashes = Some(hashes);
-    }
-
-    /// The torrent is out of the engine: all requests end.
-    pub(in crate::fetch) fn end_all(&mut self) {
-        self.requests.clear();
-        self.next = None;
-    }
-
-    /// The engine refused a piece that came over HTTP.
-    pub(in crate::fetch) fn was_refused(&mut self, piece: u32) {
-        *self.refused.entry(piece).or_default() += 1;
-    }
-
-    /// The engine has not verified a piece that came over HTTP.
-    pub(in crate::fetch) fn was_not_verified(&mut self) {
-        self.trouble = Some("the engine does not accept pieces that came over HTTP".to_owned());
-    }
-
-    /// A peer is connected or sent something: the web is asked again only after its time.
-    pub(in crate::fetch) fn not_alone(&mut self) {
-        self.alone = false;
-    }
-
-    /// When the clock next matters.
-    pub(in crate::fetch) fn next(&self) -> Option<Instant> {
-        self.next
-    }
-
-    /// Bytes received over HTTP, and bytes per second.
-    pub(in crate::fetch) fn figures(&self, now: Instant) -> (u64, u64) {
-        (self.received, self.meter.rate(now))
-    }
-
-    /// Whether a piece is being requested.
-    pub(super) fn is_under_way(&self, piece: u32) -> bool {
-        self.requests.iter().any(|r| r.rest.contains(&piece))
-    }
-
-    fn set_next(&mut self, next: Option<Instant>, effects: &mut Effects) {
-        self.next = next;
-        next.into_iter().for_each(|next| effects.wake_by(next));
-    }
-}
 
 impl WebShared {
     /// Ends requests of a torrent that are not needed, and begins those that are due.

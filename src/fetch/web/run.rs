@@ -1,67 +1,42 @@
 //! One request over HTTP, from its start to the last piece.
 
-use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::requests::bytes_came;
-use super::{BLOCK_WITHIN, OPEN_WITHIN, WebBody, WebError, WebRequest, WebSource};
-use crate::fetch::Fetch;
+use super::{BLOCK_WITHIN, OPEN_WITHIN, PieceDownload, WebBody, WebError, WebSource};
 use crate::fetch::claim::ClaimId;
+use crate::fetch::core::Core;
 use crate::model::merkle::Hash;
-use crate::model::{BLOCK_LEN, InfoHash, PieceHashes, PieceIndex};
+use crate::model::{BLOCK_LEN, InfoHash, PieceIndex};
 
 /// How often bytes that came are reported, so that the deadlines of reads are postponed.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 
 const BLOCK: usize = BLOCK_LEN as usize;
 
-/// A request for pieces of one file.
-#[derive(Debug)]
-pub(in crate::fetch) struct PieceDownload {
-    pub info_hash: InfoHash,
-    /// The request's name in the state.
-    pub id: ClaimId,
-    pub file: usize,
-    pub request: WebRequest,
-    /// The file's first piece.
-    pub first_piece: u32,
-    /// The pieces of the torrent that the range holds.
-    pub pieces: Range<u32>,
-    pub piece_length: u64,
-    pub hashes: Arc<PieceHashes>,
-    /// Bounds the bytes in memory, in blocks.
-    pub memory: Arc<Semaphore>,
-    /// Ends with an error when the request is no longer needed.
-    pub ended: oneshot::Receiver<()>,
-}
-
 /// Runs a request to its end, or until it is no longer needed.
-pub(in crate::fetch) async fn run(
-    fetch: Weak<Fetch>,
-    source: Arc<dyn WebSource>,
-    mut download: PieceDownload,
-) {
+pub(in crate::fetch) async fn run(core: Weak<Core>, source: Arc<dyn WebSource>, mut download: PieceDownload) {
     let ended = std::mem::replace(&mut download.ended, oneshot::channel().1);
     let request = (download.info_hash, download.id);
     let result = tokio::select! {
         biased;
         _ = ended => return,
-        result = fetch_pieces(&fetch, &*source, download) => result,
+        result = fetch_pieces(&core, &*source, download) => result,
     };
-    if let Some(fetch) = fetch.upgrade() {
-        fetch.with(|state| state.web.request_ended(&mut state.transfers, request, result));
+    if let Some(core) = core.upgrade() {
+        core.with(|state| state.web.request_ended(&mut state.transfers, request, result));
     }
 }
 
 async fn fetch_pieces(
-    fetch: &Weak<Fetch>,
+    core: &Weak<Core>,
     source: &dyn WebSource,
     download: PieceDownload,
 ) -> Result<(), WebError> {
@@ -73,7 +48,7 @@ async fn fetch_pieces(
     let mut incoming = IncomingPieces {
         body,
         rest: Bytes::new(),
-        fetch,
+        core,
         request: (download.info_hash, download.id),
         unreported: 0,
         reported: Instant::now(),
@@ -102,9 +77,9 @@ async fn receive_pieces(incoming: &mut IncomingPieces<'_>, download: &PieceDownl
             None => return Ok(()),
         }
         incoming.report();
-        let Some(fetch) = incoming.fetch.upgrade() else { return Ok(()) };
+        let Some(core) = incoming.core.upgrade() else { return Ok(()) };
         let request = incoming.request;
-        fetch.with(|state| {
+        core.with(|state| {
             state.web.piece_came(&mut state.transfers, request, piece, bytes, memory);
         });
     }
@@ -116,7 +91,7 @@ struct IncomingPieces<'a> {
     body: WebBody,
     /// Received, and not used yet.
     rest: Bytes,
-    fetch: &'a Weak<Fetch>,
+    core: &'a Weak<Core>,
     request: (InfoHash, ClaimId),
     /// Bytes.
     unreported: u64,
@@ -158,8 +133,8 @@ impl IncomingPieces<'_> {
     fn report(&mut self) {
         self.reported = Instant::now();
         let bytes = std::mem::take(&mut self.unreported);
-        if let Some(fetch) = self.fetch.upgrade().filter(|_| bytes > 0) {
-            fetch.with(|state| bytes_came(&mut state.transfers, self.request, bytes));
+        if let Some(core) = self.core.upgrade().filter(|_| bytes > 0) {
+            core.with(|state| bytes_came(&mut state.transfers, self.request, bytes));
         }
     }
 }

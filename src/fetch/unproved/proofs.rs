@@ -1,25 +1,19 @@
-//! Cached bytes that an older version recorded and that this node has not proved (see `store::unproved`).
-//!
-//! A claimed piece of them is read from the cache and given to the engine, which proves or rejects it; peers and the web are
-//! asked for it only if it is rejected or cannot be read. While no reader waits, the other pieces follow one at a time, so
-//! that they can be uploaded. A piece whose hash is not known remains unproved until a peer sends the hash.
+//! Chooses the pieces to prove, for all torrents.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use fixedbitset::FixedBitSet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::Fetch;
-use super::claim::ClaimLevel;
-use super::effects::{Effects, EngineCommand};
-use super::handed::HandedFrom;
-use super::transfer::Transfer;
-use super::transfers::AllTransfers;
-use crate::model::{BLOCK_LEN, InfoHash, PieceIndex};
+use super::Proof;
+use crate::fetch::claim::ClaimLevel;
+use crate::fetch::effects::{Effects, EngineCommand};
+use crate::fetch::handed::HandedFrom;
+use crate::fetch::transfer::Transfer;
+use crate::fetch::transfers::AllTransfers;
+use crate::model::{InfoHash, PieceIndex};
 use crate::store::Content;
 use crate::torrent::TorrentId;
 
@@ -32,107 +26,8 @@ const READS_AT_A_TIME: usize = 2;
 /// The pause between two pieces that no reader wants: at 4 MiB a piece, 14 GiB an hour.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The unproved pieces of one torrent while it is in the engine.
-#[derive(Debug, Default)]
-pub(super) struct Unproved {
-    /// Neither proved nor rejected.
-    pieces: FixedBitSet,
-    left: usize,
-    /// Being read, or given to the engine.
-    busy: BTreeSet<u32>,
-    /// Given to the engine, which lacks their hashes.
-    stuck: BTreeSet<u32>,
-    /// The first piece of the background pass.
-    next: u32,
-}
-
-impl Unproved {
-    pub(super) fn new(pieces: FixedBitSet) -> Self {
-        Self { left: pieces.count_ones(..), pieces, ..Self::default() }
-    }
-
-    /// Whether any piece is unproved.
-    pub(super) fn any(&self) -> bool {
-        self.left > 0
-    }
-
-    /// Whether a piece is unproved. Peers are not asked for it before.
-    pub(super) fn holds(&self, piece: u32) -> bool {
-        self.left > 0 && self.pieces.contains(piece as usize)
-    }
-
-    /// A piece is proved, rejected or lost.
-    pub(super) fn done(&mut self, piece: u32) {
-        if self.holds(piece) {
-            self.pieces.set(piece as usize, false);
-            self.left -= 1;
-            self.busy.remove(&piece);
-            self.stuck.remove(&piece);
-        }
-    }
-
-    /// The engine lost the pieces that it was given. From now on it is given claimed pieces only.
-    pub(super) fn engine_lost_pieces(&mut self) {
-        self.busy.clear();
-        self.next = u32::MAX;
-    }
-
-    /// A peer is connected, which may send hashes.
-    pub(super) fn peer_came(&mut self) {
-        self.next = 0;
-    }
-
-    fn is_idle(&self, piece: u32) -> bool {
-        self.holds(piece) && !self.busy.contains(&piece) && !self.stuck.contains(&piece)
-    }
-
-    /// The next piece of the background pass.
-    fn next_in_background(&self) -> Option<u32> {
-        let rest = self.pieces.ones().filter_map(|piece| u32::try_from(piece).ok());
-        rest.skip_while(|&piece| piece < self.next).find(|&piece| self.is_idle(piece))
-    }
-}
-
-/// One piece to read.
-#[derive(Debug)]
-pub(super) struct Proof {
-    info_hash: InfoHash,
-    id: TorrentId,
-    piece: u32,
-    content: Arc<Content>,
-    range: Range<u64>,
-    /// Bounds the bytes in memory, in blocks.
-    memory: Arc<Semaphore>,
-    /// Bounds the reads.
-    reads: Arc<Semaphore>,
-}
-
-/// Reads a piece, and gives it to the engine.
-pub(super) async fn run(fetch: Weak<Fetch>, proof: Proof) {
-    let Proof { info_hash, id, piece, content, range, memory, reads } = proof;
-    let blocks = u32::try_from((range.end - range.start).div_ceil(BLOCK_LEN)).unwrap_or(u32::MAX);
-    // Neither semaphore is ever closed. Each holder of memory has a deadline.
-    let Ok(memory) = memory.acquire_many_owned(blocks).await else { return };
-    let Ok(reading) = reads.acquire_owned().await else { return };
-    let path = content.path();
-    let read = tokio::task::spawn_blocking(move || content.read_unproved(range)).await;
-    drop(reading);
-    let bytes = match read {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(error)) => {
-            tracing::warn!(path = %path.display(), %error, "could not read cached bytes");
-            None
-        }
-        // The panic was reported.
-        Err(_) => None,
-    };
-    if let Some(fetch) = fetch.upgrade() {
-        fetch.with(|state| state.transfers.cached_piece_read(info_hash, id, piece, bytes, memory));
-    }
-}
-
 /// The proofs of all torrents.
-pub(super) struct Proofs {
+pub(in crate::fetch) struct Proofs {
     /// Bounds the bytes in memory, in blocks.
     memory: Arc<Semaphore>,
     /// Bounds the reads.
@@ -142,29 +37,29 @@ pub(super) struct Proofs {
 }
 
 impl Proofs {
-    pub(super) fn new(memory: Arc<Semaphore>) -> Self {
+    pub(in crate::fetch) fn new(memory: Arc<Semaphore>) -> Self {
         Self { memory, reads: Arc::new(Semaphore::new(READS_AT_A_TIME)), next: None }
     }
 
     /// When the background pass proves the next piece.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub(in crate::fetch) fn next(&self) -> Option<Instant> {
         self.next
     }
 
     /// Schedules the background pass: a torrent has unproved pieces.
-    pub(super) fn expect(&mut self, effects: &mut Effects) {
+    pub(in crate::fetch) fn expect(&mut self, effects: &mut Effects) {
         effects.wake_by(*self.next.get_or_insert(effects.now + PAUSE));
     }
 
     /// Begins to prove claimed pieces.
-    pub(super) fn prove_wanted(&self, transfer: &mut Transfer, effects: &mut Effects) {
+    pub(in crate::fetch) fn prove_wanted(&self, transfer: &mut Transfer, effects: &mut Effects) {
         while let Some(piece) = transfer.next_wanted_unproved() {
             self.prove(transfer, piece, effects);
         }
     }
 
     /// Proves one piece if no reader waits and no other proof runs.
-    pub(super) fn prove_in_background(&mut self, transfers: &mut AllTransfers, no_reader: bool) {
+    pub(in crate::fetch) fn prove_in_background(&mut self, transfers: &mut AllTransfers, no_reader: bool) {
         let now = transfers.effects.now;
         if self.next.is_some_and(|at| at > now) {
             return;
@@ -199,7 +94,7 @@ impl Proofs {
 }
 
 impl AllTransfers {
-    fn cached_piece_read(
+    pub(super) fn cached_piece_read(
         &mut self,
         info_hash: InfoHash,
         id: TorrentId,
@@ -245,13 +140,13 @@ impl Transfer {
     }
 
     /// The cached bytes of an unproved piece.
-    pub(super) fn unproved_bytes(&self, piece: u32) -> Option<(Arc<Content>, Range<u64>)> {
+    pub(in crate::fetch) fn unproved_bytes(&self, piece: u32) -> Option<(Arc<Content>, Range<u64>)> {
         let (file, range) = self.revision.layout.owner(PieceIndex(piece))?;
         self.unproved.holds(piece).then(|| (self.revision.contents[file].clone(), range))
     }
 
     /// Gives up pieces that the engine has not verified in time: it lacks their hashes, or those of the whole file.
-    pub(super) fn end_overdue_verifications(&mut self, now: Instant) {
+    pub(in crate::fetch) fn end_overdue_verifications(&mut self, now: Instant) {
         for (piece, origin) in self.handed.take_overdue(now) {
             match origin {
                 HandedFrom::Web => {
