@@ -269,6 +269,7 @@ mod serve {
 }
 
 mod docs {
+    mod imports;
     mod protocol;
     mod readme;
 }

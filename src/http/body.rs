@@ -16,7 +16,7 @@ pub struct Body {
     /// The URL for errors, without secrets.
     url: String,
     /// Remaining bytes; none if the server has not announced the length.
-    left: Option<u64>,
+    pub(super) left: Option<u64>,
     /// Longest pause of the server within the body.
     patience: Duration,
     limit: Arc<RateLimit>,
@@ -31,11 +31,6 @@ impl Body {
         limit: Arc<RateLimit>,
     ) -> Self {
         Self { response, url, left: len, patience, limit }
-    }
-
-    /// Remaining bytes; none if the server has not announced the length.
-    pub fn left(&self) -> Option<u64> {
-        self.left
     }
 
     /// The next bytes, or none at the end. Fails if the body is shorter or longer than the announced length, and if the

@@ -7,6 +7,11 @@ use reqwest::{StatusCode, Url};
 use super::address::{RefusedAddress, Scope, without_secrets};
 use super::headers;
 
+/// Time within which a connection, with TLS, must be established.
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(15);
+/// Default time within which a server must respond.
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
 /// Longest text of an error response that is read, in bytes.
 const MAX_MESSAGE: usize = 64 << 10;
 /// Longest part of it that is printed, in characters.
@@ -156,7 +161,7 @@ impl HttpError {
             return Self::Address { url: without_secrets(url), refused: refused.clone() };
         }
         if error.is_timeout() {
-            return Self::NoAnswer { url: without_secrets(url), within: super::CONNECT_WITHIN };
+            return Self::NoAnswer { url: without_secrets(url), within: CONNECT_WITHIN };
         }
         Self::Connect { url: without_secrets(url), reason: innermost(&error) }
     }
@@ -246,7 +251,7 @@ async fn read_message(mut response: reqwest::Response) -> Option<String> {
         }
         Some(all)
     };
-    let body = tokio::time::timeout(super::ANSWER_WITHIN, read).await.ok()??;
+    let body = tokio::time::timeout(ANSWER_WITHIN, read).await.ok()??;
     let value: serde_json::Value = serde_json::from_slice(&body).ok()?;
     let message = ["error", "message"].iter().find_map(|key| value.get(key)?.as_str())?;
     Some(message.to_owned())

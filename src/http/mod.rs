@@ -36,14 +36,11 @@ pub use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 pub use reqwest::{Method, Url};
 
 use crate::config::{NetworkConfig, Proxy, ProxyKind};
+use error::{ANSWER_WITHIN, CONNECT_WITHIN};
 use headers::ContentRange;
 use limit::RateLimit;
 use names::{AddressRule, CheckedResolver, PrivateHosts};
 
-/// Time within which a connection, with TLS, must be established.
-const CONNECT_WITHIN: Duration = Duration::from_secs(15);
-/// Default time within which a server must respond.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Longest chain of redirects. A hub makes one or two.
 const MAX_REDIRECTS: usize = 8;
 /// Headers that are also sent to another origin after a redirect: they describe the request and contain no credential.

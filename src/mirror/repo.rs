@@ -2,6 +2,7 @@
 //!
 //! The parser moves the user and password of an address into a [`Credential`]. No address, error or manifest contains them.
 
+mod error;
 mod hf;
 mod reference;
 
@@ -10,48 +11,16 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
+pub use error::RepositoryError;
+use error::short;
 pub use reference::Reference;
 
 use crate::http::without_secrets;
-use crate::model::text::{clean, percent_decode};
+use crate::model::text::percent_decode;
 use crate::model::{Kind, ModelName};
 
 /// Longest address that is accepted, in bytes.
 const MAX_ADDRESS: usize = 4096;
-
-/// The error for a text that does not name a repository.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RepositoryError {
-    /// The text is neither a name nor an address nor a path.
-    #[error(
-        "{0:?} is not a repository; give org/name or datasets/org/name for a repository of the hub, an https:// address, or \
-         the path of a git repository, such as ./name"
-    )]
-    Shape(String),
-    /// The URL is invalid.
-    #[error("invalid address: {0}")]
-    Address(url::ParseError),
-    /// The protocol is not supported.
-    #[error("{scheme} is not supported; use https{}", instead.as_ref().map(|url| format!(", such as {url}")).unwrap_or_default())]
-    Protocol {
-        /// The name of the protocol.
-        scheme: String,
-        /// An https address that may work.
-        instead: Option<String>,
-    },
-    /// An address of the hub that is neither a model nor a dataset.
-    #[error("{0} is neither a model nor a dataset of the hub")]
-    NotOfTheHub(String),
-    /// The address has a query or a fragment.
-    #[error("{0} is followed by '?' or '#', which the address of a repository cannot have")]
-    Extra(String),
-    /// The directory does not exist.
-    #[error("there is no directory {}", .0.display())]
-    NoDirectory(PathBuf),
-    /// The text cannot be the name of a branch, tag or commit.
-    #[error("{0:?} cannot be the name of a branch, tag or commit")]
-    Reference(String),
-}
 
 /// A user and password for one host. `Debug` shows neither.
 #[derive(Clone, PartialEq, Eq)]
@@ -187,7 +156,11 @@ impl Repository {
         if let Some((scheme, _)) = text.split_once("://") {
             return match scheme.to_ascii_lowercase().as_str() {
                 "http" | "https" => http(text, endpoint),
-                "hf" => hf::parse(text, endpoint),
+                "hf" => {
+                    let hf::Parsed { id, reference, inside } = hf::parse(text)?;
+                    let hub = HubRepository { endpoint: endpoint.clone(), id };
+                    Ok(ParsedRepository { repository: Self::Hub(hub), reference, inside })
+                }
                 "file" => Ok(plain(directory(file_path(text)?)?)),
                 _ => Err(protocol(text)),
             };
@@ -257,10 +230,6 @@ impl fmt::Display for Repository {
             Self::Git(git) => git.remote.fmt(f),
         }
     }
-}
-
-fn short(text: &str) -> String {
-    clean(text).chars().take(120).collect()
 }
 
 fn plain(remote: Remote) -> ParsedRepository {

@@ -70,7 +70,6 @@ use crate::store::StoredRevision;
 pub use attr::Owner;
 pub use detach::{MountRecord, list_mounts, resolve, resolve_mounted, unmount};
 pub use error::MountError;
-use inode::Ino;
 pub use liveness::{Liveness, liveness};
 pub use lookups::{LookupRules, ResolveError, Resolver, Resolving};
 use mountinfo::MountEntry;

@@ -13,12 +13,13 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::attr::{InodeKind, Owner};
+use super::inode::Ino;
 use super::lookups::{LookupRules, Lookups, Resolver};
 use super::requester::Requester;
 use super::tree::{Lookup, Tree};
 use super::tree_error::TreeError;
 use super::view::ShownModels;
-use super::{Ino, MountLayout, RequestedModel};
+use super::{MountLayout, RequestedModel};
 use crate::model::{InfoHash, Kind, ModelName, ModelRef};
 use crate::store::StoredRevision;
 

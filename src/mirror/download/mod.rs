@@ -4,51 +4,28 @@
 //! journal records both. Each content is fetched once, and several contents are fetched at the same time. Dropping the
 //! future stops the download soon; the next run uses the received data.
 
+mod job;
 mod plan;
 mod ranges;
 mod receive;
 mod run;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use futures_util::future::try_join_all;
 
 use super::error::FileProblem;
 use super::progress::ProgressBoard;
-use super::source::{RemoteFile, RepositorySource, Snapshot};
+use super::source::{RepositorySource, Snapshot};
 use super::{GitOid, Identity, MirrorError, blocking};
 use crate::model::files::{FilesError, MAX_PIECES};
 use crate::model::hash::FileHashes;
+use job::PlannedFile;
+pub(in crate::mirror) use job::free_space;
+pub use job::{DownloadJob, LocalCopy};
 use plan::DownloadPlan;
 use run::Download;
-
-/// A verified local copy of a file.
-#[derive(Debug, Clone)]
-pub struct LocalCopy {
-    /// The path of the copy.
-    pub path: PathBuf,
-    /// The hashes, and the metadata of the file at the time when they were computed.
-    pub hashes: FileHashes,
-    /// Whether silmaril made the copy. It may then share its inode with the new file if the disk cannot share extents.
-    pub ours: bool,
-}
-
-/// Options of a download.
-pub struct DownloadJob<'a> {
-    /// The staging directory, kept for the next run unless the caller removes it. Only one download may use it at a time.
-    pub staging: &'a Path,
-    /// Piece length of the future torrent, in bytes.
-    pub piece_length: u32,
-    /// Whether LFS pointers are written instead of their files.
-    pub skip_lfs: bool,
-    /// Finds a local copy of a file.
-    pub have: &'a (dyn Fn(&RemoteFile) -> Option<LocalCopy> + Send + Sync),
-    /// Number of files that are fetched at the same time; at least one.
-    pub parallel: usize,
-    /// Bytes of the file system that remain free.
-    pub min_free: u64,
-}
 
 /// The result of a download.
 #[derive(Debug)]
@@ -83,15 +60,6 @@ pub async fn download(
     try_join_all((0..job.parallel.max(1)).map(|_| run.work())).await?;
     let (hashes, fetched) = run.into_results();
     Ok(Downloaded { dir: job.staging.join("tree"), hashes, pointers, fetched })
-}
-
-/// A file to download.
-#[derive(Debug, Clone)]
-struct PlannedFile {
-    /// The file, or its LFS pointer.
-    remote: RemoteFile,
-    /// The bytes of the pointer, if it is one.
-    pointer: Option<bytes::Bytes>,
 }
 
 /// The files to download. With `skip_lfs`, files in LFS are replaced by their pointers.
@@ -130,12 +98,6 @@ fn check_pieces(
         return Err(MirrorError::Files { repository, source });
     }
     Ok(())
-}
-
-/// Free bytes of the file system of a directory.
-pub(in crate::mirror) fn free_space(dir: &Path) -> Result<u64, MirrorError> {
-    let stat = rustix::fs::statvfs(dir).map_err(|e| MirrorError::io(dir)(e.into()))?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 fn check_space(job: &DownloadJob<'_>, needed: u64) -> Result<(), MirrorError> {

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{DownloadJob, LocalCopy, PlannedFile};
+use super::job::{DownloadJob, LocalCopy, PlannedFile};
 use crate::mirror::journal::{CompleteFile, JournalContent, StagingJournal, part_path};
 use crate::mirror::{Identity, MirrorError, RemoteFile};
 use crate::model::hash::FileHashes;

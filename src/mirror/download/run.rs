@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
+use super::job::{DownloadJob, PlannedFile, free_space};
 use super::plan::{self, ContentTask, DownloadPlan};
+use super::ranges;
 use super::receive::{BodyEnd, PartWriter, Received, lacks_range};
-use super::{DownloadJob, PlannedFile, free_space, ranges};
 use crate::http::HttpError;
 use crate::mirror::error::FileProblem;
 use crate::mirror::journal::{StagingJournal, part_path};

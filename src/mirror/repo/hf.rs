@@ -1,17 +1,24 @@
 //! Addresses such as `hf://datasets/org/name@rev/path`, which the libraries of the hub use.
 
-use url::Url;
-
-use super::{HubRepository, ParsedRepository, Repository, RepositoryError, short};
+use super::Reference;
+use super::error::{RepositoryError, short};
 use crate::model::text::percent_decode;
 use crate::model::{Kind, ModelName};
 
 /// Branches of the hub with slashes in their names: `refs/pr/7` and `refs/convert/parquet`.
 const REFS: [&str; 2] = ["refs/pr/", "refs/convert/"];
 
+/// The parts of an address.
+pub(super) struct Parsed {
+    pub id: ModelName,
+    pub reference: Option<Reference>,
+    /// The path inside the repository.
+    pub inside: Option<String>,
+}
+
 /// Parses `hf://[models/|datasets/]org/name[@rev][/path]`. A `/` in the revision is written as `%2F`, except in `refs/pr/N`
 /// and `refs/convert/NAME`.
-pub(super) fn parse(text: &str, endpoint: &Url) -> Result<ParsedRepository, RepositoryError> {
+pub(super) fn parse(text: &str) -> Result<Parsed, RepositoryError> {
     let shape = || RepositoryError::Shape(short(text));
     let (_, address) = text.split_once("://").ok_or_else(shape)?;
     let (kind, address) = match address.split_once('/') {
@@ -34,6 +41,5 @@ pub(super) fn parse(text: &str, endpoint: &Url) -> Result<ParsedRepository, Repo
         }
     };
     let inside = Some(path.trim_matches('/')).filter(|path| !path.is_empty()).map(str::to_owned);
-    let hub = HubRepository { endpoint: endpoint.clone(), id };
-    Ok(ParsedRepository { repository: Repository::Hub(hub), reference, inside })
+    Ok(Parsed { id, reference, inside })
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{RepositoryError, short};
+use super::error::{RepositoryError, short};
 
 /// The name of a branch or tag, or a commit in hex, as the user gives it. git-check-ref-format(1) defines the valid names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
