@@ -127,6 +127,11 @@ impl Paths {
         manifest_below(&self.hub_models(), model)
     }
 
+    /// What the hub has shown about manifests.
+    pub fn witnessed(&self) -> PathBuf {
+        self.base.join("witness")
+    }
+
     /// The hashes of the granules of contents.
     pub fn granules(&self) -> PathBuf {
         self.base.join("granules")

@@ -198,6 +198,7 @@ mod hub {
     mod restricted;
     pub mod rig;
     mod several_ranges;
+    mod witness;
 }
 
 mod http {

@@ -20,6 +20,7 @@ use crate::node::mounts::{MountStatus, ServeOptions};
 use crate::node::sharing::WithheldReason;
 use crate::node::space::LackOfSpace;
 use crate::node::unresolved::UnresolvedName;
+use crate::store::RefutedManifest;
 use crate::trust::{NamedPublisher, Standing};
 
 const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
@@ -189,6 +190,12 @@ pub fn status() -> Status {
             waiting_reads: 2,
             newer: true,
             trouble: Some("hub.example answered 429 Too Many Requests".to_owned()),
+        }],
+        refuted: vec![RefutedManifest {
+            model: "acme/false".to_owned(),
+            publisher: Some(key),
+            fingerprint: Some(key.fingerprint()),
+            difference: "w.bin has 5 bytes in the manifest and 6 at the hub".to_owned(),
         }],
         problems: vec![StorageProblem {
             model: "acme/on-disk".to_owned(),

@@ -79,6 +79,10 @@ configuration! {
         /// tofu (a name belongs to the first publisher whose manifest for it is accepted) or strict (only publishers that you
         /// listed with `silmaril trust add`, and your own key, are accepted).
         trust: TrustPolicy = "tofu";
+        /// Compare manifests of publishers that you did not choose with the list of files that the hub has for their commit. A
+        /// manifest that contradicts the hub is refused, and the hub decides between publishers that dispute a name. The hub
+        /// learns the names and commits of these manifests. `hub.lazy: false` and `HF_HUB_OFFLINE=1` prevent it, too.
+        hub_witness: Flag = "true";
     }
 
     /// Mounts.

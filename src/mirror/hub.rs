@@ -25,7 +25,7 @@ use crate::http::{Auth, HttpClient, HttpError, HttpResponse, Request, Token, Url
 use crate::model::ModelName;
 use crate::model::manifest::SourceEntry as ManifestSource;
 
-use entries::{Info, MAX_PAGE};
+use entries::{Info, MAX_PAGE, parse_history};
 pub use entries::{TreeEntry, parse_page};
 
 /// Longest description of a repository that is read, in bytes. The description lists all files by name.
@@ -33,6 +33,10 @@ const MAX_INFO: usize = 64 << 20;
 /// Largest number of pages of a list. It permits the largest number of files even if pages are 50 times shorter than the
 /// hub's.
 const MAX_PAGES: usize = 5_000;
+
+/// Longest page of a history that is read, in bytes, and how many pages of it are.
+const MAX_HISTORY: usize = 4 << 20;
+const MAX_HISTORY_PAGES: usize = 8;
 
 /// How long a redirect is used at most. The links of the hub expire after an hour.
 const LINK_LASTS: Duration = Duration::from_secs(50 * 60);
@@ -284,6 +288,23 @@ impl HubSource {
     pub async fn newest(&self) -> Result<GitOid, MirrorError> {
         let reason = "the hub did not report its commit".to_owned();
         self.info().await?.sha.parse().map_err(|_| MirrorError::Refused { repository: self.page(), reason })
+    }
+
+    /// The commits of the branch, tag or commit, the newest first; of a long history the first pages only.
+    pub async fn history(&self) -> Result<Vec<GitOid>, MirrorError> {
+        let mut url = self.repository.api(&["commits", self.reference()]);
+        let (origin, mut found) = (url.origin(), Vec::new());
+        for _ in 0..MAX_HISTORY_PAGES {
+            let (bytes, next) = self.request_bytes(&url, MAX_HISTORY).await?;
+            let commits = parse_history(&bytes)
+                .map_err(|source| HttpError::Json { url: crate::http::without_secrets(&url), source })?;
+            found.extend(commits);
+            match next {
+                Some(next) if next.origin() == origin => url = next,
+                Some(_) | None => break,
+            }
+        }
+        Ok(found)
     }
 
     fn explain_file(&self, file: &RemoteFile, error: HttpError) -> MirrorError {

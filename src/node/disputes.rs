@@ -18,8 +18,8 @@ use crate::catalog::now;
 use crate::fetch::Fetch;
 use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
 use crate::mount::{RequestedModel, ShownModels};
-use crate::store::StoredRevision;
-use crate::trust::{Choice, NamedPublisher, Pinning, TrustDocument, TrustError};
+use crate::store::{StoredRevision, Verdict};
+use crate::trust::{Choice, NamedPublisher, Pinning, Standing, TrustDocument, TrustError};
 
 /// A name that several publishers dispute, as `status` reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,12 +183,24 @@ impl Disputes {
     }
 
     /// The known publishers of a model with their torrents: from the manifest in the registry, from manifests that are
-    /// read by fingerprint, and from valid records.
+    /// read by fingerprint, and from valid records. Without manifests that the hub has refuted, and without those that it has
+    /// not confirmed if it has confirmed the one of the registry.
     fn claimants(&self, known: &Manifest, publisher: PublisherKey) -> Vec<(PublisherKey, InfoHash)> {
         let model = known.model_ref();
         let mut all = vec![(publisher, known.torrent.info_hash)];
         let owner = self.library.trust.present_key(&publisher);
-        let mut claim = |key: PublisherKey, info_hash| {
+        let witnessed = &self.library.store.witnessed;
+        let is_listed = matches!(witnessed.verdict_of(known), Some(Verdict::Listed(_)));
+        let mut claim = |key: PublisherKey, info_hash, verdict: Option<Verdict>| {
+            let has_lost = match verdict {
+                Some(Verdict::Refuted(_)) => true,
+                Some(Verdict::Outranked) => is_listed,
+                Some(Verdict::Listed(_)) | None => false,
+            };
+            let is_stranger = || self.library.trust.standing(&model.name, Some(&key)) == Standing::Unknown;
+            if has_lost && is_stranger() {
+                return;
+            }
             // Another state of the same publisher is no dispute.
             if self.library.trust.present_key(&key) != owner && all.iter().all(|(other, _)| *other != key) {
                 all.push((key, info_hash));
@@ -198,13 +210,14 @@ impl Disputes {
             let now = now();
             for record in part.store.of_model(&model, &self.library.trust.known_keys()) {
                 if let Some(announced) = record.model().filter(|_| record.check_time(now).is_ok()) {
-                    claim(record.record().publisher, announced.info_hash);
+                    let verdict = witnessed.verdict(&model, &announced.manifest);
+                    claim(record.record().publisher, announced.info_hash, verdict);
                 }
             }
         }
         for other in self.library.by_publisher.of_model(&model) {
             if let Some(key) = other.signed_by() {
-                claim(key, other.torrent.info_hash);
+                claim(key, other.torrent.info_hash, witnessed.verdict_of(&other));
             }
         }
         all

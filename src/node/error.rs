@@ -111,6 +111,14 @@ pub enum NodeError {
         /// The fault.
         reason: String,
     },
+    /// A manifest contradicts the hub.
+    #[error("{model}: the manifest of {difference}")]
+    Refuted {
+        /// Which model.
+        model: ModelRef,
+        /// Who signed it, and what the manifest and the hub have different: [`NodeError::refuted`].
+        difference: String,
+    },
     /// Fetching failed.
     #[error("{model}: {source}")]
     Fetch {
@@ -246,6 +254,11 @@ impl NodeError {
         Self::Internal(error.to_string())
     }
 
+    /// A manifest of a publisher that contradicts the hub.
+    pub(super) fn refuted(model: ModelRef, publisher: &str, difference: &str) -> Self {
+        Self::Refuted { model, difference: format!("{publisher} contradicts the hub: {difference}") }
+    }
+
     /// Whether the awaited model was replaced or removed, or its files have moved.
     pub(super) fn is_left(&self) -> bool {
         matches!(self, Self::Fetch { source: ReadError::Left, .. })
@@ -313,6 +326,7 @@ impl NodeError {
             Self::Fetch { source: ReadError::Left | ReadError::Disk(..) | ReadError::Broken(_), .. } => {
                 ErrorKind::Failed
             }
+            Self::Refuted { .. } => ErrorKind::Refuted,
             Self::Damaged { .. } => ErrorKind::Damaged,
             Self::NothingHere(_) => ErrorKind::NothingHere,
             Self::Withheld { .. } => ErrorKind::Withheld,

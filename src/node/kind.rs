@@ -61,6 +61,10 @@ error_kinds! {
     Ambiguous: 1, CONFLICT, [
         "choose one with `--publisher`, or list the one that you trust: `silmaril trust add KEY`"
     ];
+    /// The manifest contradicts the hub.
+    Refuted: 1, CONFLICT, [
+        "`silmaril mirror` makes a manifest from the hub itself; `silmaril trust add KEY` or `--publisher KEY` accepts a publisher whatever the hub has"
+    ];
     /// The text given names no publisher, or several.
     UnknownPublisher: 1, NOT_FOUND, [
         "a publisher is named by the whole key, by its alias, or, once it is known on this host, by its fingerprint"

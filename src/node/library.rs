@@ -12,7 +12,7 @@ use crate::node::sharing::SharingRules;
 use crate::node::{NodeError, unshared};
 use crate::paths::Paths;
 use crate::store::{ByPublisher, Registry, SignedStates, Store, StoreError, StoredRevision};
-use crate::trust::Trust;
+use crate::trust::{Standing, Trust};
 
 /// The registry and the store of one base directory.
 pub struct Library {
@@ -113,7 +113,13 @@ impl Library {
         if let Err(e) = &accepted {
             tracing::debug!(error = %e, model = %manifest.model_ref(), "the trust refuses the publisher of a known manifest");
         }
-        accepted.is_ok()
+        accepted.is_ok() && !self.is_refuted(manifest)
+    }
+
+    /// Whether a manifest of a publisher that the user did not choose contradicts the hub.
+    pub fn is_refuted(&self, manifest: &Manifest) -> bool {
+        self.store.witnessed.refusal(manifest).is_some()
+            && self.trust.standing(&manifest.name, manifest.signed_by().as_ref()) == Standing::Unknown
     }
 
     /// Whether a manifest may have been made on this host: it is not signed, or signed with this host's key or a former one.

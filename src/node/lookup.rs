@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::accept::Intent;
 use super::candidates::{Chosen, ManifestFetcher};
+use super::hub::access::HubAccess;
 use super::node_catalog::NodeCatalog;
+use super::witness::HubJudge;
 use super::{Library, Node, NodeError, blocking, candidates};
 use crate::catalog::{Candidate, CatalogError, SearchPatience};
 use crate::model::{Manifest, ModelRef, PublisherKey, Sha256Digest};
@@ -21,36 +23,51 @@ use crate::trust::Trust;
 const SUCCESSOR_WITHIN: Duration = Duration::from_secs(8);
 const MAX_SUCCESSIONS: usize = 8;
 
+/// What is looked up, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Lookup<'a> {
+    /// The model.
+    pub model: &'a ModelRef,
+    /// The publisher that the user names.
+    pub publisher: Option<&'a str>,
+    /// How long the caller waits for a name that no peer has.
+    pub patience: SearchPatience,
+    /// What the manifest is for.
+    pub intent: Intent,
+    /// How the hub is asked about manifests of strangers; none if it is not.
+    pub witness: Option<&'a Arc<HubAccess>>,
+}
+
 /// Looks up the model at a path of a mount, for at most `within`. Fails immediately if there is no network.
 pub(super) async fn look_up(
     node: &Arc<Node>,
     sought: &RequestedModel,
+    witness: Option<&Arc<HubAccess>>,
     within: Duration,
     patience: SearchPatience,
 ) -> Result<Arc<Manifest>, NodeError> {
     let RequestedModel { model, publisher } = sought;
     node.reach.check_model(model, &[])?;
+    let lookup = Lookup { model, publisher: None, patience, intent: Intent::Read, witness };
     match publisher {
-        None => resolve(node, model, None, within, patience, Intent::Read).await,
+        None => resolve(node, lookup, within).await,
         Some(publisher) => resolve_by(node, model, publisher, within, patience).await,
     }
 }
 
 /// The manifest of a model: the known one or, within a time, the one that the network has, if the trust accepts its
-/// publisher. `publisher` requests the manifest of one publisher. Simultaneous calls for one model share one lookup. A
-/// name is pinned only if `intent` is [`Intent::Take`] and the manifest was not known.
+/// publisher. Simultaneous calls for one model share one lookup. A name is pinned only if the intent is [`Intent::Take`] and
+/// the manifest was not known.
 pub(super) async fn resolve(
     node: &Arc<Node>,
-    model: &ModelRef,
-    publisher: Option<&str>,
+    lookup: Lookup<'_>,
     within: Duration,
-    patience: SearchPatience,
-    intent: Intent,
 ) -> Result<Arc<Manifest>, NodeError> {
     let asked = Instant::now();
-    let lookup = (model.clone(), publisher.map(str::to_owned), intent, patience);
+    let Lookup { model, publisher, patience, intent, .. } = lookup;
+    let key = (model.clone(), publisher.map(str::to_owned), intent, patience);
     let until = tokio::time::Instant::now() + within;
-    let Ok(mut failed) = tokio::time::timeout_at(until, node.lookups.turn(&lookup)).await else {
+    let Ok(mut failed) = tokio::time::timeout_at(until, node.lookups.turn(&key)).await else {
         return Err(CatalogError::NotFound(model.clone()).into());
     };
     if let Some(known) = node.library.registry.get(model).filter(|known| node.library.is_accepted(known)) {
@@ -60,7 +77,7 @@ pub(super) async fn resolve(
         return Err(failed.clone().into());
     }
     let left = until.saturating_duration_since(tokio::time::Instant::now());
-    let resolved = resolve_in_network(node, model, publisher, left, patience, intent).await;
+    let resolved = resolve_in_network(node, lookup, left).await;
     if let Err(e) = &resolved {
         *failed = Some((Instant::now(), e.into()));
     }
@@ -71,17 +88,16 @@ pub(super) async fn resolve(
 /// left for the manifest.
 pub(super) async fn resolve_in_network(
     node: &Arc<Node>,
-    model: &ModelRef,
-    publisher: Option<&str>,
+    lookup: Lookup<'_>,
     within: Duration,
-    patience: SearchPatience,
-    intent: Intent,
 ) -> Result<Arc<Manifest>, NodeError> {
+    let Lookup { model, publisher, patience, intent, witness } = lookup;
     let part = node.catalog()?;
     let until = Instant::now() + within;
     let left = || until.saturating_duration_since(Instant::now());
     let mut found = part.catalog.resolve(model, within * 3 / 4, patience).await?;
     let from = manifest_peers(node, part, model, intent);
+    let judge = HubJudge { node, access: witness, model };
     let known = registry_claim(&node.library, model, publisher);
     // The first peers to answer may not have the manifest: half of the time is left for other peers.
     let mut by = Instant::now() + left() / 2;
@@ -92,7 +108,8 @@ pub(super) async fn resolve_in_network(
         {
             offered.push(known.clone());
         }
-        let settled = candidates::choose(&node.library.trust, model, publisher, offered, &from, by).await;
+        let settled =
+            candidates::choose(&node.library.trust, model, publisher, offered, &from, &judge, by).await;
         match settled {
             Err(NodeError::Catalog(CatalogError::NoManifest { .. })) if Instant::now() < until => {
                 found = part.catalog.resolve(model, left() * 3 / 4, patience).await?;

@@ -71,6 +71,7 @@ pub mod verify;
 mod warm;
 mod web;
 mod withheld;
+pub(crate) mod witness;
 
 pub use error::{NodeError, chain, is_disk_failure};
 pub use kind::ErrorKind;

@@ -75,6 +75,26 @@ pub(super) async fn look_up(
     access: Option<&Arc<HubAccess>>,
     limits: LookupLimits,
 ) -> Result<Arc<StoredRevision>, NodeError> {
+    search(node, sought, access, access, limits).await
+}
+
+/// Asks only the swarm for a model that is not known. `witness` is how the hub is asked about manifests of strangers.
+pub(super) async fn look_up_in_swarm(
+    node: &Arc<Node>,
+    sought: &RequestedModel,
+    witness: &Arc<HubAccess>,
+    limits: LookupLimits,
+) -> Result<Arc<StoredRevision>, NodeError> {
+    search(node, sought, None, Some(witness), limits).await
+}
+
+async fn search(
+    node: &Arc<Node>,
+    sought: &RequestedModel,
+    access: Option<&Arc<HubAccess>>,
+    witness: Option<&Arc<HubAccess>>,
+    limits: LookupLimits,
+) -> Result<Arc<StoredRevision>, NodeError> {
     let LookupLimits { within, patience } = limits;
     if let Some(known) = known(node, sought)?.filter(|known| is_restricted(&node.library, known)) {
         if let Some(access) = access {
@@ -83,7 +103,7 @@ pub(super) async fn look_up(
         return Ok(known);
     }
     let swarm = async {
-        let manifest = lookup::look_up(node, sought, within, patience).await?;
+        let manifest = lookup::look_up(node, sought, witness, within, patience).await?;
         Ok::<_, NodeError>(node.library.store.revision(manifest)?)
     };
     let Some(access) = access.filter(|access| is_for_the_hub(node, sought, access)) else {
@@ -121,11 +141,16 @@ pub(super) fn is_for_the_hub(node: &Node, sought: &RequestedModel, access: &HubA
         && node.library.trust.pinned(&sought.model.name).is_ok_and(|pinned| pinned.is_none())
 }
 
-/// Whether the swarm has no such model, or cannot be reached. Refusals of the user's rules and disputes are neither.
+/// Whether the swarm has no such model that can be used, or cannot be reached. Manifests that contradict the hub cannot be used.
+/// Refusals of the user's rules and disputes are different.
 pub(super) fn is_absent(error: &NodeError) -> bool {
     matches!(
         error.kind(),
-        ErrorKind::NotFound | ErrorKind::NoNetwork | ErrorKind::TimedOut | ErrorKind::NoCatalog
+        ErrorKind::Refuted
+            | ErrorKind::NotFound
+            | ErrorKind::NoNetwork
+            | ErrorKind::TimedOut
+            | ErrorKind::NoCatalog
     )
 }
 

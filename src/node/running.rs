@@ -29,6 +29,7 @@ use super::shared_lookups::NetworkLookups;
 use super::sharing::Rule;
 use super::unresolved::Unresolved;
 use super::web::Web;
+use super::witness::Witness;
 use super::{ErrorKind, Library, NodeError, rotation, space};
 use crate::fetch::{Fetch, FetchSettings};
 use crate::model::{InfoHash, Manifest, ModelRef};
@@ -82,6 +83,8 @@ pub struct Node {
     pub(super) local: Arc<LocalModels>,
     /// Models that are read from the hub.
     pub(super) hub: Arc<HubModels>,
+    /// The hub as a witness about manifests.
+    pub(super) witness: Witness,
     pub(super) places: DirectoryFaults,
     pub(super) started: Instant,
     pub(super) listening: watch::Receiver<Vec<SocketAddr>>,
@@ -210,6 +213,7 @@ impl Node {
             metrics: self.endpoints.metrics_address(),
             metrics_problem: self.endpoints.metrics_problem.lock().clone(),
             hub: self.hub.status(),
+            refuted: self.library.store.witnessed.refuted(),
         }
     }
 

@@ -27,6 +27,7 @@ use super::seeds::Seeds;
 use super::shared_lookups::NetworkLookups;
 use super::unresolved::Unresolved;
 use super::web::Web;
+use super::witness::Witness;
 use super::{Library, Node, NodeError, control, rotation};
 use crate::catalog::CatalogSettings;
 use crate::config::Config;
@@ -146,6 +147,7 @@ impl Node {
             disputes,
             local,
             hub: hub_models,
+            witness: Witness::new(&library)?,
             places: DirectoryFaults::default(),
             started: Instant::now(),
             listening,

@@ -12,6 +12,7 @@ use super::dirs::ModelDirs;
 use super::live::LiveContents;
 use super::parts::Parts;
 use super::torrents::TorrentFiles;
+use super::witnessed::Witnessed;
 use super::{ContentKey, StoreError, StoredRevision, syncing};
 use crate::model::Manifest;
 use crate::model::files::MAX_FILE;
@@ -28,6 +29,8 @@ pub struct Store {
     pub(crate) dirs: ModelDirs,
     /// Metainfo and resume data.
     pub(crate) torrents: TorrentFiles,
+    /// What the hub has shown about manifests.
+    pub(crate) witnessed: Witnessed,
     /// Held while contents move or are evicted, so that no file is renamed or emptied between the check of it and its use by
     /// another thread. The first lock of all: taken before the locks of live contents, the journals of contents and the locks
     /// of the placements, never twice, and not by readers.
@@ -66,6 +69,7 @@ impl Store {
             live: LiveContents::default(),
             dirs: ModelDirs { models: paths.models.clone(), named: named.models.clone() },
             torrents: TorrentFiles { paths: paths.clone() },
+            witnessed: Witnessed::open(paths.witnessed()),
             parts: Arc::new(Parts::open(paths, boot, locked)?),
             moving: Mutex::new(()),
         }))

@@ -56,6 +56,7 @@ mod torrents;
 pub mod vacant;
 pub mod verify;
 mod withheld;
+pub mod witnessed;
 
 use std::sync::Arc;
 
@@ -82,6 +83,7 @@ pub use scrub::Pass;
 pub use staging::Staging;
 pub use states::{Announced, SignedState, SignedStates};
 pub use verify::VerifyReport;
+pub use witnessed::{Judgement, RefutedManifest, Verdict, Witnessed};
 
 impl Store {
     /// The cache of partly read files.

@@ -26,6 +26,7 @@
 //! | `find` | finding the publisher that a user means |
 //! | `known` | publishers that the user of this node has chosen |
 //! | `rotation` | replacing our own key by a new one |
+//! | `witness` | comparing manifests with what a hub lists |
 //! | `error` | why a publisher is not accepted |
 //!
 //! All questions are answered from memory, after a check whether the file changed. Answers that change the file block for
@@ -43,6 +44,7 @@ mod named;
 pub mod rotation;
 #[cfg(test)]
 mod tests;
+pub(crate) mod witness;
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;

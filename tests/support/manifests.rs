@@ -19,7 +19,19 @@ pub fn write(path: PathBuf, manifest: &Value) -> PathBuf {
 
 /// Signs as the publisher whose secret key is 32 times `secret`: Ed25519 over the RFC 8785 form without `signature`.
 pub fn sign(manifest: &mut Value, secret: u8) {
-    let key = SigningKey::from_bytes(&[secret; 32]);
+    sign_with(manifest, &SigningKey::from_bytes(&[secret; 32]));
+}
+
+/// Signs as the publisher of a base directory.
+pub fn sign_as(manifest: &mut Value, base: &Path) {
+    let pem = std::fs::read_to_string(base.join("keys/publisher.key")).unwrap();
+    let lines: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+    let der = base64::engine::general_purpose::STANDARD.decode(lines).unwrap();
+    // PKCS#8 of an Ed25519 key: a header of 16 bytes, then the secret.
+    sign_with(manifest, &SigningKey::from_bytes(der[16..48].try_into().unwrap()));
+}
+
+fn sign_with(manifest: &mut Value, key: &SigningKey) {
     let fields = manifest.as_object_mut().unwrap();
     fields.remove("signature");
     fields.insert("publisher".into(), hex::encode(key.verifying_key().as_bytes()).into());

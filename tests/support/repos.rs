@@ -156,6 +156,14 @@ impl Repo {
         repo.find_commit(git2::Oid::from_str(commit).unwrap()).unwrap().time().seconds()
     }
 
+    /// A commit and the ones before it, the newest first.
+    pub fn history(&self, commit: &str) -> Vec<String> {
+        let repo = self.open();
+        let mut walk = repo.revwalk().unwrap();
+        walk.push(git2::Oid::from_str(commit).unwrap()).unwrap();
+        walk.map(|found| found.unwrap().to_string()).collect()
+    }
+
     /// All directories and files of a commit, each directory before its entries.
     pub fn entries(&self, commit: &str) -> Vec<Entry> {
         let repo = self.open();

@@ -13,6 +13,7 @@ use crate::node::directory_faults::StorageProblem;
 use crate::node::disputes::ModelNote;
 use crate::node::limited::LimitedProcess;
 use crate::node::space::LackOfSpace;
+use crate::store::RefutedManifest;
 
 /// Number of unresolved paths that are printed, the latest ones.
 const MAX_UNRESOLVED: usize = 10;
@@ -41,6 +42,7 @@ pub(super) fn of(status: &Status, width: Option<usize>) -> Vec<String> {
         lines.space(lack);
     }
     lines.names(status);
+    lines.refuted(status);
     for StorageProblem { model, path, reason, help } in &status.problems {
         lines.fact("problem", &format!("{model}: {}: {reason}", path.display()));
         lines.fact("", &format!("help: {help}"));
@@ -169,6 +171,16 @@ impl StatusLines {
                 self.fact("", &format!("the mount shows {kept}, read before, until it is unmounted"));
             }
             self.paths(&name.paths);
+        }
+    }
+
+    /// The latest manifests that were refused because they contradict the hub.
+    fn refuted(&mut self, status: &Status) {
+        let hidden = status.refuted.len().saturating_sub(MAX_UNRESOLVED);
+        for refuted in &status.refuted[hidden..] {
+            let by = refuted.fingerprint.as_deref().unwrap_or("no publisher");
+            let RefutedManifest { model, difference, .. } = refuted;
+            self.fact("refused", &format!("{model}: the manifest of {by} contradicts the hub: {difference}"));
         }
     }
 

@@ -61,7 +61,7 @@ network: {max_connections: 7, upload_rate_limit: 1MB/s, download_rate_limit: "2K
   announce: no, lan_discovery: off, port_mapping: false, utp: off, encryption: require, proxy: "socks5://p:1",
   allow_private_hosts: [Minio.lan, 10.0.0.5, "fd00::5"]}
 torrent: {piece_length: 16KiB, download_timeout: 5m}
-security: {verify_checksums: false, sign_manifests: false, trust: strict}
+security: {verify_checksums: false, sign_manifests: false, hub_witness: false, trust: strict}
 mount: {read_timeout: 7, resolve_timeout: 1s, never_resolve: [LIB, "*.so"], max_lookups: 5, readahead_max: 1MiB, show: local}
 daemon: {idle_timeout: 3s}
 cache: {max_size: 5GiB, min_free: 0}
@@ -100,6 +100,7 @@ metrics: {listen: "[::]:9100"}
             verify_checksums: false,
             sign_manifests: false,
             trust: TrustPolicy::Strict,
+            hub_witness: false,
         },
         mount: MountConfig {
             read_timeout: Duration::from_secs(7),

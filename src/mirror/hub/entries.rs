@@ -79,6 +79,15 @@ pub fn parse_page(bytes: &[u8]) -> Result<Vec<TreeEntry>, serde_json::Error> {
     serde_json::from_slice::<Vec<ListEntry>>(bytes)?.into_iter().map(TreeEntry::try_from).collect()
 }
 
+/// Parses one page of a history: the identifiers of its commits.
+pub(super) fn parse_history(bytes: &[u8]) -> Result<Vec<GitOid>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Commit {
+        id: GitOid,
+    }
+    Ok(serde_json::from_slice::<Vec<Commit>>(bytes)?.into_iter().map(|commit| commit.id).collect())
+}
+
 impl TryFrom<ListEntry> for TreeEntry {
     type Error = serde_json::Error;
 
@@ -138,6 +147,15 @@ mod tests {
             format!(r#"[{{"type":"file","oid":"{OID}","size":1,"path":"a","lfs":{{"oid":"12","size":1}}}}]"#),
         ] {
             assert!(parse_page(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn history_has_the_identifiers_of_commits() {
+        let page = format!(r#"[{{"id":"{OID}","title":"x","authors":[]}},{{"id":"{OID}"}}]"#);
+        assert_eq!(parse_history(page.as_bytes()).unwrap(), [OID.parse().unwrap(); 2]);
+        for bad in ["{}", r#"[{"id":"main"}]"#, r#"[{}]"#] {
+            assert!(parse_history(bad.as_bytes()).is_err(), "{bad}");
         }
     }
 

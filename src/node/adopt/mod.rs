@@ -250,7 +250,7 @@ impl Adoption<'_> {
     async fn look_in_swarm(&self, model: &ModelRef) -> Result<Arc<StoredRevision>, NodeError> {
         let sought = RequestedModel { model: model.clone(), publisher: None };
         let limits = LookupLimits { within: SWARM_WITHIN, patience: SearchPatience::All };
-        readable::look_up(self.node, &sought, None, limits).await
+        readable::look_up_in_swarm(self.node, &sought, &self.access, limits).await
     }
 
     async fn adopt_revision(

@@ -12,7 +12,7 @@ use crate::catalog::record::SharedRecord;
 use crate::catalog::{Candidate, CatalogError};
 use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
 use crate::trust::Trust;
-use crate::trust::{Pinning, TrustError};
+use crate::trust::{Pinning, Standing, TrustError};
 
 /// The most candidates without a record that are checked: a hostile peer can invent any number.
 const MAX_CLAIMS: usize = 16;
@@ -57,6 +57,32 @@ pub(super) trait ManifestFetcher: Sync {
     fn succeeded(&self, owner: PublisherKey, within: Duration) -> impl Future<Output = bool> + Send;
 }
 
+/// What the hub has shown about a manifest.
+#[derive(Debug)]
+pub(super) enum Opinion {
+    /// Nothing that decides.
+    Unknown,
+    /// The hub lists its files for a commit, and no other candidate is better.
+    Best {
+        /// Whether other publishers have the same files.
+        is_shared: bool,
+    },
+    /// It contradicts the hub; the error names the difference.
+    Refuted(Box<NodeError>),
+}
+
+/// Asks the hub about manifests of publishers that the user did not choose.
+pub(super) trait Judge: Sync {
+    /// Whether the hub can be asked now.
+    fn is_able(&self) -> bool;
+
+    /// The reason why a candidate is refused without asking the hub again.
+    fn refuted(&self, candidate: &Candidate) -> Option<NodeError>;
+
+    /// One opinion for each manifest, before `until`.
+    fn judge(&self, manifests: &[&Manifest], until: Instant) -> impl Future<Output = Vec<Opinion>> + Send;
+}
+
 /// The chosen manifest.
 #[derive(Debug)]
 pub(super) struct Chosen {
@@ -68,19 +94,24 @@ pub(super) struct Chosen {
     pub record: Option<SharedRecord>,
 }
 
-/// Chooses a manifest by the rules of the trust, before `until`.
+/// Chooses a manifest by the rules of the trust, before `until`. `judge` refuses manifests of unlisted publishers that contradict
+/// the hub, and decides between such publishers; not if the user names the publisher.
 pub(super) async fn choose(
     trust: &Trust,
     model: &ModelRef,
     wanted: Option<&str>,
     found: Vec<Candidate>,
     network: &impl ManifestFetcher,
+    judge: &impl Judge,
     until: Instant,
 ) -> Result<Chosen, NodeError> {
     let left = || until.saturating_duration_since(Instant::now());
     let mut offers = offers(found);
-    let mut heard = false;
+    let (mut heard, mut judged, mut is_shared) = (false, false, false);
     let mut failure: NodeError = CatalogError::NotFound(model.clone()).into();
+    if wanted.is_none() {
+        failure = drop_refuted(trust, model, judge, &mut offers).unwrap_or(failure);
+    }
     while !offers.is_empty() {
         let known: Vec<(PublisherKey, InfoHash)> =
             offers.iter().map(|offer| (offer.candidate.publisher, offer.candidate.info_hash)).collect();
@@ -104,6 +135,14 @@ pub(super) async fn choose(
                 }
                 continue;
             }
+            Err(TrustError::Ambiguous { .. }) if wanted.is_none() && !judged && judge.is_able() => {
+                judged = true;
+                fetch_all(&mut offers, network, left() / 2).await;
+                let decided = judge_all(&mut offers, judge, until).await;
+                is_shared = decided.is_shared;
+                failure = decided.failure.unwrap_or(failure);
+                continue;
+            }
             Err(e) => return Err(e.into()),
         };
         let theirs = |offer: &Offer| offer.candidate.publisher == choice.publisher;
@@ -122,7 +161,17 @@ pub(super) async fn choose(
         };
         match checked {
             Ok(manifest) => {
-                return Ok(Chosen { manifest, pinning: choice.pinning, record: candidate.record });
+                let is_stranger = wanted.is_none()
+                    && trust.standing(&model.name, Some(&choice.publisher)) == Standing::Unknown;
+                if is_stranger
+                    && !judged
+                    && let Some(Opinion::Refuted(error)) = judge.judge(&[&manifest], until).await.pop()
+                {
+                    failure = *error;
+                    continue;
+                }
+                let pinning = if is_shared { Pinning::Leave } else { choice.pinning };
+                return Ok(Chosen { manifest, pinning, record: candidate.record });
             }
             // A name does not pass to another publisher because no peer has the manifest of its publisher.
             Err(e @ NodeError::Catalog(_)) if candidate.record.is_some() && !has_more => return Err(e),
@@ -135,6 +184,67 @@ pub(super) async fn choose(
         }
     }
     Err(failure)
+}
+
+/// Drops the candidates of unlisted publishers that were refuted before. Returns the error of one of them.
+fn drop_refuted(
+    trust: &Trust,
+    model: &ModelRef,
+    judge: &impl Judge,
+    offers: &mut Vec<Offer>,
+) -> Option<NodeError> {
+    let mut failure = None;
+    offers.retain(|offer| {
+        let error = judge.refuted(&offer.candidate);
+        let publisher = &offer.candidate.publisher;
+        let stays = error.is_none() || trust.standing(&model.name, Some(publisher)) != Standing::Unknown;
+        if !stays {
+            failure = error;
+        }
+        stays
+    });
+    failure
+}
+
+/// The result of [`judge_all`].
+#[derive(Default)]
+struct Decided {
+    /// Whether several publishers have the files of the best manifest.
+    is_shared: bool,
+    /// The error of a refuted manifest.
+    failure: Option<NodeError>,
+}
+
+/// Asks the hub about all manifests that were fetched. Drops the refuted ones, and, if there is a best one, the rest.
+async fn judge_all(offers: &mut Vec<Offer>, judge: &impl Judge, until: Instant) -> Decided {
+    let mut decided = Decided::default();
+    let fetched: Vec<&Manifest> = offers.iter().filter_map(|offer| offer.checked.as_ref()).collect();
+    let mut opinions = judge.judge(&fetched, until).await.into_iter();
+    let has_best = |opinions: &[Opinion]| opinions.iter().any(|of| matches!(of, Opinion::Best { .. }));
+    let only_best = has_best(opinions.as_slice());
+    let mut keeps = |offer: &Offer| match offer.checked.as_ref().and_then(|_| opinions.next()) {
+        Some(Opinion::Refuted(error)) => {
+            decided.failure = Some(*error);
+            false
+        }
+        Some(Opinion::Best { is_shared }) => {
+            decided.is_shared |= is_shared;
+            true
+        }
+        Some(Opinion::Unknown) | None => !only_best,
+    };
+    offers.retain(|offer| keeps(offer));
+    decided
+}
+
+/// Fetches the manifests that are not fetched yet, all at the same time. Candidates without one stay.
+async fn fetch_all(offers: &mut [Offer], network: &impl ManifestFetcher, within: Duration) {
+    let fetching = offers.iter_mut().map(|offer| async move {
+        if offer.checked.is_none() {
+            offer.checked = network.fetch(&offer.candidate, within).await.ok();
+        }
+    });
+    futures_util::future::join_all(fetching).await;
 }
 
 /// The newest acceptable manifest of one publisher among candidates, for a path that names the publisher. `found` may

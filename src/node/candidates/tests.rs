@@ -87,6 +87,36 @@ struct TestNetwork {
     succession: Option<(PublisherKey, PublisherKey)>,
     /// A manifest whose state is older than the known one.
     older: Option<Sha256Digest>,
+    hub: TestHub,
+}
+
+/// A hub that knows the files of some manifests.
+#[derive(Default)]
+struct TestHub {
+    is_reached: bool,
+    /// By the info hash: whether the hub lists its files.
+    lists: HashMap<InfoHash, bool>,
+}
+
+impl Judge for TestHub {
+    fn is_able(&self) -> bool {
+        self.is_reached
+    }
+
+    fn refuted(&self, _: &Candidate) -> Option<NodeError> {
+        None
+    }
+
+    async fn judge(&self, manifests: &[&Manifest], _: Instant) -> Vec<Opinion> {
+        let opinion = |manifest: &&Manifest| match self.lists.get(&manifest.torrent.info_hash) {
+            Some(true) if self.is_reached => Opinion::Best { is_shared: false },
+            Some(false) if self.is_reached => {
+                Opinion::Refuted(Box::new(NodeError::refuted(manifest.model_ref(), "p", "w.bin differs")))
+            }
+            _ => Opinion::Unknown,
+        };
+        manifests.iter().map(opinion).collect()
+    }
 }
 
 impl TestNetwork {
@@ -97,7 +127,15 @@ impl TestNetwork {
         let digest = |json: &[u8]| Sha256Digest(Sha256::digest(json).into());
         let held = held.iter().map(|m| m.to_json()).map(|json| (digest(&json), json)).collect();
         let trust = Trust::open(&paths, TrustPolicy::Tofu);
-        Self { _dir: dir, trust, model: "a/b".parse().unwrap(), held, succession: None, older: None }
+        Self {
+            _dir: dir,
+            trust,
+            model: "a/b".parse().unwrap(),
+            held,
+            succession: None,
+            older: None,
+            hub: TestHub::default(),
+        }
     }
 
     async fn choose(
@@ -106,7 +144,8 @@ impl TestNetwork {
         found: &[Candidate],
     ) -> Result<(Manifest, Pinning), NodeError> {
         let until = Instant::now() + Duration::from_secs(10);
-        let settled = choose(&self.trust, &self.model, wanted, found.to_vec(), self, until).await?;
+        let settled =
+            choose(&self.trust, &self.model, wanted, found.to_vec(), self, &self.hub, until).await?;
         Ok((settled.manifest, settled.pinning))
     }
 }
@@ -253,4 +292,53 @@ fn number_of_checked_claims_is_bounded() {
     let offers = offers(found);
     assert_eq!(offers.len(), MAX_CLAIMS + 1);
     assert!(offers[0].is_signed());
+}
+
+#[tokio::test]
+async fn hub_decides_between_two_strangers_while_it_is_reached() {
+    let (one, other) = (key(), key());
+    let (right, wrong) = (of_bytes("a/b", &one, 1), of_bytes("a/b", &other, 2));
+    let mut network = TestNetwork::new(&[&right, &wrong]);
+    network.hub.lists = HashMap::from([(right.torrent.info_hash, true), (wrong.torrent.info_hash, false)]);
+    let found = [recorded(&right, &one), recorded(&wrong, &other)];
+    let error = network.choose(None, &found).await.unwrap_err();
+    assert_eq!(error.kind(), crate::node::ErrorKind::Ambiguous, "{error}");
+    network.hub.is_reached = true;
+    assert_eq!(network.choose(None, &found).await.unwrap(), (right.clone(), Pinning::Pin));
+    // A confirmed manifest is preferred to one about which the hub knows nothing.
+    network.hub.lists.remove(&wrong.torrent.info_hash);
+    assert_eq!(network.choose(None, &found).await.unwrap().0, right);
+    network.hub.lists.clear();
+    let error = network.choose(None, &found).await.unwrap_err();
+    assert_eq!(error.kind(), crate::node::ErrorKind::Ambiguous, "{error}");
+}
+
+#[tokio::test]
+async fn manifest_of_a_lone_stranger_that_contradicts_the_hub_is_refused() {
+    let stranger = key();
+    let wrong = of_bytes("a/b", &stranger, 2);
+    let mut network = TestNetwork::new(&[&wrong]);
+    network.hub = TestHub { is_reached: true, lists: HashMap::from([(wrong.torrent.info_hash, false)]) };
+    let found = [recorded(&wrong, &stranger)];
+    let error = network.choose(None, &found).await.unwrap_err();
+    assert_eq!(error.kind(), crate::node::ErrorKind::Refuted, "{error}");
+    assert!(error.to_string().contains("w.bin differs"), "{error}");
+    // The choice of the user is above the witness.
+    let wanted = stranger.public().to_string();
+    assert_eq!(network.choose(Some(&wanted), &found).await.unwrap().0, wrong);
+    network.trust.add(stranger.public(), None, &[]).unwrap();
+    assert_eq!(network.choose(None, &found).await.unwrap().0, wrong);
+}
+
+#[tokio::test]
+async fn unreachable_manifest_does_not_lose_to_one_that_the_hub_does_not_confirm() {
+    let (one, other) = (key(), key());
+    let (known, absent) = (of_bytes("a/b", &one, 1), of_bytes("a/b", &other, 2));
+    let mut network = TestNetwork::new(&[&known]);
+    network.hub.is_reached = true;
+    let found = [recorded(&known, &one), recorded(&absent, &other)];
+    let error = network.choose(None, &found).await.unwrap_err();
+    assert_eq!(error.kind(), crate::node::ErrorKind::Ambiguous, "{error}");
+    network.hub.lists.insert(known.torrent.info_hash, true);
+    assert_eq!(network.choose(None, &found).await.unwrap().0, known);
 }

@@ -70,6 +70,7 @@ use crate::node::space::LackOfSpace;
 use crate::node::unresolved::UnresolvedName;
 use crate::node::{ErrorKind, NodeError, Surroundings, chain};
 use crate::paths::Paths;
+use crate::store::RefutedManifest;
 
 /// `GET /v1/status`.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
@@ -137,6 +138,9 @@ pub struct Status {
     /// The models that are read from the hub because no manifest of them is known.
     #[serde(default)]
     pub hub: Vec<HubStatus>,
+    /// Manifests that were refused because they contradict the hub.
+    #[serde(default)]
+    pub refuted: Vec<RefutedManifest>,
 }
 
 /// The part of the status that every version of a node reports.

@@ -16,7 +16,7 @@ use crate::node::hub;
 use crate::node::hub::access::HubAccess;
 use crate::node::progress::with_ticks;
 use crate::node::readable::{self, LookupLimits};
-use crate::node::{Node, NodeError, blocking, space};
+use crate::node::{ErrorKind, Node, NodeError, blocking, space};
 use crate::store::copy::{ExtentSharing, duplicate, same_bytes};
 use crate::store::{StoreError, StoredRevision};
 use crate::{fsutil, nofollow};
@@ -29,8 +29,13 @@ const SWARM_FIRST: Duration = Duration::from_secs(6);
 
 /// What became of a `get` of a model of the hub.
 pub(super) enum FromHub {
-    /// The model has its manifest now, and so many bytes were received.
-    Complete(u64),
+    /// The model has its manifest now.
+    Complete {
+        /// Bytes that were received.
+        bytes: u64,
+        /// Why a manifest of a peer was refused.
+        warning: Option<String>,
+    },
     /// Some files were fetched.
     Some(Box<GetReport>),
     /// The hub uses this name for the model.
@@ -48,14 +53,13 @@ pub(super) enum FromHub {
 pub(super) async fn get(
     node: &Arc<Node>,
     request: &GetRequest,
+    access: &Arc<HubAccess>,
     progress: &(impl Fn(GetProgress) + Send + Sync),
 ) -> Result<FromHub, NodeError> {
     let model = &request.model;
-    let config = &node.library.config.hub;
-    let access = HubAccess::new(&node.web, &config.endpoint, config.lazy, &request.surroundings)?;
     if let Some(known) = node.library.registry.get(model) {
         let known = node.library.store.revision(known)?;
-        hub::lookup::confirm_restricted(node, &known, &access, WITHIN).await?;
+        hub::lookup::confirm_restricted(node, &known, access, WITHIN).await?;
         return Ok(FromHub::No);
     }
     if request.publisher.is_some() {
@@ -64,7 +68,7 @@ pub(super) async fn get(
     if !access.is_online && node.hub.get(model).is_none() {
         return Ok(FromHub::No);
     }
-    let access = node.hub.with_access(access);
+    let access = node.hub.with_access(access.clone());
     node.session.trust_hosts(&request.peers);
     node.call_in_catalog(&request.peers);
     let sought = RequestedModel { model: model.clone(), publisher: None };
@@ -92,19 +96,19 @@ pub(super) async fn get(
         Err(_) => return Ok(FromHub::No),
     };
     let limits = LookupLimits { within: SWARM_FIRST, patience: SearchPatience::All };
-    match with_ticks(readable::look_up(node, &sought, None, limits), showing).await {
+    let in_swarm = readable::look_up_in_swarm(node, &sought, &access, limits);
+    let warning = match with_ticks(in_swarm, showing).await {
         Ok(_) => return Ok(FromHub::Found),
         Err(error) if !readable::is_absent(&error) => return Ok(FromHub::No),
-        Err(_) => {}
-    }
+        Err(error) => Some(error.to_string()).filter(|_| error.kind() == ErrorKind::Refuted),
+    };
     if !request.update {
         hub::lookup::look_for_newer(node, model, &access).await;
     }
-    fetch(node, request, &found, progress).await
+    fetch(node, request, &found, warning, progress).await
 }
 
 fn names_a_remedy(error: &NodeError) -> bool {
-    use crate::node::ErrorKind;
     matches!(error.kind(), ErrorKind::Gated | ErrorKind::Unauthorised)
 }
 
@@ -112,6 +116,7 @@ async fn fetch(
     node: &Arc<Node>,
     request: &GetRequest,
     revision: &Arc<StoredRevision>,
+    warning: Option<String>,
     progress: &(impl Fn(GetProgress) + Send + Sync),
 ) -> Result<FromHub, NodeError> {
     let files = select(&revision.manifest, &request.include, &request.exclude)?;
@@ -129,12 +134,12 @@ async fn fetch(
     };
     with_ticks(space::fetch_files((&node.library, &node.fetch), revision, &files, None), showing).await?;
     if hub::hand_over::has_ended(node, revision).await {
-        return Ok(FromHub::Complete(0));
+        return Ok(FromHub::Complete { bytes: 0, warning });
     }
     let received = want.saturating_sub(before);
     hub::complete::complete(node, revision, &files).await?;
     if files.len() == revision.manifest.files.len() {
-        return Ok(FromHub::Complete(received));
+        return Ok(FromHub::Complete { bytes: received, warning });
     }
     let dest = match &request.output {
         Some(dir) => {
@@ -156,7 +161,7 @@ async fn fetch(
         fingerprint: None,
         alias: None,
         origin: ManifestOrigin::Hub,
-        warnings: Vec::new(),
+        warnings: warning.into_iter().collect(),
         seeded: false,
     })))
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::model::Manifest;
 use crate::model::code::Findings;
 use crate::node::check::HashCheck;
+use crate::node::hub::access::HubAccess;
 use crate::node::jobs::MAX_CHANGES;
 use crate::node::progress::with_ticks;
 use crate::node::sharing::{Rule, WithheldReason};
@@ -32,28 +33,33 @@ pub(super) async fn run(
     let _lent = node.web.lend(&request.surroundings)?;
     let renamed;
     let mut request = request;
-    let mut from_hub = from_hub::get(node, request, &progress).await?;
+    let config = &node.library.config.hub;
+    let access = HubAccess::new(&node.web, &config.endpoint, config.lazy, &request.surroundings)?;
+    let mut from_hub = from_hub::get(node, request, &access, &progress).await?;
     if let FromHub::Renamed(model) = from_hub {
         renamed = GetRequest { model, ..request.clone() };
         request = &renamed;
-        from_hub = from_hub::get(node, request, &progress).await?;
+        from_hub = from_hub::get(node, request, &access, &progress).await?;
     }
-    let (mut received, mut origin, mut refusal) = (0, None, None);
+    let (mut received, mut origin, mut refusal, mut refuted) = (0, None, None, None);
     match from_hub {
         FromHub::Some(report) => return Ok(*report),
-        FromHub::Complete(bytes) => (received, origin) = (bytes, Some(ManifestOrigin::Hub)),
+        FromHub::Complete { bytes, warning } => {
+            (received, origin, refuted) = (bytes, Some(ManifestOrigin::Hub), warning);
+        }
         FromHub::Found => origin = Some(ManifestOrigin::Found),
         FromHub::Refused(error) => refusal = Some(error),
         FromHub::No | FromHub::Renamed(_) => {}
     }
     let mut changes = 0..MAX_CHANGES;
     loop {
-        match get_as_known_now(node, request, &progress).await {
+        match get_as_known_now(node, request, &access, &progress).await {
             Err(e) if (e.is_left() || e.is_incomplete()) && changes.next().is_some() => {}
             Ok(mut report) => {
                 report.origin = origin.unwrap_or(report.origin);
                 report.downloaded += received;
                 report.downloaded_web += received;
+                report.warnings.extend(refuted);
                 return Ok(report);
             }
             // The reason of the hub is more useful.
@@ -66,10 +72,11 @@ pub(super) async fn run(
 async fn get_as_known_now(
     node: &Arc<Node>,
     request: &GetRequest,
+    access: &Arc<HubAccess>,
     progress: &(impl Fn(GetProgress) + Send + Sync),
 ) -> Result<GetReport, NodeError> {
     let model = &request.model;
-    let Wanted { manifest, origin, warning } = wanted(node, request, progress).await?;
+    let Wanted { manifest, origin, warning } = wanted(node, request, access, progress).await?;
     let revision = node.library.store.revision(manifest.clone())?;
     let files = select(&manifest, &request.include, &request.exclude)?;
     let dest = match &request.output {

@@ -8,6 +8,8 @@ use crate::catalog::SearchPatience;
 use crate::model::Manifest;
 use crate::node::accept::Intent;
 use crate::node::disputes::Claim;
+use crate::node::hub::access::HubAccess;
+use crate::node::lookup::Lookup;
 use crate::node::progress::with_ticks;
 use crate::node::{ErrorKind, Node, NodeError, lookup};
 use crate::trust::TrustError;
@@ -24,10 +26,12 @@ pub(super) struct Wanted {
     pub warning: Option<String>,
 }
 
-/// The manifest of the model: the known one, or the one that the network has.
+/// The manifest of the model: the known one, or the one that the network has. `witness` is how the hub is asked about manifests
+/// of strangers.
 pub(super) async fn wanted(
     node: &Arc<Node>,
     request: &GetRequest,
+    witness: &Arc<HubAccess>,
     progress: &(impl Fn(GetProgress) + Send + Sync),
 ) -> Result<Wanted, NodeError> {
     let model = &request.model;
@@ -55,7 +59,7 @@ pub(super) async fn wanted(
         let peers = node.catalog.as_ref().map_or(0, |part| part.catalog.status().peers);
         progress(GetProgress::Looking { peers });
     };
-    let found = with_ticks(look_for(node, request, held.is_some()), showing).await;
+    let found = with_ticks(look_for(node, request, witness, held.is_some()), showing).await;
     match (found, known) {
         (Ok(found), Some(known)) if found.torrent.info_hash == known.torrent.info_hash => {
             Ok(Wanted { manifest: found, origin: ManifestOrigin::NoneNewer, warning: None })
@@ -100,6 +104,7 @@ fn fits(node: &Node, held: &Manifest, request: &GetRequest) -> Result<Option<Tru
 async fn look_for(
     node: &Arc<Node>,
     request: &GetRequest,
+    witness: &Arc<HubAccess>,
     is_known: bool,
 ) -> Result<Arc<Manifest>, NodeError> {
     let (model, publisher) = (&request.model, request.publisher.as_deref());
@@ -108,11 +113,11 @@ async fn look_for(
     let until = Instant::now() + MEET_WITHIN;
     loop {
         let waits = alone() && Instant::now() < until;
-        let found = if is_known {
-            lookup::resolve_in_network(node, model, publisher, RESOLVE_WITHIN, SearchPatience::All, intent)
-                .await
-        } else {
-            lookup::resolve(node, model, publisher, RESOLVE_WITHIN, SearchPatience::All, intent).await
+        let lookup =
+            Lookup { model, publisher, patience: SearchPatience::All, intent, witness: Some(witness) };
+        let found = match is_known {
+            true => lookup::resolve_in_network(node, lookup, RESOLVE_WITHIN).await,
+            false => lookup::resolve(node, lookup, RESOLVE_WITHIN).await,
         };
         match found {
             Err(e) if waits && e.kind() == ErrorKind::NotFound => tokio::time::sleep(MEET_PAUSE).await,

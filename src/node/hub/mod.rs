@@ -35,6 +35,7 @@ use access::HubAccess;
 use aliases::Aliases;
 use different::Different;
 use origin::CommitOrigin;
+pub(super) use origin::remote;
 
 /// The models that are read from the hub.
 pub(super) struct HubModels {

@@ -62,7 +62,7 @@ impl HubOrigin for CommitOrigin {
 }
 
 /// A file as the source of a repository knows it.
-pub(super) fn remote(file: &HubFile) -> RemoteFile {
+pub(in crate::node) fn remote(file: &HubFile) -> RemoteFile {
     RemoteFile {
         path: file.path.clone(),
         size: file.size,

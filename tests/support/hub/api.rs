@@ -29,6 +29,7 @@ pub fn routes() -> Router<Arc<HubState>> {
             .route(&repo, get(newest))
             .route(&format!("{repo}/revision/{{rev}}"), get(revision))
             .route(&format!("{repo}/auth-check"), get(auth_check))
+            .route(&format!("{repo}/commits/{{rev}}"), get(commits))
             .route(&format!("{repo}/tree/{{rev}}"), get(tree))
             .route(&format!("{repo}/tree/{{rev}}/{{*dir}}"), get(subtree));
     }
@@ -78,6 +79,17 @@ async fn revision(
     request: Request,
 ) -> HandlerResult {
     about(&state, &request, &format!("{org}/{name}"), &rev)
+}
+
+/// The history of a revision, in one page.
+async fn commits(
+    state: Shared,
+    Path((org, name, rev)): Path<(String, String, String)>,
+    request: Request,
+) -> HandlerResult {
+    let (repo, commit) = find(&state, &request, &format!("{org}/{name}"), &rev)?;
+    let about = |id: String| json!({"id": id, "title": "a commit", "message": "", "authors": []});
+    Ok(Json(repo.history(&commit).into_iter().map(about).collect::<Vec<_>>()).into_response())
 }
 
 async fn tree(

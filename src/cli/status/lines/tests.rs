@@ -27,6 +27,8 @@ disputed        acme/disputed: published by dora (eb6p-x112-rg3z-pv89),
                 the mount shows dora (eb6p-x112-rg3z-pv89), read before, until
                 it is unmounted
                 read /home/ada/models/.by/x/acme/disputed
+refused         acme/false: the manifest of eb6p-x112-rg3z-pv89 contradicts the
+                hub: w.bin has 5 bytes in the manifest and 6 at the hub
 problem         acme/on-disk: /media/ada/disk/on-disk: it is absent, so the
                 model is not offered from there: No such file or directory
                 help: connect its disk or move it back, and it is offered again
@@ -71,6 +73,7 @@ not shown       acme/absent: no peer that was asked knows it (5s ago)
 disputed        acme/disputed: published by dora (eb6p-x112-rg3z-pv89), ep3q-qd0x-74xn-ze25, cj5a-bhbs-zcrf-72qq
                 the mount shows dora (eb6p-x112-rg3z-pv89), read before, until it is unmounted
                 read /home/ada/models/.by/x/acme/disputed
+refused         acme/false: the manifest of eb6p-x112-rg3z-pv89 contradicts the hub: w.bin has 5 bytes in the manifest and 6 at the hub
 problem         acme/on-disk: /media/ada/disk/on-disk: it is absent, so the model is not offered from there: No such file or directory
                 help: connect its disk or move it back, and it is offered again by itself
 from the hub    acme/lazy: 0% of 500 MiB here, 1.00 MiB received; waiting: 2 reads; the hub has a newer commit

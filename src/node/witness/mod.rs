@@ -1,0 +1,40 @@
+//! The hub as a witness: manifests of publishers that the user did not choose are compared with what the hub lists for their
+//! commit.
+//!
+//! [`judge`] decides about the candidates of a name. [`ask`] sends the requests, with limits, and caches the answers. Results are
+//! stored in [`Witnessed`](crate::store::Witnessed). Where the hub cannot be asked, or does not know the name or the commit,
+//! names are decided as without a witness.
+
+mod ask;
+mod judge;
+
+use ask::Asks;
+pub(super) use judge::HubJudge;
+
+use super::{Library, NodeError};
+use crate::model::ModelName;
+use crate::mount::NeverResolve;
+
+/// What the witness of one node remembers of the hub.
+pub(super) struct Witness {
+    /// `security.hub_witness`.
+    is_on: bool,
+    /// Names that are never looked up.
+    never: NeverResolve,
+    asks: Asks,
+}
+
+impl Witness {
+    /// Fails if the patterns of `mount.never_resolve` cannot be used.
+    pub fn new(library: &Library) -> Result<Self, NodeError> {
+        let never = NeverResolve::new(&library.config.mount.never_resolve).map_err(NodeError::internal)?;
+        Ok(Self { is_on: library.config.security.hub_witness, never, asks: Asks::default() })
+    }
+
+    /// Whether the hub may be asked about a name.
+    fn may_ask(&self, name: &ModelName) -> bool {
+        self.is_on
+            && !self.never.matches_org(name.org())
+            && !self.never.matches_model(name.org(), name.name())
+    }
+}

@@ -1,0 +1,222 @@
+//! The hub as a witness: of two strangers' manifests for a name of the hub the true one is used, and false bytes are never read.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::rig::{LARGE, SHORT, info_hash, mount_with, status};
+use crate::support::fixtures::{hashes, noise};
+use crate::support::host::{Host, Mounted};
+use crate::support::manifests;
+use crate::support::mirror::{HubNet, mirror_and_share, mirrored, tree};
+use crate::support::process::{PATIENCE, Proc, until};
+use crate::support::share::export;
+
+const NAME: &str = "acme/m";
+
+/// What is false in a manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lie {
+    /// The bytes of a large file, with their own SHA-256.
+    Hash,
+    /// The bytes of a large file, with the SHA-256 that the hub lists: only the pieces root is false.
+    Root,
+    /// The bytes of a small file, of which the hub lists no SHA-256.
+    Small,
+}
+
+/// A hub, and a host that reads.
+struct Scene {
+    net: HubNet,
+    carol: Host,
+}
+
+impl Scene {
+    fn new(more: &str) -> Self {
+        let net = HubNet::new();
+        net.small(NAME, "mit");
+        let carol = net.host("carol", &format!("{more}{SHORT}"));
+        carol.run(&["init"]).ok();
+        Self { net, carol }
+    }
+
+    fn commit(&self) -> String {
+        self.net.repos.find(NAME).unwrap().resolve("main").unwrap()
+    }
+
+    /// The files of the repository.
+    fn files(&self) -> BTreeMap<String, String> {
+        hashes(&self.net.tree(NAME, "mit", 1), PATIENCE)
+    }
+
+    /// A host that shares a false manifest of the name, signed with its own key. The daemon runs until the returned process is
+    /// dropped.
+    fn liar(&self, lie: Lie) -> (Host, Proc) {
+        let host = self.net.host("mallory", SHORT);
+        let dir = self.net.tree(NAME, "mit", 7);
+        fs::write(dir.join("sub/changing.bin"), noise(1, 1_000_000)).unwrap();
+        match lie {
+            Lie::Hash | Lie::Root => {
+                let mut large = LARGE.with(Clone::clone);
+                large[1_234_567] ^= 1;
+                fs::write(dir.join("large.bin"), large).unwrap();
+            }
+            Lie::Small => fs::write(dir.join("config.json"), b"{\"model_type\": \"evil\"}").unwrap(),
+        }
+        let sharing =
+            host.spawn(&["share", "-f", dir.to_str().unwrap(), "--name", "evil/m", "--license", "mit"]);
+        sharing.wait_for_line("seeding", PATIENCE);
+        let mut manifest = manifests::read(&export(&host, "evil/m"));
+        manifest["name"] = NAME.into();
+        manifest["source"] = json!({"kind": "huggingface", "commit": self.commit()});
+        for file in manifest["files"].as_array_mut().unwrap() {
+            if file["path"] == "large.bin" && lie == Lie::Root {
+                file["sha256"] = self.files()["large.bin"].clone().into();
+            }
+        }
+        manifests::sign_as(&mut manifest, &host.base());
+        let file = manifests::write(host.home().join("false.json"), &manifest);
+        host.run(&["registry", "import", file.to_str().unwrap()]).ok();
+        (host, sharing)
+    }
+}
+
+/// Waits until a host knows the record of each of these publishers.
+fn await_records(reader: &Host, publishers: &[&Host]) {
+    let keys: Vec<String> = publishers.iter().map(|host| fingerprint(host)).collect();
+    let found = || reader.run(&["discover", NAME, "--json"]).stdout;
+    until("the publishers are known", PATIENCE, || {
+        let found = found();
+        keys.iter().all(|key| found.contains(key.as_str()))
+    });
+}
+
+fn fingerprint(host: &Host) -> String {
+    let shown: Value = serde_json::from_str(&host.run(&["key", "show", "--json"]).ok()).unwrap();
+    shown["fingerprint"].as_str().unwrap().to_owned()
+}
+
+/// The files of a model below a mount point.
+fn read_all(dir: &Path) -> BTreeMap<String, String> {
+    hashes(dir, PATIENCE)
+}
+
+fn true_manifest_is_chosen(lie: Lie) {
+    let scene = Scene::new("");
+    let alice = scene.net.host("alice", SHORT);
+    let _true = mirror_and_share(&alice, &[NAME]);
+    let (mallory, _false) = scene.liar(lie);
+    let carol = &scene.carol;
+    let daemon = carol.spawn(&["daemon", "-f"]);
+    daemon.wait_for_line("running", PATIENCE);
+    await_records(carol, &[&alice, &mallory]);
+    // Through a mount: nothing is asked, and every byte is right.
+    let mounted = carol.mount(&[]);
+    assert_eq!(read_all(&mounted.path(NAME)), scene.files(), "{lie:?}");
+    mounted.unmount();
+    // Through `get`, on a host that has read nothing.
+    let dave = scene.net.host("dave", SHORT);
+    let other = dave.spawn(&["daemon", "-f"]);
+    other.wait_for_line("running", PATIENCE);
+    await_records(&dave, &[&alice, &mallory]);
+    for host in [carol, &dave] {
+        host.run(&["get", NAME]).ok();
+        assert_eq!(tree(&mirrored(host, NAME)), scene.files(), "{lie:?}");
+        assert_eq!(info_hash(host, NAME), info_hash(&alice, NAME), "{lie:?}");
+        let status = status(host);
+        assert_eq!(status["disputed"], json!([]));
+        let refuted = &status["refuted"][0];
+        assert_eq!(refuted["fingerprint"], fingerprint(&mallory).as_str(), "{refuted}");
+        let path = if lie == Lie::Small { "config.json" } else { "large.bin" };
+        assert!(refuted["difference"].as_str().unwrap().contains(path), "{refuted}");
+    }
+}
+
+#[test]
+fn false_listed_hash_loses_to_the_true_manifest() {
+    true_manifest_is_chosen(Lie::Hash);
+}
+
+#[test]
+fn false_pieces_root_loses_to_the_true_manifest() {
+    true_manifest_is_chosen(Lie::Root);
+}
+
+#[test]
+fn false_small_file_loses_to_the_true_manifest() {
+    true_manifest_is_chosen(Lie::Small);
+}
+
+#[test]
+fn two_strangers_are_a_dispute_without_the_hub() {
+    for (more, unplugged) in [("", true), ("security: {hub_witness: false}\n", false)] {
+        let scene = Scene::new(more);
+        let alice = scene.net.host("alice", SHORT);
+        let _true = mirror_and_share(&alice, &[NAME]);
+        let (mallory, _false) = scene.liar(Lie::Hash);
+        let carol = &scene.carol;
+        if unplugged {
+            scene.net.unplug();
+        }
+        let daemon = carol.spawn(&["daemon", "-f"]);
+        daemon.wait_for_line("running", PATIENCE);
+        await_records(carol, &[&alice, &mallory]);
+        // While the hub is there, a mount may read from it instead.
+        let mounted = unplugged.then(|| carol.mount(&[]));
+        if let Some(mounted) = &mounted {
+            let refused = fs::metadata(mounted.path(NAME)).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
+        }
+        let refused = carol.run(&["get", NAME]).error(1);
+        for host in [&alice, &mallory] {
+            assert!(refused.contains(&fingerprint(host)), "{refused}");
+        }
+        assert_eq!(status(carol)["refuted"], json!([]));
+        mounted.into_iter().for_each(Mounted::unmount);
+    }
+}
+
+#[test]
+fn lone_stranger_that_contradicts_the_hub_is_refused() {
+    let scene = Scene::new("");
+    let (mallory, _false) = scene.liar(Lie::Hash);
+    let carol = &scene.carol;
+    let daemon = carol.spawn(&["daemon", "-f"]);
+    daemon.wait_for_line("running", PATIENCE);
+    await_records(carol, &[&mallory]);
+    let warned = carol.run(&["get", NAME, "--seed=false"]);
+    let printed = format!("{}{}", warned.stdout, warned.stderr);
+    warned.ok();
+    // The manifest is refused, and the files come from the hub.
+    assert!(
+        printed.contains("contradicts the hub") && printed.contains("large.bin has the SHA-256"),
+        "{printed}"
+    );
+    assert_eq!(tree(&mirrored(carol, NAME)), scene.files());
+    let shown = carol.run(&["status"]).ok();
+    assert!(shown.contains("refused") && shown.contains("large.bin has the SHA-256"), "{shown}");
+}
+
+#[test]
+fn lone_stranger_stays_refused_when_the_hub_is_gone() {
+    let scene = Scene::new("");
+    let (mallory, _false) = scene.liar(Lie::Hash);
+    let carol = &scene.carol;
+    let daemon = carol.spawn(&["daemon", "-f"]);
+    daemon.wait_for_line("running", PATIENCE);
+    await_records(carol, &[&mallory]);
+    let point = mount_with(carol, "models", None, &[]);
+    assert_eq!(fs::read(point.join(NAME).join("sub/a file+.json")).unwrap(), b"[1]");
+    carol.run(&["unmount", point.to_str().unwrap()]).ok();
+    carol.run(&["remove", NAME, "--yes"]).ok();
+    drop(daemon);
+    scene.net.unplug();
+    let daemon = carol.spawn(&["daemon", "-f"]);
+    daemon.wait_for_line("running", PATIENCE);
+    await_records(carol, &[&mallory]);
+    let refused = carol.run(&["get", NAME]).error(1);
+    assert!(refused.contains("large.bin has the SHA-256"), "{refused}");
+}
