@@ -7,16 +7,24 @@ use crate::fetch::ReadError;
 
 /// An error that a FUSE reply can carry.
 pub trait ToErrno: std::fmt::Display {
-    /// The number that the program receives.
-    fn errno(&self) -> Errno;
+    /// The number that the program receives, and whether the log gets a warning. Errors that programs cause in normal use,
+    /// such as a missing name, get none.
+    fn outcome(&self) -> (Errno, bool);
 
-    /// Whether the log gets a warning. Errors that programs cause in normal use, such as a missing name, get none.
-    fn is_fault(&self) -> bool;
+    /// The number that the program receives.
+    fn errno(&self) -> Errno {
+        self.outcome().0
+    }
+
+    /// Whether the log gets a warning.
+    fn is_fault(&self) -> bool {
+        self.outcome().1
+    }
 }
 
 impl ToErrno for TreeError {
-    fn errno(&self) -> Errno {
-        match self {
+    fn outcome(&self) -> (Errno, bool) {
+        let errno = match self {
             Self::Stale => Errno::STALE,
             Self::NotDir => Errno::NOTDIR,
             Self::IsDir => Errno::ISDIR,
@@ -25,42 +33,18 @@ impl ToErrno for TreeError {
             Self::Disputed | Self::Denied => Errno::ACCESS,
             Self::Interrupted => Errno::INTR,
             Self::Stopped => Errno::IO,
-        }
-    }
-
-    fn is_fault(&self) -> bool {
-        match self {
-            Self::Stale
-            | Self::NotDir
-            | Self::IsDir
-            | Self::NotLink
-            | Self::NoAttribute
-            | Self::Disputed
-            | Self::Denied
-            | Self::Interrupted
-            | Self::Stopped => false,
-        }
+        };
+        (errno, false)
     }
 }
 
 impl ToErrno for ReadError {
-    fn errno(&self) -> Errno {
+    fn outcome(&self) -> (Errno, bool) {
         // Programs that read handle only EIO; a reader by mmap gets SIGBUS for any error.
         match self {
-            Self::Denied(_) => Errno::ACCESS,
-            Self::TimedOut(_)
-            | Self::Stopped
-            | Self::Left
-            | Self::Disk(..)
-            | Self::NoSpace
-            | Self::Broken(_) => Errno::IO,
-        }
-    }
-
-    fn is_fault(&self) -> bool {
-        match self {
-            Self::Stopped | Self::Left => false,
-            Self::TimedOut(_) | Self::Denied(_) | Self::Disk(..) | Self::NoSpace | Self::Broken(_) => true,
+            Self::Denied(_) => (Errno::ACCESS, true),
+            Self::Stopped | Self::Left => (Errno::IO, false),
+            Self::TimedOut(_) | Self::Disk(..) | Self::NoSpace | Self::Broken(_) => (Errno::IO, true),
         }
     }
 }
@@ -88,20 +72,13 @@ pub enum RequestError {
 }
 
 impl ToErrno for RequestError {
-    fn errno(&self) -> Errno {
+    fn outcome(&self) -> (Errno, bool) {
         match self {
-            Self::ReadOnly => Errno::ROFS,
-            Self::BadHandle => Errno::BADF,
-            Self::SmallBuffer => Errno::RANGE,
-            Self::Access => Errno::ACCESS,
-            Self::Changed => Errno::IO,
-        }
-    }
-
-    fn is_fault(&self) -> bool {
-        match self {
-            Self::BadHandle | Self::Changed => true,
-            Self::ReadOnly | Self::SmallBuffer | Self::Access => false,
+            Self::ReadOnly => (Errno::ROFS, false),
+            Self::BadHandle => (Errno::BADF, true),
+            Self::SmallBuffer => (Errno::RANGE, false),
+            Self::Access => (Errno::ACCESS, false),
+            Self::Changed => (Errno::IO, true),
         }
     }
 }

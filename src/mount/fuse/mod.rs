@@ -116,6 +116,16 @@ pub fn connect(
     Ok(move || session.run())
 }
 
+/// Operations that have one answer. Listed with the types of their arguments between the inode and the reply.
+macro_rules! refused {
+    ($error:expr => $($operation:ident($($argument:ty),*) -> $reply:ty;)*) => {$(
+        fn $operation(&self, _: &Request, ino: INodeNo, $(_: $argument,)* reply: $reply) {
+            let error: fn(&'static str, INodeNo) -> fuser::Errno = $error;
+            reply.error(error(stringify!($operation), ino));
+        }
+    )*};
+}
+
 impl Filesystem for Service {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for wanted in [
@@ -344,169 +354,30 @@ impl Filesystem for Service {
     // After ENOSYS the kernel handles these operations itself: flush and fsync succeed, and lseek, poll and ioctl get the
     // kernel's default. Its lseek reports that a file is data up to its end. That is correct, because bytes that are not
     // cached are fetched and are no hole.
-
-    fn flush(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn lseek(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: i64,
-        _whence: i32,
-        reply: ReplyLseek,
-    ) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn poll(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _ph: PollNotifier,
-        _events: PollEvents,
-        _flags: PollFlags,
-        reply: ReplyPoll,
-    ) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn ioctl(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _flags: IoctlFlags,
-        _cmd: u32,
-        _in_data: &[u8],
-        _out_size: u32,
-        reply: ReplyIoctl,
-    ) {
-        reply.error(fuser::Errno::ENOSYS);
+    refused! { |_, _| fuser::Errno::ENOSYS =>
+        flush(FileHandle, LockOwner) -> ReplyEmpty;
+        fsync(FileHandle, bool) -> ReplyEmpty;
+        fsyncdir(FileHandle, bool) -> ReplyEmpty;
+        lseek(FileHandle, i64, i32) -> ReplyLseek;
+        poll(FileHandle, PollNotifier, PollEvents, PollFlags) -> ReplyPoll;
+        ioctl(FileHandle, IoctlFlags, u32, &[u8], u32) -> ReplyIoctl;
     }
 
     // All operations that write. Because of the `ro` flag the kernel refuses most of them without a request.
-
-    fn setattr(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _mode: Option<u32>,
-        _uid: Option<u32>,
-        _gid: Option<u32>,
-        _size: Option<u64>,
-        _atime: Option<TimeOrNow>,
-        _mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        reply.error(refuse("setattr", ino, &RequestError::ReadOnly));
-    }
-
-    fn mknod(&self, _: &Request, parent: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
-        reply.error(refuse("mknod", parent, &RequestError::ReadOnly));
-    }
-
-    fn mkdir(&self, _: &Request, parent: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
-        reply.error(refuse("mkdir", parent, &RequestError::ReadOnly));
-    }
-
-    fn unlink(&self, _: &Request, parent: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(refuse("unlink", parent, &RequestError::ReadOnly));
-    }
-
-    fn rmdir(&self, _: &Request, parent: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(refuse("rmdir", parent, &RequestError::ReadOnly));
-    }
-
-    fn symlink(&self, _: &Request, parent: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
-        reply.error(refuse("symlink", parent, &RequestError::ReadOnly));
-    }
-
-    fn rename(
-        &self,
-        _req: &Request,
-        parent: INodeNo,
-        _name: &OsStr,
-        _newparent: INodeNo,
-        _newname: &OsStr,
-        _flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(refuse("rename", parent, &RequestError::ReadOnly));
-    }
-
-    fn link(&self, _: &Request, ino: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
-        reply.error(refuse("link", ino, &RequestError::ReadOnly));
-    }
-
-    fn create(&self, _: &Request, parent: INodeNo, _: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
-        reply.error(refuse("create", parent, &RequestError::ReadOnly));
-    }
-
-    fn write(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        reply.error(refuse("write", ino, &RequestError::ReadOnly));
-    }
-
-    fn setxattr(&self, _: &Request, ino: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
-        reply.error(refuse("setxattr", ino, &RequestError::ReadOnly));
-    }
-
-    fn removexattr(&self, _: &Request, ino: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(refuse("removexattr", ino, &RequestError::ReadOnly));
-    }
-
-    fn fallocate(&self, _: &Request, ino: INodeNo, _: FileHandle, _: u64, _: u64, _: i32, reply: ReplyEmpty) {
-        reply.error(refuse("fallocate", ino, &RequestError::ReadOnly));
-    }
-
-    fn copy_file_range(
-        &self,
-        _req: &Request,
-        _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
-        ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        reply.error(refuse("copy_file_range", ino_out, &RequestError::ReadOnly));
+    refused! { |operation, ino| refuse(operation, ino, &RequestError::ReadOnly) =>
+        setattr(Option<u32>, Option<u32>, Option<u32>, Option<u64>, Option<TimeOrNow>, Option<TimeOrNow>, Option<SystemTime>, Option<FileHandle>, Option<SystemTime>, Option<SystemTime>, Option<SystemTime>, Option<BsdFileFlags>) -> ReplyAttr;
+        mknod(&OsStr, u32, u32, u32) -> ReplyEntry;
+        mkdir(&OsStr, u32, u32) -> ReplyEntry;
+        unlink(&OsStr) -> ReplyEmpty;
+        rmdir(&OsStr) -> ReplyEmpty;
+        symlink(&OsStr, &Path) -> ReplyEntry;
+        rename(&OsStr, INodeNo, &OsStr, RenameFlags) -> ReplyEmpty;
+        link(INodeNo, &OsStr) -> ReplyEntry;
+        create(&OsStr, u32, u32, i32) -> ReplyCreate;
+        write(FileHandle, u64, &[u8], WriteFlags, OpenFlags, Option<LockOwner>) -> ReplyWrite;
+        setxattr(&OsStr, &[u8], i32, u32) -> ReplyEmpty;
+        removexattr(&OsStr) -> ReplyEmpty;
+        fallocate(FileHandle, u64, u64, i32) -> ReplyEmpty;
+        copy_file_range(FileHandle, u64, INodeNo, FileHandle, u64, u64, CopyFileRangeFlags) -> ReplyWrite;
     }
 }
