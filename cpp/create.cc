@@ -45,32 +45,6 @@ std::map<std::string, RawFile const*> by_path(std::string const& name, rust::Vec
 
 }  // namespace
 
-rust::Vec<std::uint8_t> create_v2(rust::Str name_, rust::Vec<RawFile> const& files,
-                                  std::uint32_t piece_length) {
-    std::string const name(name_);
-    auto layout = layout_of(name, files);
-    lt::create_torrent torrent(layout, int(piece_length),
-                               lt::create_torrent::v2_only | lt::create_torrent::no_attributes);
-    auto const given = by_path(name, files);
-    // libtorrent has put the files into canonical order and pad files between them.
-    auto const& ordered = torrent.files();
-    for (auto const index : ordered.file_range()) {
-        if (ordered.pad_file_at(index) || ordered.file_size(index) == 0) continue;
-        auto const found = given.find(ordered.file_path(index));
-        if (found == given.end())
-            throw std::runtime_error("libtorrent changed a path: " + ordered.file_path(index));
-        auto const& hashes = found->second->piece_hashes;
-        int const pieces = ordered.file_num_pieces(index);
-        if (hashes.size() != std::size_t(pieces) * lt::sha256_hash::size())
-            throw std::runtime_error("the wrong number of piece hashes for " + ordered.file_path(index));
-        for (int piece = 0; piece < pieces; ++piece)
-            torrent.set_hash2(index, lt::piece_index_t::diff_type(piece),
-                              lt::sha256_hash(reinterpret_cast<char const*>(hashes.data()) +
-                                              std::size_t(piece) * lt::sha256_hash::size()));
-    }
-    return finish(torrent);
-}
-
 rust::Vec<std::uint8_t> create_hybrid(rust::Str name_, rust::Vec<RawFile> const& files,
                                       std::uint32_t piece_length, std::int32_t threads) {
     std::string const name(name_);

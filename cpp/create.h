@@ -1,4 +1,4 @@
-// Creates torrents: v2 from given piece hashes, hybrid by hashing the files.
+// Creates hybrid torrents by hashing the files.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,6 @@ namespace silmaril {
 
 struct RawFile;
 
-rust::Vec<std::uint8_t> create_v2(rust::Str name, rust::Vec<RawFile> const& files,
-                                  std::uint32_t piece_length);
 rust::Vec<std::uint8_t> create_hybrid(rust::Str name, rust::Vec<RawFile> const& files,
                                       std::uint32_t piece_length, std::int32_t threads);
 

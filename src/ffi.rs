@@ -296,10 +296,8 @@ mod raw {
         /// Path components below the torrent's name, joined with `/`.
         path: String,
         size: u64,
-        /// The path of the file on the disk; used only for hybrid torrents.
+        /// The path of the file on the disk.
         source: Vec<u8>,
-        /// Concatenated roots of its pieces.
-        piece_hashes: Vec<u8>,
     }
 
     extern "Rust" {
@@ -472,8 +470,6 @@ mod raw {
         /// See cpp/choice.h.
         fn trial_place(number: u64, piece: u32) -> Result<u64>;
 
-        /// The bencoded metainfo with piece layers.
-        fn create_v2(name: &str, files: &Vec<RawFile>, piece_length: u32) -> Result<Vec<u8>>;
         /// Reads the files for their v1 hashes, on `threads` threads.
         fn create_hybrid(
             name: &str,

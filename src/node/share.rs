@@ -225,7 +225,6 @@ fn hybrid(manifest: &Manifest, dir: &Path, targets: &HashMap<String, PathBuf>) -
         path: entry.path.clone(),
         size: entry.size,
         source: targets.get(&entry.path).cloned().unwrap_or_else(|| dir.join(&entry.path)),
-        piece_hashes: Vec::new(),
     };
     let files: Vec<NewFile> = manifest.files.iter().map(file).collect();
     Ok(create::hybrid(&manifest.torrent.name, &files, manifest.torrent.piece_length)?)

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use fixedbitset::FixedBitSet;
 use sha2::{Digest, Sha256};
 use silmaril::config::{Config, NetworkConfig};
-use silmaril::model::{InfoHash, Layout, PieceIndex, merkle, metainfo};
+use silmaril::model::files::TorrentFile;
+use silmaril::model::{InfoHash, Layout, PieceIndex, PieceLayers, PiecesRoot, merkle, metainfo};
 use silmaril::torrent::create::{self, NewFile};
 use silmaril::torrent::{
     AddTorrent, Discovery, Event, Mode, Priority, Session, SessionSettings, Swarms, TorrentId,
@@ -47,13 +48,22 @@ pub struct Sample {
     pub layout: Layout,
 }
 
-/// Hashes of the pieces of one file.
-pub fn piece_hashes(bytes: &[u8], piece_length: u32) -> Vec<[u8; 32]> {
-    let leaves = |piece: &[u8]| piece.chunks(16 * 1024).map(|block| Sha256::digest(block).into()).collect();
-    if bytes.len() <= piece_length as usize {
-        return if bytes.is_empty() { vec![] } else { vec![merkle::root(leaves(bytes), 0, 0)] };
+/// The metainfo, with piece layers, of a v2 torrent.
+fn v2(name: &str, files: &[(String, Vec<u8>)], piece_length: u32) -> Vec<u8> {
+    let leaves = |bytes: &[u8]| bytes.chunks(16 * 1024).map(|block| Sha256::digest(block).into()).collect();
+    let root = |bytes: &[u8]| PiecesRoot(merkle::root(leaves(bytes), 0, 0));
+    let mut layers = PieceLayers::default();
+    for (_, bytes) in files.iter().filter(|(_, bytes)| bytes.len() > piece_length as usize) {
+        let pieces = bytes.chunks(piece_length as usize);
+        let layer = pieces.map(|piece| merkle::piece_hash(leaves(piece), piece_length)).collect();
+        layers.insert(root(bytes), bytes.len() as u64, piece_length, layer).unwrap();
     }
-    bytes.chunks(piece_length as usize).map(|piece| merkle::piece_hash(leaves(piece), piece_length)).collect()
+    let files = files.iter().map(|(path, bytes)| TorrentFile {
+        path,
+        size: bytes.len() as u64,
+        pieces_root: (!bytes.is_empty()).then(|| root(bytes)),
+    });
+    metainfo::wrap(&metainfo::info_dict(name, piece_length, files), Some(&layers))
 }
 
 impl Sample {
@@ -73,16 +83,13 @@ impl Sample {
                 let source = dir.path().join(&name).join(path);
                 std::fs::create_dir_all(source.parent().unwrap()).unwrap();
                 std::fs::write(&source, bytes).unwrap();
-                NewFile {
-                    path: path.clone(),
-                    size: bytes.len() as u64,
-                    source,
-                    piece_hashes: piece_hashes(bytes, piece_length),
-                }
+                NewFile { path: path.clone(), size: bytes.len() as u64, source }
             })
             .collect();
-        let make = if hybrid { create::hybrid } else { create::v2 };
-        let metainfo = make(&name, &new, piece_length).unwrap();
+        let metainfo = match hybrid {
+            true => create::hybrid(&name, &new, piece_length).unwrap(),
+            false => v2(&name, &files, piece_length),
+        };
         let parsed = metainfo::parse_metainfo(&metainfo).unwrap();
         std::fs::write(dir.path().join("sample.torrent"), &metainfo).unwrap();
         let layout = Layout::new(piece_length, files.iter().map(|(_, bytes)| bytes.len() as u64));
