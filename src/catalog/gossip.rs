@@ -33,7 +33,7 @@ use asks::Asks;
 use budget::Bucket;
 use purse::Purses;
 use spread::Fresh;
-pub use spread::{FANOUT, SPREAD_EVERY};
+pub use spread::SPREAD_EVERY;
 use sync::Sync;
 
 use crate::catalog::message::Message;

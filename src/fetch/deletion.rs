@@ -65,20 +65,20 @@ impl Fetch {
     /// Space may have become free: requests the pieces that wait for space, as far as it reaches, and first the pieces of
     /// the read that has waited longest. Whole files that have waited too long for space fail.
     pub fn space_came(&self) {
-        self.with(|state| {
+        self.core.with(|state| {
             let claims = state.contents.oldest_read().map(|(_, waiter)| waiter.claims.clone());
             for (info_hash, piece) in claims.into_iter().flatten() {
                 state.transfers.reconsider(info_hash, [piece]);
             }
         });
-        self.with(|state| {
+        self.core.with(|state| {
             let lacking = state.transfers.all.iter().filter(|(_, transfer)| transfer.space.lacks_any());
             let lacking = lacking.map(|(info_hash, transfer)| (*info_hash, transfer.space.lacking_pieces()));
             for (info_hash, pieces) in lacking.collect::<Vec<_>>() {
                 state.transfers.reconsider(info_hash, pieces);
             }
         });
-        self.with(|state| state.contents.fail_jobs_without_space(&mut state.transfers));
+        self.core.with(|state| state.contents.fail_jobs_without_space(&mut state.transfers));
     }
 
     /// Whether a joined torrent uses a content.
@@ -138,7 +138,7 @@ impl Fetch {
             (taken, ranges)
         };
         let freed = content.delete_removed(&taken);
-        self.with(|state| state.contents.were_deleted(&key, &ranges, &mut state.transfers));
+        self.core.with(|state| state.contents.were_deleted(&key, &ranges, &mut state.transfers));
         freed
     }
 

@@ -15,7 +15,7 @@ impl Fetch {
     pub fn handle(&self, event: Event) {
         let Some(id) = torrent_of(&event) else {
             if let Event::EventsLost = event {
-                self.with(|state| state.transfers.add_all_again());
+                self.core.with(|state| state.transfers.add_all_again());
             }
             return;
         };
@@ -26,8 +26,8 @@ impl Fetch {
         match event {
             Event::PieceVerified(_, piece) => self.piece_verified(id, piece),
             Event::BlocksVerified(_, piece, blocks) => self.blocks_verified(id, piece, blocks),
-            Event::BlocksRefused(_, piece) => self.with(|state| state.blocks_refused(id, piece)),
-            Event::Withdrawn(_, piece) => self.with(|state| state.transfers.withdrawn(id, piece)),
+            Event::BlocksRefused(_, piece) => self.core.with(|state| state.blocks_refused(id, piece)),
+            Event::Withdrawn(_, piece) => self.core.with(|state| state.transfers.withdrawn(id, piece)),
             Event::PieceRejected(_, piece) => self.piece_rejected(id, piece),
             Event::PieceDamaged(_, piece) => {
                 let info_hash = self.core.state.lock().transfers.ids.get(&id).copied();
@@ -38,26 +38,26 @@ impl Fetch {
             Event::ResumeData(_, bytes) => self.resume_came(id, bytes),
             Event::Metainfo(_, bytes) => self.metainfo_came(id, bytes),
             Event::Failed(_, why) => {
-                if let Some(info_hash) = self.with(|state| state.gave_up(id, &why)) {
+                if let Some(info_hash) = self.core.with(|state| state.gave_up(id, &why)) {
                     self.core.issuer.saver.save(Save::ForgetMetainfo(info_hash));
                 }
                 self.core.state.engine_changed.notify_waiters();
             }
             Event::DiskError(_, path, kind, text) => self.disk_failed(id, &path, kind, &text),
             Event::Removed(_) => {
-                self.with(|state| state.released(id));
+                self.core.with(|state| state.released(id));
                 self.core.state.engine_changed.notify_waiters();
             }
-            Event::Added(_) => self.with(|state| state.started(id)),
-            Event::PeerConnected(_, peer) => self.with(|state| state.peer_connected(id, peer)),
-            Event::PeerDisconnected(_, peer, why) => self.with(|state| state.peer_left(id, peer, &why)),
-            Event::Stats(_, stats) => self.with(|state| state.stats_came(id, stats)),
-            Event::SilentSeeds(_, seeds) => self.with(|state| {
+            Event::Added(_) => self.core.with(|state| state.started(id)),
+            Event::PeerConnected(_, peer) => self.core.with(|state| state.peer_connected(id, peer)),
+            Event::PeerDisconnected(_, peer, why) => self.core.with(|state| state.peer_left(id, peer, &why)),
+            Event::Stats(_, stats) => self.core.with(|state| state.stats_came(id, stats)),
+            Event::SilentSeeds(_, seeds) => self.core.with(|state| {
                 if let Some(transfer) = state.transfers.staying(id) {
                     transfer.peers.silent_seeds = seeds;
                 }
             }),
-            Event::Readers(_, readers) => self.with(|state| {
+            Event::Readers(_, readers) => self.core.with(|state| {
                 if let Some(transfer) = state.transfers.staying(id) {
                     transfer.peers.readers = readers;
                 }
@@ -76,7 +76,7 @@ impl Fetch {
         let verified = self.mark(id, piece, &bytes, contents);
         // Otherwise the remaining claims keep the piece requested.
         if verified {
-            self.with(|state| state.piece_came(id, piece, &key, &bytes));
+            self.core.with(|state| state.piece_came(id, piece, &key, &bytes));
         }
     }
 
@@ -89,7 +89,7 @@ impl Fetch {
         let at = |block: u32| (bytes.start + u64::from(block) * BLOCK_LEN).min(bytes.end);
         let part = at(blocks.start)..at(blocks.end);
         if self.mark(id, piece, &part, contents) {
-            self.with(|state| state.blocks_came(id, piece, &blocks, &key));
+            self.core.with(|state| state.blocks_came(id, piece, &blocks, &key));
         }
     }
 
@@ -123,7 +123,7 @@ impl Fetch {
                     verified = true;
                     let path = content.path();
                     tracing::warn!(path = %path.display(), %error, "could not record verified bytes");
-                    self.with(|state| {
+                    self.core.with(|state| {
                         if let Some(transfer) = state.transfers.by_id(id) {
                             transfer.last_error = Some(format!("disk: {}: {error}", path.display()));
                         }
@@ -135,7 +135,7 @@ impl Fetch {
     }
 
     fn piece_rejected(&self, id: TorrentId, piece: PieceIndex) {
-        let Some((content, wrong)) = self.with(|state| state.piece_rejected(id, piece)) else { return };
+        let Some((content, wrong)) = self.core.with(|state| state.piece_rejected(id, piece)) else { return };
         // Without the lock, since it writes to the file of the block map.
         if let Err(error) = content.forget_unproved(wrong) {
             let path = content.path();
@@ -144,7 +144,7 @@ impl Fetch {
     }
 
     fn resume_came(&self, id: TorrentId, bytes: Vec<u8>) {
-        let save = self.with(|state| {
+        let save = self.core.with(|state| {
             let transfer = state.transfers.by_id(id)?;
             transfer.saving = false;
             (!transfer.metainfo_saved).then(|| Save::Resume(transfer.info_hash(), bytes))
@@ -155,7 +155,7 @@ impl Fetch {
 
     fn metainfo_came(&self, id: TorrentId, bytes: Option<Vec<u8>>) {
         let mut without_layers = None;
-        let save = self.with(|state| {
+        let save = self.core.with(|state| {
             let transfer = state.transfers.by_id(id)?;
             transfer.exporting = false;
             let Some(bytes) = bytes else {
@@ -180,7 +180,7 @@ impl Fetch {
             DiskErrorKind::Missing => self.forget_lost_file(id, path),
             _ => Vec::new(),
         };
-        self.with(|state| {
+        self.core.with(|state| {
             state.disk_error(id, path, kind, text);
             if let Some(&info_hash) = state.transfers.ids.get(&id).filter(|_| !lost.is_empty()) {
                 state.transfers.add_again(info_hash);

@@ -93,7 +93,6 @@ use core::Core;
 use guards::ReadGuards;
 use hub::HubReads;
 use small_files::Prefetched;
-use state::FetchState;
 use transfer::{Phase, Transfer};
 
 /// The scheduler of all transfers of one node.
@@ -127,15 +126,10 @@ impl Fetch {
         })
     }
 
-    /// Changes the state, then issues the commands that follow.
-    fn with<R>(&self, change: impl FnOnce(&mut FetchState) -> R) -> R {
-        self.core.with(change)
-    }
-
     /// Joins the swarm of a revision, to upload its verified bytes. Idempotent. `Broken` if the engine refuses it, and for a
     /// while afterwards.
     pub fn join(&self, revision: &Arc<StoredRevision>) -> Result<(), ReadError> {
-        self.with(|state| state.join(revision))?;
+        self.core.with(|state| state.join(revision))?;
         // The command has been issued, here or by a thread that this one waited for.
         let state = self.core.state.lock();
         match state.transfers.all.get(&revision.manifest.torrent.info_hash).map(|t| &t.phase) {
@@ -147,12 +141,12 @@ impl Fetch {
     /// Names hosts that have a revision, in addition to the peers of the settings. They are called whenever its swarm is
     /// searched, until it is left.
     pub fn introduce(&self, info_hash: &InfoHash, peers: &[SocketAddr]) {
-        self.with(|state| state.transfers.introduce(*info_hash, peers));
+        self.core.with(|state| state.transfers.introduce(*info_hash, peers));
     }
 
     /// [`Self::introduce`] for all swarms that are joined.
     pub fn introduce_to_all(&self, peers: &[SocketAddr]) {
-        self.with(|state| {
+        self.core.with(|state| {
             for info_hash in state.transfers.all.keys().copied().collect::<Vec<_>>() {
                 state.transfers.introduce(info_hash, peers);
             }
@@ -173,7 +167,7 @@ impl Fetch {
     /// Sets which hosts may learn of a torrent, by default all. Returns whether that is a change; a torrent in the engine is
     /// added again then.
     pub fn expose(&self, info_hash: &InfoHash, exposure: Exposure) -> bool {
-        self.with(|state| state.transfers.expose(*info_hash, exposure))
+        self.core.with(|state| state.transfers.expose(*info_hash, exposure))
     }
 
     /// Which hosts may learn of a torrent.
@@ -184,17 +178,17 @@ impl Fetch {
     /// Must be called when other contents are reserved than before (see
     /// [`Store::withheld`](crate::store::Store)): torrents that offer their bytes are added again without them.
     pub fn withdraw_reserved(&self) {
-        self.with(|state| state.transfers.withdraw_reserved());
+        self.core.with(|state| state.transfers.withdraw_reserved());
     }
 
     /// Leaves a swarm and fails its waiting reads with `Left`.
     pub fn leave(&self, info_hash: &InfoHash) {
-        self.with(|state| state.leave(*info_hash));
+        self.core.with(|state| state.leave(*info_hash));
     }
 
     /// Leaves a swarm unless reads or jobs wait for its bytes. Returns whether it is not joined now. The next read joins again.
     pub fn leave_if_idle(&self, info_hash: &InfoHash) -> bool {
-        self.with(|state| {
+        self.core.with(|state| {
             let is_idle = !state.contents.has_waiters(info_hash);
             if is_idle {
                 state.leave(*info_hash);
@@ -206,7 +200,7 @@ impl Fetch {
     /// The files of a revision have moved, or bytes of them were found on the disk: its torrent continues with the present
     /// files, unnoticed by waiting reads. Does nothing where nothing changed.
     pub fn relocate(&self, revision: &Arc<StoredRevision>) {
-        self.with(|state| state.relocate(revision));
+        self.core.with(|state| state.relocate(revision));
     }
 
     /// A program has opened a file. If that is the configuration or the index of a model, its small files are fetched in
@@ -233,7 +227,7 @@ impl Fetch {
             return self.hub.released(&file);
         }
         if let Some(key) = file.content().key() {
-            self.with(|state| state.contents.drop_windows(&key, &mut state.transfers));
+            self.core.with(|state| state.contents.drop_windows(&key, &mut state.transfers));
         }
     }
 
@@ -241,7 +235,7 @@ impl Fetch {
     pub fn stop(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
         self.hub.stop();
-        self.with(|state| state.stop());
+        self.core.with(|state| state.stop());
     }
 
     /// Withdraws a piece of a joined torrent whose bytes on the disk do not match its hash. Returns whether it counted as
@@ -268,7 +262,7 @@ impl Fetch {
 
     /// Writes resume data of everything that changed; returns when all is on disk or `within` has passed.
     pub async fn flush(&self, within: Duration) {
-        self.with(|state| state.transfers.save_changed(true));
+        self.core.with(|state| state.transfers.save_changed(true));
         if tokio::time::timeout(within, saving::saved(&self.core.state, &self.core.issuer.saver))
             .await
             .is_err()

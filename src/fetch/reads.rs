@@ -36,7 +36,7 @@ impl Fetch {
                 self.hub.touched(file, range);
             } else {
                 self.learn_tensors(content);
-                self.with(|state| state.contents.touch(file, range, &mut state.transfers));
+                self.core.with(|state| state.contents.touch(file, range, &mut state.transfers));
             }
         }
         self.figures.stored(bytes.len() as u64);
@@ -201,7 +201,7 @@ impl Fetch {
         timeout: Duration,
         is_shown: &(dyn Fn() -> bool + Send + Sync),
     ) -> Result<(), ReadError> {
-        let (tickets, refused) = self.with(|state| {
+        let (tickets, refused) = self.core.with(|state| {
             let mut tickets = Vec::new();
             for request in &requests {
                 if !request.is_verified() && !is_shown() {
@@ -260,7 +260,7 @@ impl<'a> ParkedWait<'a> {
 impl Drop for ParkedWait<'_> {
     fn drop(&mut self) {
         let Ticket { key, id, .. } = &self.ticket;
-        self.fetch.with(|state| state.contents.remove_waiter(key, *id, &mut state.transfers));
+        self.fetch.core.with(|state| state.contents.remove_waiter(key, *id, &mut state.transfers));
     }
 }
 

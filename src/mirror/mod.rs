@@ -30,13 +30,10 @@ pub use download::{DownloadJob, Downloaded, LocalCopy, download};
 pub use error::{MirrorError, MirrorErrorKind};
 pub use git::{GitOptions, GitSource};
 pub use hub::{AccessTerms, HubSource};
-pub use limits::{DownloadPermit, HubLimits};
-pub use progress::{DownloadProgress, FileProgress, GitProgress, ProgressBoard, RetryPause};
-pub use repo::{
-    Credential, GitRepository, HubRepository, ParsedRepository, Reference, Remote, Repository,
-    RepositoryError,
-};
-pub use source::{FileBody, OpenedFile, RemoteFile, RepositorySource, Snapshot};
+pub use limits::HubLimits;
+pub use progress::{DownloadProgress, FileProgress, ProgressBoard};
+pub use repo::{GitRepository, HubRepository, Reference, Remote, Repository};
+pub use source::{RemoteFile, RepositorySource, Snapshot};
 
 /// A client with the default configuration.
 #[cfg(test)]

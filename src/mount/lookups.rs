@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use lru::LruCache;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -184,14 +184,14 @@ impl Lookups {
     /// From now on queries the resolver for unknown models. Further calls have no effect.
     pub fn resolve_with(&self, resolver: Arc<dyn Resolver>, rules: LookupRules) {
         if self.resolver.set((resolver, rules.within)).is_ok() {
-            self.lock().budget = Budget::new(rules.per_minute);
+            self.table.lock().budget = Budget::new(rules.per_minute);
             self.tree.guess_names(rules.never);
         }
     }
 
     /// Number of lookups that wait now.
     pub fn waiting(&self) -> usize {
-        self.lock().waiting
+        self.table.lock().waiting
     }
 
     /// Replies to a lookup, now or later.
@@ -229,7 +229,7 @@ impl Lookups {
 
     fn admit(&self, model: &RequestedModel, waiting: ParkedLookup) -> Admission {
         let now = Instant::now();
-        let table = &mut *self.lock();
+        let table = &mut *self.table.lock();
         if table.stopped {
             return Admission::Reply(waiting.reply, Err(TreeError::Stopped));
         }
@@ -258,7 +258,7 @@ impl Lookups {
 
     /// Ends the misses of a name: a record of it has arrived, or a peer has it.
     pub fn name_appeared(&self, name: &ModelName) {
-        let table = &mut *self.lock();
+        let table = &mut *self.table.lock();
         table.misses.name_appeared(name);
         for (requested, pending) in &mut table.pending {
             pending.outdated |= requested.model.name == *name;
@@ -267,25 +267,25 @@ impl Lookups {
 
     /// Ends all misses: a new peer is connected that no query has reached.
     pub fn peer_appeared(&self) {
-        let table = &mut *self.lock();
+        let table = &mut *self.table.lock();
         table.misses.peer_appeared(Instant::now());
         table.pending.values_mut().for_each(|pending| pending.outdated = true);
     }
 
     /// Ends the misses of models whose holders could not be reached: a peer is connected that may hold them.
     pub fn holder_appeared(&self) {
-        self.lock().misses.holder_appeared(Instant::now());
+        self.table.lock().misses.holder_appeared(Instant::now());
     }
 
     /// Ends refusals: the trusted publishers may have changed.
     pub fn rules_changed(&self) {
-        self.lock().misses.rules_changed();
+        self.table.lock().misses.rules_changed();
     }
 
     /// Fails all waiting lookups, and all later ones.
     pub fn stop(&self) {
         let waiting: Vec<ParkedLookup> = {
-            let table = &mut *self.lock();
+            let table = &mut *self.table.lock();
             table.stopped = true;
             table.waiting = 0;
             table.pending.drain().flat_map(|(_, pending)| pending.waiting).collect()
@@ -300,7 +300,7 @@ impl Lookups {
     /// not, the entry is removed.
     fn release_ending(&self, model: &RequestedModel) -> bool {
         let (ending, is_wanted) = {
-            let table = &mut *self.lock();
+            let table = &mut *self.table.lock();
             let Some(PendingQuery { waiting, .. }) = table.pending.get_mut(model) else { return false };
             let ending: Vec<ParkedLookup> =
                 waiting.extract_if(.., |waiting| waiting.requester.is_interrupted()).collect();
@@ -319,7 +319,7 @@ impl Lookups {
 
     /// Remembers that a model was not found, and logs the reason unless it was logged before.
     fn missed(&self, model: &RequestedModel, error: &ResolveError) -> Miss {
-        let table = &mut *self.lock();
+        let table = &mut *self.table.lock();
         let miss = match error {
             ResolveError::NotFound => Miss::Absent,
             ResolveError::Unreachable(_) => Miss::Unreachable,
@@ -343,10 +343,6 @@ impl Lookups {
             }
         }
         miss
-    }
-
-    fn lock(&self) -> MutexGuard<'_, LookupTable> {
-        self.table.lock()
     }
 }
 
@@ -397,7 +393,7 @@ impl Drop for RunningQuery {
             return;
         }
         let waiting = {
-            let table = &mut *self.lookups.lock();
+            let table = &mut *self.lookups.table.lock();
             let waiting = table.pending.remove(&self.model).unwrap_or_default().waiting;
             table.released(waiting.len());
             if self.found {

@@ -68,7 +68,7 @@ use tracing::{error, info, warn};
 use crate::fetch::Fetch;
 use crate::store::StoredRevision;
 pub use attr::Owner;
-pub use detach::{MountRecord, list_mounts, resolve, resolve_mounted, unmount};
+pub use detach::{list_mounts, resolve, resolve_mounted, unmount};
 pub use error::MountError;
 pub use liveness::{Liveness, liveness};
 pub use lookups::{LookupRules, ResolveError, Resolver, Resolving};

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::RwLock;
 
 use super::inode::Ino;
 use crate::fetch::FileRef;
@@ -35,14 +35,6 @@ impl<B> Default for OpenFiles<B> {
 }
 
 impl<B> OpenFiles<B> {
-    fn read(&self) -> RwLockReadGuard<'_, HandleTable<B>> {
-        self.state.read()
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, HandleTable<B>> {
-        self.state.write()
-    }
-
     /// Opens a file. Returns its handle, and its backing file if the kernel reads that directly. `choose` is called
     /// when no other handle of the inode is open, and returns the backing file or none. It is called without the lock,
     /// because it opens a file. If two threads call it at the same time, the first result is used for both.
@@ -52,9 +44,9 @@ impl<B> OpenFiles<B> {
         file: FileRef,
         choose: impl FnOnce(&FileRef) -> Option<B>,
     ) -> (u64, Option<Arc<B>>) {
-        let is_open = self.read().inodes.contains_key(&ino);
+        let is_open = self.state.read().inodes.contains_key(&ino);
         let chosen = if is_open { None } else { choose(&file).map(Arc::new) };
-        let mut state = self.write();
+        let mut state = self.state.write();
         // If the other handle was closed meanwhile, `chosen` is none: reading by requests is always correct.
         let inode = state.inodes.entry(ino).or_insert(OpenInode { handles: 0, backing: chosen });
         inode.handles += 1;
@@ -67,17 +59,17 @@ impl<B> OpenFiles<B> {
 
     /// The backing file of an open inode that the kernel reads directly.
     pub fn backing(&self, ino: Ino) -> Option<Arc<B>> {
-        self.read().inodes.get(&ino)?.backing.clone()
+        self.state.read().inodes.get(&ino)?.backing.clone()
     }
 
     /// The file of a handle.
     pub fn get(&self, handle: u64) -> Option<Arc<FileRef>> {
-        self.read().handles.get(&handle).map(|(_, file)| file.clone())
+        self.state.read().handles.get(&handle).map(|(_, file)| file.clone())
     }
 
     /// Closes a handle. Returns the file if it was the last handle of its inode.
     pub fn close(&self, handle: u64) -> Option<Arc<FileRef>> {
-        let mut state = self.write();
+        let mut state = self.state.write();
         let (ino, file) = state.handles.remove(&handle)?;
         let inode = state.inodes.get_mut(&ino)?;
         inode.handles -= 1;

@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -45,10 +45,6 @@ impl ReaderWatch {
         Arc::new(Self { runtime, table: Mutex::new(table) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, WaitingReads> {
-        self.table.lock()
-    }
-
     /// Watches the reader of one parked read; none if the reader is already about to end. If the reader is unknown,
     /// [`WatchedRead::ending`] never returns.
     pub fn admit(self: &Arc<Self>, requester: Requester) -> Option<WatchedRead> {
@@ -59,7 +55,7 @@ impl ReaderWatch {
             return None;
         }
         let (sender, ending) = oneshot::channel();
-        let table = &mut *self.lock();
+        let table = &mut *self.table.lock();
         let key = (reader, table.next);
         table.next += 1;
         table.waiting.insert(key, sender);
@@ -85,7 +81,7 @@ impl ReaderWatch {
 
     /// The readers to check now; none if no read waits and the task must end.
     fn due(&self) -> Option<Vec<Reader>> {
-        let table = &mut *self.lock();
+        let table = &mut *self.table.lock();
         if table.waiting.is_empty() {
             table.is_running = false;
             return None;
@@ -103,7 +99,7 @@ impl ReaderWatch {
     /// Ends all reads of these readers.
     fn end(&self, ending: &HashSet<Reader>) {
         if !ending.is_empty() {
-            self.lock().waiting.retain(|(reader, _), _| !ending.contains(reader));
+            self.table.lock().waiting.retain(|(reader, _), _| !ending.contains(reader));
         }
     }
 }
@@ -129,7 +125,7 @@ impl WatchedRead {
 
 impl Drop for WatchedReader {
     fn drop(&mut self) {
-        self.watch.lock().waiting.remove(&self.key);
+        self.watch.table.lock().waiting.remove(&self.key);
     }
 }
 
@@ -185,11 +181,11 @@ mod tests {
         let requester = Requester::new(std::process::id());
         for _ in 0..2 {
             let watched = watch.admit(requester).unwrap();
-            assert!(watch.lock().is_running);
+            assert!(watch.table.lock().is_running);
             drop(watched);
-            assert!(watch.lock().waiting.is_empty());
+            assert!(watch.table.lock().waiting.is_empty());
             tokio::time::sleep(3 * CHECK_EVERY).await;
-            assert!(!watch.lock().is_running);
+            assert!(!watch.table.lock().is_running);
         }
     }
 
@@ -200,7 +196,7 @@ mod tests {
         for number in 0..count {
             let (sender, receiver) = oneshot::channel();
             senders.push(receiver);
-            watch.lock().waiting.insert((Reader::numbered(number as u32 + 1), 0), sender);
+            watch.table.lock().waiting.insert((Reader::numbered(number as u32 + 1), 0), sender);
         }
         let mut seen = HashSet::new();
         for _ in 0..2 {

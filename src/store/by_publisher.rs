@@ -36,7 +36,7 @@ impl ByPublisher {
     /// stored.
     pub fn insert(&self, manifest: Manifest) -> Result<Arc<Manifest>, StoreError> {
         let Some(key) = manifest.signed_by() else { return Ok(Arc::new(manifest)) };
-        let known = self.read().get(&key).cloned();
+        let known = self.of.read().get(&key).cloned();
         let registry = match known {
             Some(known) => known,
             None => {
@@ -50,17 +50,17 @@ impl ByPublisher {
 
     /// A publisher's manifest of a revision.
     pub fn get(&self, key: &PublisherKey, model: &ModelRef) -> Option<Arc<Manifest>> {
-        self.read().get(key)?.get(model).filter(|manifest| manifest.signed_by() == Some(*key))
+        self.of.read().get(key)?.get(model).filter(|manifest| manifest.signed_by() == Some(*key))
     }
 
     /// [`Registry::since`] of a publisher's manifest.
     pub fn since(&self, key: &PublisherKey, model: &ModelRef) -> (Option<SystemTime>, bool) {
-        self.read().get(key).map_or((None, false), |registry| registry.since(model))
+        self.of.read().get(key).map_or((None, false), |registry| registry.since(model))
     }
 
     /// All manifests, by publisher, name and revision.
     pub fn all(&self) -> Vec<Arc<Manifest>> {
-        let of = self.read();
+        let of = self.of.read();
         let all = of.iter().flat_map(|(key, registry)| registry.all().into_iter().map(|m| (*key, m)));
         all.filter(|(key, manifest)| manifest.signed_by() == Some(*key))
             .map(|(_, manifest)| manifest)
@@ -69,18 +69,18 @@ impl ByPublisher {
 
     /// The manifests that are only in memory, because the disk was full. [`insert`](Self::insert) saves them.
     pub fn unsaved(&self) -> Vec<Arc<Manifest>> {
-        self.read().values().flat_map(|registry| registry.unsaved()).collect()
+        self.of.read().values().flat_map(|registry| registry.unsaved()).collect()
     }
 
     /// The manifests of one revision, by publisher.
     pub fn of_model(&self, model: &ModelRef) -> Vec<Arc<Manifest>> {
-        let keys: Vec<PublisherKey> = self.read().keys().copied().collect();
+        let keys: Vec<PublisherKey> = self.of.read().keys().copied().collect();
         keys.iter().filter_map(|key| self.get(key, model)).collect()
     }
 
     /// Forgets a publisher's manifest of a revision.
     pub fn remove(&self, key: &PublisherKey, model: &ModelRef) -> Result<(), StoreError> {
-        let Some(registry) = self.read().get(key).cloned() else { return Ok(()) };
+        let Some(registry) = self.of.read().get(key).cloned() else { return Ok(()) };
         registry.remove(model)?;
         // A directory that is not empty stays.
         let _ = fs::remove_dir(self.dir.join(key.to_string()));
@@ -91,21 +91,17 @@ impl ByPublisher {
     pub fn reload(&self) -> Result<bool, StoreError> {
         let mut changed = false;
         for key in publishers(&self.dir)? {
-            if !self.read().contains_key(&key) {
+            if !self.of.read().contains_key(&key) {
                 let new = Arc::new(open_of(&self.dir, &key)?);
                 self.of.write().entry(key).or_insert(new);
                 changed = true;
             }
         }
-        let known: Vec<Arc<Registry>> = self.read().values().cloned().collect();
+        let known: Vec<Arc<Registry>> = self.of.read().values().cloned().collect();
         for registry in known {
             changed |= registry.reload()?;
         }
         Ok(changed)
-    }
-
-    fn read(&self) -> parking_lot::RwLockReadGuard<'_, BTreeMap<PublisherKey, Arc<Registry>>> {
-        self.of.read()
     }
 }
 

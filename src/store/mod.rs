@@ -60,19 +60,16 @@ pub mod witnessed;
 
 use std::sync::Arc;
 
-pub use adopt::Adopted;
 pub use aside::Kept;
 pub use base::Store;
 pub use by_publisher::ByPublisher;
 pub(crate) use content::ContentVersion;
-pub use content::{Content, ContentPin, RemovedRanges, SpaceClass, open_memory};
+pub use content::{Content, ContentPin, SpaceClass, open_memory};
 pub use content_key::ContentKey;
 pub use error::StoreError;
-pub use eviction::{Cache, CacheEntry, Evicted};
+pub use eviction::{Cache, CacheEntry};
 pub use former_states::{FormerState, FormerStates};
-pub use hub::{
-    HubContent, HubFile, HubKey, HubListing, HubProof, HubRevisionError, HubScope, HubStore, OpenHubFile,
-};
+pub use hub::{HubFile, HubKey, HubListing, HubProof, HubStore, OpenHubFile};
 pub use partial_mirrors::PartialMirrors;
 pub use placed::PlacedFiles;
 pub use placement::Stamp;
@@ -82,7 +79,6 @@ pub use room::{Room, Rooms, kept_free};
 pub use scrub::Pass;
 pub use staging::Staging;
 pub use states::{Announced, SignedState, SignedStates};
-pub use verify::VerifyReport;
 pub use witnessed::{Judgement, RefutedManifest, Verdict, Witnessed};
 
 impl Store {

@@ -25,22 +25,9 @@ impl PlacedFiles<'_> {
         Some((file.path, file.stamp, file.ours))
     }
 
-    /// Records that the files of a revision are below `dir`, verified, with their present stamps. The files stay their
-    /// owner's: they are never written, replaced or removed.
-    pub fn record(&self, manifest: &Manifest, dir: &Path) -> Result<(), StoreError> {
-        let stamps = manifest
-            .files
-            .iter()
-            .map(|file| {
-                let path = dir.join(&file.path);
-                Stamp::at(&path).map_err(|e| StoreError::io(&path, e))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        self.record_as(manifest, dir, &stamps, &HashMap::new())
-    }
-
-    /// Like [`PlacedFiles::record`], for files that had `stamps` (one per file of the manifest) before their bytes were
-    /// hashed: a file that has changed since then does not count. `targets` has the real paths of the files to which a
+    /// Records that the files of a revision are below `dir`, verified. They had `stamps` (one per file of the manifest) before
+    /// their bytes were hashed: a file that has changed since then does not count. The files stay their owner's: they are never
+    /// written, replaced or removed. `targets` has the real paths of the files to which a
     /// symbolic link leads; they are read there from now on, even if the link leads to another file later.
     pub fn record_as(
         &self,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 pub(super) use super::placement_index::PlacedFile;
 use super::placement_index::PlacementIndex;
@@ -83,18 +83,18 @@ impl Placements {
             new.extents.insert(info_hash, extent);
             new.records.insert(info_hash, record);
         }
-        *self.lock() = new;
+        *self.state.lock() = new;
         Ok(())
     }
 
     /// The record of a torrent; empty if there is none.
     pub fn record(&self, info_hash: &InfoHash) -> PlacementRecord {
-        self.lock().records.get(info_hash).cloned().unwrap_or_default()
+        self.state.lock().records.get(info_hash).cloned().unwrap_or_default()
     }
 
     /// The torrents whose records name a model.
     pub fn of(&self, model: &ModelRef) -> Vec<InfoHash> {
-        let state = self.lock();
+        let state = self.state.lock();
         let named = state.records.iter().filter(|(_, record)| record.models.contains(model));
         named.map(|(info_hash, _)| *info_hash).collect()
     }
@@ -126,7 +126,7 @@ impl Placements {
     ) -> Result<(), StoreError> {
         let _writing = self.writing.lock();
         let (old, known) = {
-            let state = self.lock();
+            let state = self.state.lock();
             let old = state.records.get(info_hash).cloned().unwrap_or_default();
             (old, state.extents.get(info_hash).copied())
         };
@@ -143,7 +143,7 @@ impl Placements {
             false => recordfile::write(&path, known, &new, &delta).map(Some),
         };
         let extent = written.map_err(|e| StoreError::io(&path, e))?;
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         for change in &delta.places {
             let place = old.places.iter().find(|place| place.dir == change.dir);
             state.reindex(place.map_or(&[], |place| &place.files), change);
@@ -182,7 +182,7 @@ impl Placements {
     }
 
     fn candidates(&self, key: &ContentKey) -> Vec<PlacedFile> {
-        let state = self.lock();
+        let state = self.state.lock();
         let files = state.by_key.get(key).into_iter().flatten();
         let now = Instant::now();
         files
@@ -195,7 +195,7 @@ impl Placements {
     /// is not recorded on disk.
     pub fn ignore_for_a_while(&self, path: &Path) {
         let now = Instant::now();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.ignored.retain(|_, until| *until > now);
         state.ignored.insert(path.to_owned(), now + IGNORED_FOR);
     }
@@ -213,7 +213,7 @@ impl Placements {
     /// The files below `dir` that this program made, edited or not, with their recorded stamps. A file that the user has
     /// shared in place is not among them: the user has edited it before.
     pub fn ours_below(&self, dir: &Path) -> HashMap<PathBuf, Vec<Stamp>> {
-        let state = self.lock();
+        let state = self.state.lock();
         let (mut ours, mut theirs) = (HashMap::<PathBuf, Vec<Stamp>>::new(), HashSet::new());
         for place in state.records.values().flat_map(|r| &r.places) {
             for file in &place.files {
@@ -236,7 +236,7 @@ impl Placements {
     /// edited, with their present stamps.
     pub fn unedited_at(&self, dir: &Path) -> HashMap<PathBuf, Stamp> {
         let ours = self.ours_below(dir);
-        let state = self.lock();
+        let state = self.state.lock();
         let places =
             state.records.values().flat_map(|record| &record.places).filter(|place| place.dir == dir);
         let files = places.flat_map(|place| &place.files).filter_map(|file| {
@@ -249,7 +249,7 @@ impl Placements {
 
     /// All files below `dir` that any record has, of this program and of users.
     pub fn placed_below(&self, dir: &Path) -> HashSet<PathBuf> {
-        let state = self.lock();
+        let state = self.state.lock();
         let places = state.records.values().flat_map(|record| &record.places);
         let files = places.flat_map(|place| place.files.iter().map(|file| place.dir.join(&file.path)));
         files.filter(|path| path.starts_with(dir)).collect()
@@ -257,7 +257,7 @@ impl Placements {
 
     /// The directories below `top` in which files of any record are, or are being collected.
     pub fn dirs_below(&self, top: &Path) -> BTreeSet<PathBuf> {
-        let state = self.lock();
+        let state = self.state.lock();
         let dirs = state.records.values().flat_map(|record| {
             record
                 .places
@@ -271,7 +271,7 @@ impl Placements {
 
     /// The records of all torrents.
     pub fn all(&self) -> Vec<PlacementRecord> {
-        self.lock().records.values().cloned().collect()
+        self.state.lock().records.values().cloned().collect()
     }
 
     /// The contents among `keys` that are in files of a model for which `counts` is true.
@@ -280,7 +280,7 @@ impl Placements {
         keys: &HashSet<ContentKey>,
         counts: impl Fn(&ModelRef) -> bool,
     ) -> HashSet<ContentKey> {
-        let state = self.lock();
+        let state = self.state.lock();
         let records = state.records.values().filter(|record| record.models.iter().any(&counts));
         let files = records.flat_map(|record| &record.places).flat_map(|place| &place.files);
         let held = files.filter(|file| !file.damaged).filter_map(|file| file.key());
@@ -289,7 +289,7 @@ impl Placements {
 
     /// Records that the bytes of a placed file turned out to be damaged.
     pub fn distrust(&self, key: &ContentKey, path: &Path) -> Result<(), StoreError> {
-        if let Some(files) = self.lock().by_key.get_mut(key) {
+        if let Some(files) = self.state.lock().by_key.get_mut(key) {
             files.retain(|f| f.path != path);
         }
         self.update_file(key, path, |file| file.damaged = true)
@@ -297,12 +297,12 @@ impl Placements {
 
     /// Ends [`Placements::ignore_for_a_while`].
     pub fn stop_ignoring(&self, path: &Path) {
-        self.lock().ignored.remove(path);
+        self.state.lock().ignored.remove(path);
     }
 
     /// All directories of all records.
     pub fn ids(&self) -> Vec<PlacedDirId> {
-        let state = self.lock();
+        let state = self.state.lock();
         let ids = state.records.iter().flat_map(|(info_hash, record)| {
             record.places.iter().map(|place| PlacedDirId { info_hash: *info_hash, dir: place.dir.clone() })
         });
@@ -312,7 +312,7 @@ impl Placements {
     /// At most `count` files of a directory that have contents, starting with index `from`, and the index of the next
     /// one; 0 when these are the last.
     pub fn files_of(&self, id: &PlacedDirId, from: usize, count: usize) -> (Vec<PlacedEntry>, usize) {
-        let state = self.lock();
+        let state = self.state.lock();
         let place = state.records.get(&id.info_hash);
         let Some(place) = place.and_then(|r| r.places.iter().find(|place| place.dir == id.dir)) else {
             return (Vec::new(), 0);
@@ -325,7 +325,7 @@ impl Placements {
 
     /// The contents of all files.
     pub fn keys(&self) -> HashSet<ContentKey> {
-        self.lock().by_key.keys().copied().collect()
+        self.state.lock().by_key.keys().copied().collect()
     }
 
     /// Changes the entries of the file at a real path in all records that have it for this content.
@@ -337,7 +337,7 @@ impl Placements {
     ) -> Result<(), StoreError> {
         let is_it = |dir: &Path, file: &PlacedEntry| file.key() == Some(*key) && file.real_path(dir) == path;
         let holders: Vec<InfoHash> = {
-            let state = self.lock();
+            let state = self.state.lock();
             let holds =
                 |r: &PlacementRecord| r.places.iter().any(|p| p.files.iter().any(|f| is_it(&p.dir, f)));
             state.records.iter().filter(|(_, r)| holds(r)).map(|(h, _)| *h).collect()
@@ -357,9 +357,5 @@ impl Placements {
     #[cfg(test)]
     pub fn indexed(&self, key: &ContentKey) -> Vec<String> {
         self.candidates(key).into_iter().map(|file| format!("{file:?}")).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, PlacementIndex> {
-        self.state.lock()
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock};
 use rayon::prelude::*;
 
 use super::StoreError;
@@ -98,7 +98,7 @@ impl Registry {
 
     /// The manifests that are only in memory, because the disk was full. [`insert`](Self::insert) saves them.
     pub fn unsaved(&self) -> Vec<Arc<Manifest>> {
-        self.read().values().filter(|one| one.unsaved).map(|one| one.manifest.clone()).collect()
+        self.manifests.read().values().filter(|one| one.unsaved).map(|one| one.manifest.clone()).collect()
     }
 
     /// Replaces a known manifest by the result of `change`, if there is one. Returns whether the manifest was replaced.
@@ -118,19 +118,19 @@ impl Registry {
 
     /// The manifest of a revision.
     pub fn get(&self, model: &ModelRef) -> Option<Arc<Manifest>> {
-        self.read().get(model).map(|registered| registered.manifest.clone())
+        self.manifests.read().get(model).map(|registered| registered.manifest.clone())
     }
 
     /// When the manifest of a revision was stored, and whether it is only in memory, because the disk was full.
     pub fn since(&self, model: &ModelRef) -> (Option<SystemTime>, bool) {
-        let is_unsaved = self.read().get(model).is_some_and(|one| one.unsaved);
+        let is_unsaved = self.manifests.read().get(model).is_some_and(|one| one.unsaved);
         let file = nofollow::metadata(&manifest_below(&self.root, model)).ok();
         (file.filter(|_| !is_unsaved).and_then(|file| file.modified().ok()), is_unsaved)
     }
 
     /// All manifests, by name and revision.
     pub fn all(&self) -> Vec<Arc<Manifest>> {
-        self.read().values().map(|registered| registered.manifest.clone()).collect()
+        self.manifests.read().values().map(|registered| registered.manifest.clone()).collect()
     }
 
     /// Forgets a revision. Returns whether it was known.
@@ -150,7 +150,7 @@ impl Registry {
     /// Returns whether any manifest changed.
     pub fn reload(&self) -> Result<bool, StoreError> {
         let _writing = self.writing.lock();
-        let old = self.read().clone();
+        let old = self.manifests.read().clone();
         let mut new = scan(&self.root, &old)?;
         for (model, registered) in old.iter().filter(|(_, registered)| registered.unsaved) {
             new.entry(model.clone()).or_insert_with(|| registered.clone());
@@ -174,10 +174,6 @@ impl Registry {
     fn replace(&self, change: impl FnOnce(&mut Manifests)) {
         change(&mut self.manifests.write());
         self.generation.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Manifests> {
-        self.manifests.read()
     }
 }
 
@@ -330,7 +326,7 @@ mod tests {
         let changed_path = home.paths.manifest(&changed.model_ref());
         let reader = Registry::open(&home.paths).unwrap();
         // Their files are too new: a second change within the same tick of the clock could not be seen.
-        assert!(reader.read().values().all(|registered| registered.version.is_none()));
+        assert!(reader.manifests.read().values().all(|registered| registered.version.is_none()));
         let version = |path| Some(FileVersion::of(&fs::symlink_metadata(path).unwrap()));
         for registered in reader.manifests.write().values_mut() {
             registered.version = version(home.paths.manifest(&registered.manifest.model_ref()));

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::SpaceClass;
@@ -146,7 +146,7 @@ impl Room {
     /// when no byte of the cache can be deleted.
     fn reserve(&self, bytes: u64, urgent: bool) -> bool {
         let Some(limits) = &self.limits else { return true };
-        let mut book = self.book();
+        let mut book = self.book.lock();
         let bound = limits.max_size.saturating_add(if urgent { URGENT_EXCESS } else { 0 });
         // A piece that is longer than the excess is requested alone.
         let alone = urgent && book.reserved == 0 && book.used <= limits.max_size;
@@ -160,7 +160,7 @@ impl Room {
 
     fn reserve_outside(&self, bytes: u64) -> bool {
         let Some(limits) = &self.limits else { return true };
-        let mut book = self.book();
+        let mut book = self.book.lock();
         if !limits.leaves_free(&mut book, bytes) {
             return false;
         }
@@ -169,50 +169,50 @@ impl Room {
     }
 
     fn end_reservation(&self, bytes: u64) {
-        let mut book = self.book();
+        let mut book = self.book.lock();
         book.reserved = book.reserved.saturating_sub(bytes);
         book.used = book.used.saturating_add(bytes);
         book.free = book.free.saturating_sub(bytes);
     }
 
     fn cancel_reservation(&self, bytes: u64) {
-        let mut book = self.book();
+        let mut book = self.book.lock();
         book.reserved = book.reserved.saturating_sub(bytes);
     }
 
     fn cancel_reservation_outside(&self, bytes: u64) {
-        let mut book = self.book();
+        let mut book = self.book.lock();
         book.outside = book.outside.saturating_sub(bytes);
     }
 
     fn end_reservation_outside(&self, bytes: u64) {
-        let mut book = self.book();
+        let mut book = self.book.lock();
         book.outside = book.outside.saturating_sub(bytes);
         book.free = book.free.saturating_sub(bytes);
     }
 
     /// Records that bytes were deleted.
     pub fn freed(&self, bytes: u64) {
-        let mut book = self.book();
+        let mut book = self.book.lock();
         book.used = book.used.saturating_sub(bytes);
         (book.measured, book.refused) = (None, None);
     }
 
     /// Records the number of bytes that the files use now.
     pub fn measured(&self, used: u64) {
-        let mut book = self.book();
+        let mut book = self.book.lock();
         (book.used, book.measured) = (used, None);
     }
 
     /// Records that the disk had no space for a write, even if it reports free space.
     pub fn refused(&self) {
-        self.book().refused = Some(Instant::now());
+        self.book.lock().refused = Some(Instant::now());
     }
 
     /// How many bytes have to be deleted before `bytes` more can be reserved.
     pub fn excess(&self, bytes: u64) -> u64 {
         let Some(limits) = &self.limits else { return 0 };
-        let mut book = self.book();
+        let mut book = self.book.lock();
         let over_size = book.taken().saturating_add(bytes).saturating_sub(limits.max_size);
         let needed = book.pending().saturating_add(bytes).saturating_add(limits.kept_free());
         over_size.max(needed.saturating_sub(limits.free(&mut book)))
@@ -220,7 +220,7 @@ impl Room {
 
     /// Whether bytes are reserved, so that the used space changes without further requests.
     pub fn is_reserved(&self) -> bool {
-        self.book().pending() > 0
+        self.book.lock().pending() > 0
     }
 
     /// A sixteenth of the space, in bytes: deleting that much at a time keeps the cost low.
@@ -231,11 +231,7 @@ impl Room {
     /// Bytes that are free on the file system, and bytes that must stay free.
     pub fn free(&self) -> (u64, u64) {
         let Some(limits) = &self.limits else { return (u64::MAX, 0) };
-        (limits.free(&mut self.book()), limits.min_free())
-    }
-
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock()
+        (limits.free(&mut self.book.lock()), limits.min_free())
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::record::now;
@@ -79,31 +79,31 @@ impl Scrub {
 
     /// Records that the store is closed in order: all its bytes are on the disk.
     pub fn close(&self) {
-        self.lock().open = false;
+        self.saved.lock().open = false;
         self.save();
     }
 
     /// Whether a torrent may have lost bytes when the machine stopped, and was not read since.
     pub fn is_doubted(&self, info_hash: &InfoHash) -> bool {
-        let saved = self.lock();
+        let saved = self.saved.lock();
         let at = saved.passes.get(info_hash).map_or(0, |pass| pass.at);
         saved.unclean_at.is_some_and(|unclean_at| at < unclean_at)
     }
 
     /// The progress of the check of a torrent.
     pub fn pass(&self, info_hash: &InfoHash) -> Pass {
-        self.lock().passes.get(info_hash).copied().unwrap_or_default()
+        self.saved.lock().passes.get(info_hash).copied().unwrap_or_default()
     }
 
     /// Records the progress of the check of a torrent.
     pub fn set_pass(&self, info_hash: &InfoHash, pass: Pass) {
-        self.lock().passes.insert(*info_hash, pass);
+        self.saved.lock().passes.insert(*info_hash, pass);
         self.save();
     }
 
     /// Forgets the passes over torrents for which `known` is false.
     pub fn retain(&self, known: impl Fn(&InfoHash) -> bool) {
-        self.lock().passes.retain(|info_hash, _| known(info_hash));
+        self.saved.lock().passes.retain(|info_hash, _| known(info_hash));
     }
 
     /// If that fails, only time is lost.
@@ -111,16 +111,12 @@ impl Scrub {
         if !self.locked {
             return;
         }
-        let saved = self.lock();
+        let saved = self.saved.lock();
         let written = serde_json::to_vec(&*saved)
             .map_err(io::Error::from)
             .and_then(|bytes| fsutil::write_atomic(&self.path, &bytes, fsutil::MODE_PRIVATE));
         if let Err(e) = written {
             tracing::warn!(error = %e, file = %self.path.display(), "could not save the progress of the check");
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Saved> {
-        self.saved.lock()
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use sha2::{Digest as _, Sha256};
 
@@ -299,8 +299,3 @@ pub(super) fn merge(ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     }
     merged
 }
-
-/// A [`Watch`] without progress and cancellation.
-pub const UNWATCHED: Watch<'static> = Watch { progress: &|_| (), cancel: &NEVER };
-
-static NEVER: AtomicBool = AtomicBool::new(false);

@@ -8,8 +8,6 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use parking_lot::MutexGuard;
-
 use super::overlay::FIRST_PORT;
 use super::overlay::MAX_ITEM;
 use super::session::{Session, SessionShared, internal};
@@ -83,13 +81,9 @@ impl Dht {
 }
 
 impl SessionShared {
-    fn dht(&self) -> MutexGuard<'_, Dht> {
-        self.dht.lock()
-    }
-
     /// Answers queries that took too long. Must be called about once a second.
     pub(super) fn end_late_queries(&self, now: Instant) -> Vec<Event> {
-        self.dht().end_late(now)
+        self.dht.lock().end_late(now)
     }
 
     pub(super) fn dht_peers(&self, raw: RawEvent) -> Option<Event> {
@@ -108,19 +102,19 @@ impl SessionShared {
         let key = (PublisherKey(raw.item.publisher), raw.item.salt);
         // Checked before the lock is taken.
         let item = checked(raw.item);
-        self.dht().answer(key, item, raw.flag)
+        self.dht.lock().answer(key, item, raw.flag)
     }
 
     pub(super) fn dht_stored(&self, raw: RawEvent) -> Option<Event> {
         let key = (PublisherKey(raw.item.publisher), raw.item.salt);
-        let sequence = self.dht().puts.remove(&key)?;
+        let sequence = self.dht.lock().puts.remove(&key)?;
         // With another sequence number, the DHT had a newer item and stored that one again.
         let nodes = if sequence == raw.item.sequence { raw.peers } else { 0 };
         Some(Event::Overlay(OverlayEvent::DhtStored(key.0, key.1, nodes)))
     }
 
     pub(super) fn dht_nodes(&self, nodes: u32) -> Option<Event> {
-        let before = std::mem::replace(&mut self.dht().nodes, nodes);
+        let before = std::mem::replace(&mut self.dht.lock().nodes, nodes);
         if before == 0 && nodes > 0 {
             self.look_around_for_all();
         }
@@ -174,14 +168,14 @@ pub(super) fn put_item(session: &Session, item: &DhtItem) -> Result<(), EngineEr
     };
     let key = (item.publisher, item.salt);
     {
-        let mut dht = session.shared.dht();
+        let mut dht = session.shared.dht.lock();
         if dht.puts.len() >= MAX_UNDER_WAY && !dht.puts.contains_key(&key) {
             return Err(EngineError::Busy);
         }
         dht.puts.insert(key, item.sequence);
     }
     session.shared.engine.dht_put(&raw).map_err(|error| {
-        session.shared.dht().puts.remove(&key);
+        session.shared.dht.lock().puts.remove(&key);
         EngineError::BadItem(error.what().to_owned())
     })
 }
@@ -197,7 +191,7 @@ pub(super) fn get_item(
         return Ok(());
     }
     {
-        let mut dht = session.shared.dht();
+        let mut dht = session.shared.dht.lock();
         if dht.gets.contains_key(&key) {
             return Ok(());
         }
@@ -207,7 +201,7 @@ pub(super) fn get_item(
         dht.gets.insert(key, ItemQuery { asked: Instant::now(), best: None });
     }
     session.shared.engine.dht_get(&publisher.0, &salt).map_err(|error| {
-        session.shared.dht().gets.remove(&key);
+        session.shared.dht.lock().gets.remove(&key);
         internal(error)
     })
 }

@@ -27,7 +27,7 @@ use fixedbitset::FixedBitSet;
 use crate::model::{InfoHash, PieceIndex};
 pub use given_peers::{GivenPeers, PeersGuard};
 pub use group::AddressGroup;
-pub use overlay::{DhtItem, Meeting, MessageBytes, Overlay, OverlayEvent, PeerId, Topic};
+pub use overlay::{DhtItem, Meeting, Overlay, OverlayEvent, PeerId, Topic};
 pub use session::Session;
 pub use settings::SessionSettings;
 pub use trial::{

@@ -169,7 +169,7 @@ impl EventPump {
             RawKind::PieceDamaged => Event::PieceDamaged(id, piece),
             RawKind::PeerConnected => {
                 let peer = address_of(&raw)?;
-                if let Some(record) = self.shared.torrents().get_mut(&id) {
+                if let Some(record) = self.shared.torrents.lock().get_mut(&id) {
                     record.connected += 1;
                     if raw.flag {
                         record.remember(peer);
@@ -179,7 +179,7 @@ impl EventPump {
             }
             RawKind::PeerDisconnected => {
                 let peer = address_of(&raw)?;
-                if let Some(record) = self.shared.torrents().get_mut(&id) {
+                if let Some(record) = self.shared.torrents.lock().get_mut(&id) {
                     record.connected = record.connected.saturating_sub(1);
                 }
                 Event::PeerDisconnected(id, peer, raw.text)

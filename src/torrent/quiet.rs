@@ -41,7 +41,7 @@ pub(super) fn topic_of(info_hash: &InfoHash) -> Topic {
 
 impl SessionShared {
     fn wanted_topic(&self, id: TorrentId) -> Option<Topic> {
-        let torrents = self.torrents();
+        let torrents = self.torrents.lock();
         let quiet = &torrents.get(&id)?.quiet;
         quiet.topic.filter(|_| quiet.wanted)
     }
@@ -59,7 +59,7 @@ impl SessionShared {
         let OverlayEvent::DhtPeers(topic, peers) = event else { return };
         let of_topic = |record: &TorrentRecord| record.quiet.topic == Some(*topic);
         let ids: Vec<TorrentId> =
-            self.torrents().iter().filter(|(_, record)| of_topic(record)).map(|(id, _)| *id).collect();
+            self.torrents.lock().iter().filter(|(_, record)| of_topic(record)).map(|(id, _)| *id).collect();
         for id in ids {
             for peer in peers {
                 if let Err(error) = self.engine.connect_peer(id.0, &raw_endpoint(peer)) {
@@ -79,7 +79,7 @@ impl Session {
     /// Asks the DHT and the trackers for peers of a torrent, when its first piece is wanted.
     pub(super) fn want_peers(&self, id: TorrentId) {
         let trackers = {
-            let mut torrents = self.shared.torrents();
+            let mut torrents = self.shared.torrents.lock();
             let Some(record) = torrents.get_mut(&id).filter(|record| !record.quiet.wanted) else { return };
             record.quiet.wanted = true;
             std::mem::take(&mut record.quiet.trackers)

@@ -76,10 +76,6 @@ pub(super) struct SessionShared {
 }
 
 impl SessionShared {
-    pub fn torrents(&self) -> parking_lot::MutexGuard<'_, HashMap<TorrentId, TorrentRecord>> {
-        self.torrents.lock()
-    }
-
     /// Sends an event to the channel. Without a receiver the event is dropped.
     pub fn send(&self, event: Event) {
         let _ = self.events.send(event);

@@ -87,17 +87,18 @@ impl Swarms for Session {
             max_connections: self.max_connections(),
         };
         self.shared
-            .torrents()
+            .torrents
+            .lock()
             .insert(id, TorrentRecord { peers: torrent.peers, quiet, ..TorrentRecord::default() });
         match self.shared.engine.add(&raw) {
             Ok(all_layers) => {
-                if all_layers && let Some(known) = self.shared.torrents().get_mut(&id) {
+                if all_layers && let Some(known) = self.shared.torrents.lock().get_mut(&id) {
                     known.complete_metainfo = Some(Arc::new(raw.metainfo));
                 }
                 Ok(id)
             }
             Err(error) => {
-                self.shared.torrents().remove(&id);
+                self.shared.torrents.lock().remove(&id);
                 Err(EngineError::BadTorrent(error.what().to_owned()))
             }
         }
@@ -112,13 +113,14 @@ impl Swarms for Session {
             quiet = Quiet::meeting(magnet.ok().map(|magnet| topic_of(&magnet.info_hash)));
         }
         self.shared
-            .torrents()
+            .torrents
+            .lock()
             .insert(id, TorrentRecord { peers: peers.to_vec(), quiet, ..TorrentRecord::default() });
         let trackers = self.trackers();
         match self.shared.engine.fetch_metadata(id.0, magnet, &raw_peers, &trackers, self.max_connections()) {
             Ok(()) => Ok(id),
             Err(error) => {
-                self.shared.torrents().remove(&id);
+                self.shared.torrents.lock().remove(&id);
                 Err(EngineError::BadTorrent(error.what().to_owned()))
             }
         }
@@ -126,7 +128,7 @@ impl Swarms for Session {
 
     fn remove(&self, id: TorrentId) -> Result<(), EngineError> {
         // First, since the engine may have removed the torrent itself.
-        self.shared.torrents().remove(&id);
+        self.shared.torrents.lock().remove(&id);
         found(self.shared.engine.remove(id.0))
     }
 
@@ -173,14 +175,14 @@ impl Swarms for Session {
 
     fn connect_peer(&self, id: TorrentId, peer: SocketAddr) -> Result<(), EngineError> {
         found(self.shared.engine.connect_peer(id.0, &raw_endpoint(&peer)))?;
-        if let Some(known) = self.shared.torrents().get_mut(&id) {
+        if let Some(known) = self.shared.torrents.lock().get_mut(&id) {
             known.remember(peer);
         }
         Ok(())
     }
 
     fn redial(&self, id: TorrentId) -> Result<(), EngineError> {
-        let earlier = match self.shared.torrents().get(&id) {
+        let earlier = match self.shared.torrents.lock().get(&id) {
             Some(known) if known.connected == 0 => known.peers.clone(),
             _ => Vec::new(),
         };
@@ -211,7 +213,8 @@ impl Swarms for Session {
     }
 
     fn save_resume(&self, id: TorrentId) -> Result<(), EngineError> {
-        let complete = self.shared.torrents().get(&id).is_some_and(|known| known.complete_metainfo.is_some());
+        let complete =
+            self.shared.torrents.lock().get(&id).is_some_and(|known| known.complete_metainfo.is_some());
         if complete {
             // The metainfo has all piece layers.
             self.shared.send(Event::ResumeData(id, Vec::new()));
@@ -221,7 +224,7 @@ impl Swarms for Session {
     }
 
     fn export_metainfo(&self, id: TorrentId) -> Result<(), EngineError> {
-        let complete = self.shared.torrents().get(&id).and_then(|known| known.complete_metainfo.clone());
+        let complete = self.shared.torrents.lock().get(&id).and_then(|known| known.complete_metainfo.clone());
         if let Some(metainfo) = complete {
             self.shared.send(Event::Metainfo(id, Some(metainfo.to_vec())));
             return Ok(());

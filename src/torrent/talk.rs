@@ -11,8 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::MutexGuard;
-
 use super::overlay::{MAX_MESSAGE, MAX_UNREAD, MAX_UNREAD_OF_ALL, MessageBytes};
 use super::quiet::{Quiet, topic_of};
 use super::session::{Session, SessionShared, TorrentRecord, internal, raw_endpoint};
@@ -132,10 +130,6 @@ pub(super) fn blocked_addresses() -> Vec<RawRange> {
 }
 
 impl SessionShared {
-    fn talk(&self) -> MutexGuard<'_, Talk> {
-        self.talk.lock()
-    }
-
     /// A peer has finished its handshakes. `None` if its messages are ignored: a connection for messages alone is closed, and
     /// one of a model's torrent continues to carry data.
     pub(super) fn peer_speaks(
@@ -148,13 +142,14 @@ impl SessionShared {
         let ip = address.ip().to_canonical();
         let group = AddressGroup::of(ip);
         let muted = {
-            let mut talk = self.talk();
+            let mut talk = self.talk.lock();
             let muted = talk.is_muted(group, Instant::now());
             talk.speaking.insert(peer, SpeakingPeer::new(torrent, group, muted));
             muted
         };
         if muted {
-            let is_meeting = self.torrents().get(&torrent).is_some_and(|record| record.meeting.is_some());
+            let is_meeting =
+                self.torrents.lock().get(&torrent).is_some_and(|record| record.meeting.is_some());
             tracing::debug!(peer = peer.0, %address, is_meeting, "ignoring a peer of a muted address");
             if is_meeting && let Err(error) = self.engine.hang_up(peer.0, false) {
                 tracing::debug!(%error, "could not disconnect a peer");
@@ -167,7 +162,7 @@ impl SessionShared {
 
     /// A peer sent a message.
     pub(super) fn message_came(&self, peer: PeerId, bytes: Vec<u8>) -> Option<Event> {
-        let received = self.talk().receive(peer, bytes);
+        let received = self.talk.lock().receive(peer, bytes);
         match received {
             Ok(message) => Some(Event::Overlay(OverlayEvent::Received(peer, message?))),
             Err(refusal) => {
@@ -177,7 +172,7 @@ impl SessionShared {
                     "a peer sends faster than its messages are processed; disconnecting it"
                 );
                 if refusal == Refusal::Muted {
-                    self.talk().mute(peer, Instant::now());
+                    self.talk.lock().mute(peer, Instant::now());
                 }
                 if let Err(error) = self.engine.hang_up(peer.0, refusal == Refusal::Muted) {
                     tracing::debug!(%error, "could not disconnect a peer");
@@ -190,14 +185,14 @@ impl SessionShared {
 
     /// A peer has disconnected.
     pub(super) fn peer_left(&self, peer: PeerId) -> Option<Event> {
-        let gone = self.talk().speaking.remove(&peer)?;
+        let gone = self.talk.lock().speaking.remove(&peer)?;
         gone.ignored.is_none().then_some(Event::Overlay(OverlayEvent::Left(peer)))
     }
 
     /// All peers of a torrent, or of all torrents, have left.
     pub(super) fn all_left(&self, torrent: Option<TorrentId>) -> Vec<Event> {
         let gone = |speaking: &SpeakingPeer| torrent.is_none_or(|torrent| speaking.torrent == torrent);
-        let mut talk = self.talk();
+        let mut talk = self.talk.lock();
         let gone = talk.speaking.extract_if(|_, speaking| gone(speaking));
         let mut gone: Vec<PeerId> =
             gone.filter(|(_, speaking)| speaking.ignored.is_none()).map(|(peer, _)| peer).collect();
@@ -209,7 +204,7 @@ impl SessionShared {
     /// Searches for peers of meetings that have none. Must be called about once a second.
     pub(super) fn search_for_lonely(&self, now: Instant) {
         let mut due = Vec::new();
-        for (id, record) in self.torrents().iter_mut() {
+        for (id, record) in self.torrents.lock().iter_mut() {
             let Some(lonely) = &mut record.meeting else { continue };
             if record.connected > 0 {
                 *lonely = LonelyMeeting::new();
@@ -241,7 +236,7 @@ impl SessionShared {
 
     /// Searches for peers of all torrents: announcements made while the DHT had no nodes were lost.
     pub(super) fn look_around_for_all(&self) {
-        let all: Vec<TorrentId> = self.torrents().keys().copied().collect();
+        let all: Vec<TorrentId> = self.torrents.lock().keys().copied().collect();
         for id in all {
             self.look_around(id, true);
         }
@@ -280,11 +275,11 @@ impl Overlay for Session {
         };
         let meeting = Some(LonelyMeeting::new());
         let record = TorrentRecord { peers, meeting, quiet, ..TorrentRecord::default() };
-        self.shared.torrents().insert(id, record);
+        self.shared.torrents.lock().insert(id, record);
         match self.shared.engine.meet(&raw) {
             Ok(()) => Ok(id),
             Err(error) => {
-                self.shared.torrents().remove(&id);
+                self.shared.torrents.lock().remove(&id);
                 Err(EngineError::BadTorrent(error.what().to_owned()))
             }
         }
@@ -313,7 +308,7 @@ impl Overlay for Session {
     fn hang_up(&self, peer: PeerId, misbehaved: bool) -> Result<(), EngineError> {
         if misbehaved {
             // Before the peer has left: then its address is forgotten.
-            self.shared.talk().mute(peer, Instant::now());
+            self.shared.talk.lock().mute(peer, Instant::now());
         }
         self.shared.engine.hang_up(peer.0, misbehaved).map_err(internal)
     }

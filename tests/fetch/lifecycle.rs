@@ -1,9 +1,12 @@
 //! Joining, leaving, failures, saved data: the life of a torrent apart from reads.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use silmaril::fetch::ReadError;
+use silmaril::model::FileEntry;
+use silmaril::store::Stamp;
 use silmaril::torrent::{DiskErrorKind, EngineError, Event, Mode};
 
 use crate::support::clock::pass;
@@ -303,7 +306,10 @@ async fn reads_end_when_the_whole_file_appears() {
     rig.idle().await;
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("a"), &*m.files[0]).unwrap();
-    rig.store.placed().record(&m.revision.manifest, dir.path()).unwrap();
+    let manifest = &m.revision.manifest;
+    let stamp = |file: &FileEntry| Stamp::at(&dir.path().join(&file.path)).unwrap();
+    let stamps: Vec<Stamp> = manifest.files.iter().map(stamp).collect();
+    rig.store.placed().record_as(manifest, dir.path(), &stamps, &HashMap::new()).unwrap();
     rig.fetch.relocate(&m.revision);
     assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, MIB, 10));
     rig.idle().await;

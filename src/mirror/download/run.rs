@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use super::job::{DownloadJob, PlannedFile, free_space};
 use super::plan::{self, ContentTask, DownloadPlan};
@@ -72,13 +72,9 @@ impl<'a> Download<'a> {
         self.queue.lock().pop_front()
     }
 
-    fn unfinished(&self) -> MutexGuard<'_, HashMap<Identity, RemoteFile>> {
-        self.unfinished.lock()
-    }
-
     /// Bytes that remain to be written.
     pub fn needed(&self) -> u64 {
-        plan::needed(self.job, self.unfinished().values())
+        plan::needed(self.job, self.unfinished.lock().values())
     }
 
     /// One worker: processes tasks until the queue is empty.
@@ -86,7 +82,7 @@ impl<'a> Download<'a> {
         while let Some(task) = self.next_task() {
             let size = task.file.remote.size;
             let (at, hashes) = self.obtain(&task).await?;
-            self.unfinished().remove(&task.file.remote.identity);
+            self.unfinished.lock().remove(&task.file.remote.identity);
             let copies = task.paths.len() as u64 - 1;
             let (journal, staging) = (self.journal.clone(), self.job.staging.to_owned());
             let placed =

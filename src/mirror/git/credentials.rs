@@ -1,7 +1,7 @@
 //! Selects the user and password for a git server that requires a login. The user is never asked.
 
 use git2::{Config, CredentialHelper};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::http::Token;
 use crate::mirror::repo::{Credential, GitRepository, Remote};
@@ -42,27 +42,23 @@ impl Credentials {
         Self { known, repository: repository.clone(), helpers, state: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, CredentialState> {
-        self.state.lock()
-    }
-
     /// Starts with the first credential again, for a new connection.
     pub fn begin(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.tried = 0;
         state.accepted = state.given.clone();
     }
 
     /// The credential that was sent last on this connection.
     pub fn current(&self) -> Option<Login> {
-        let state = self.state();
+        let state = self.state.lock();
         state.given.clone().filter(|_| state.tried > 0)
     }
 
     /// The next credential to try, after the server refused the previous one.
     pub fn next(&self) -> Option<Login> {
         let (at, accepted) = {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             state.tried += 1;
             (state.tried - 1, state.accepted.clone())
         };
@@ -72,7 +68,7 @@ impl Credentials {
             None if at == before_helpers => self.ask_helpers(),
             None => None,
         }?;
-        self.state().given = Some(login.clone());
+        self.state.lock().given = Some(login.clone());
         Some(login)
     }
 
@@ -85,13 +81,13 @@ impl Credentials {
 
     /// Whether a credential was sent: the server required one, and there was one.
     pub fn were_given(&self) -> bool {
-        self.state().given.is_some()
+        self.state.lock().given.is_some()
     }
 
     /// The credential that was sent last, which the server has accepted if the fetch succeeded. If the server required none,
     /// the credential of the address.
     pub fn accepted(&self) -> Option<Login> {
-        self.state().given.clone().or_else(|| self.known.first().cloned())
+        self.state.lock().given.clone().or_else(|| self.known.first().cloned())
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use git2::transport::{Service, SmartSubtransport, SmartSubtransportStream};
 use git2::{Error, ErrorClass, ErrorCode};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::credentials::Credentials;
@@ -59,37 +59,33 @@ impl GitHttp {
         Self { client, remote, credentials, runtime: Handle::current(), cancel, state: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, HttpState> {
-        self.state.lock()
-    }
-
     /// Prepares for a new connection: clears the error, and starts with the first credential again.
     pub fn begin(&self) {
         self.credentials.begin();
-        *self.state() = HttpState::default();
+        *self.state.lock() = HttpState::default();
     }
 
     /// Whether HTTP failed with an error that every other request to the server would get, too.
     pub fn failed_for_all(&self) -> bool {
         let failed =
             |e: &HttpError| e.is_transient() || e.status().is_some_and(|status| status.as_u16() == 401);
-        self.state().error.as_ref().is_some_and(failed)
+        self.state.lock().error.as_ref().is_some_and(failed)
     }
 
     /// Whether the last fetch ended because git needed too much memory.
     pub fn needed_too_much(&self) -> bool {
-        self.state().too_much
+        self.state.lock().too_much
     }
 
     /// The last error of HTTP. A second call returns none.
     pub fn take_error(&self) -> Option<HttpError> {
-        self.state().error.take()
+        self.state.lock().error.take()
     }
 
     /// Stores an error and returns it as an error of libgit2.
     fn failed(&self, error: HttpError) -> Error {
         let git_error = Error::new(ErrorCode::GenericError, ErrorClass::Http, error.to_string());
-        self.state().error = Some(error);
+        self.state.lock().error = Some(error);
         git_error
     }
 
@@ -146,7 +142,7 @@ impl GitHttp {
             base
         });
         match base.filter(|_| is_git) {
-            Some(base) => self.state().base = Some(base),
+            Some(base) => self.state.lock().base = Some(base),
             None => {
                 let message =
                     format!("{} does not support git's smart protocol", without_secrets(&answer.url));
@@ -158,7 +154,7 @@ impl GitHttp {
 
     /// Requests objects.
     fn upload_pack(&self, body: Vec<u8>) -> Result<Body, Error> {
-        let base = self.state().base.clone().unwrap_or_else(|| self.remote.clone());
+        let base = self.state.lock().base.clone().unwrap_or_else(|| self.remote.clone());
         let request = Request {
             method: Method::POST,
             headers: headers(Some(REQUEST), RESULT),
@@ -219,7 +215,7 @@ impl RequestStream {
     fn next(&mut self) -> Result<Option<Bytes>, Error> {
         // A server may list references without end.
         if libgit2::is_exceeded() {
-            self.http.state().too_much = true;
+            self.http.state.lock().too_much = true;
             return Err(Error::new(ErrorCode::GenericError, ErrorClass::NoMemory, "too much memory"));
         }
         let body = match &mut self.body {

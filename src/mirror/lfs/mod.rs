@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use super::error::FileProblem;
 use super::git::Login;
@@ -98,10 +98,6 @@ impl LfsClient {
         }))
     }
 
-    fn state(&self) -> MutexGuard<'_, LinkCache> {
-        self.state.lock()
-    }
-
     /// Opens an object from an offset on.
     pub async fn open(
         &self,
@@ -110,7 +106,7 @@ impl LfsClient {
         from: u64,
         etag: Option<&str>,
     ) -> Result<OpenedFile, MirrorError> {
-        let known = self.state().links.get(&sha256).cloned().and_then(Result::ok).filter(Link::is_fresh);
+        let known = self.state.lock().links.get(&sha256).cloned().and_then(Result::ok).filter(Link::is_fresh);
         let link = match known {
             Some(link) => link,
             None => self.request_link(file, sha256).await?,
@@ -159,13 +155,13 @@ impl LfsClient {
     async fn request_link(&self, file: &RemoteFile, sha256: Sha256Digest) -> Result<Link, MirrorError> {
         let mut wanted = vec![(sha256, file.size)];
         {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             let end = (state.ahead + BATCH - 1).min(self.objects.len());
             wanted.extend(self.objects[state.ahead..end].iter().filter(|object| object.0 != sha256));
             state.ahead = end;
         }
         let answer = self.batch(&wanted).await?;
-        let mut state = self.state();
+        let mut state = self.state.lock();
         for object in answer {
             if wanted.iter().any(|wanted| wanted.0 == object.sha256) {
                 state.links.insert(object.sha256, object.link);

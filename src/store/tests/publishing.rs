@@ -197,7 +197,7 @@ fn shared_edits_are_neither_replaced_nor_removed() {
     let before = store.placed().made_below_models();
     assert!(before.iter().any(|p| p.ends_with("o/m/b")), "{before:?}");
     assert!(!before.iter().any(|p| p.ends_with("o/m/a")), "edited, not even shared yet: {before:?}");
-    store.placed().record(&manifest("me/m", mine), &dest).unwrap();
+    record(&store, &manifest("me/m", mine), &dest).unwrap();
     assert_eq!(store.placed().made_below_models(), Vec::<PathBuf>::new());
 
     let revision = store.revision(manifest("o/m", files)).unwrap();
@@ -296,7 +296,7 @@ fn files_of_models_are_shared_and_files_of_users_copied() {
     fs::create_dir(&mine).unwrap();
     fs::write(mine.join("x"), &a).unwrap();
     let store = home.store();
-    store.placed().record(&manifest("o/mine", &[("x", &a)]), &mine).unwrap();
+    record(&store, &manifest("o/mine", &[("x", &a)]), &mine).unwrap();
     drop(store);
 
     let one = home.paths.models.join("o/one");

@@ -102,7 +102,7 @@ fn removal_keeps_files_shared_under_another_name() {
     let (store, revision) = get(&home, "o/m", files, &dest);
     // Both have the same last component and therefore the same torrent.
     let twin = manifest("me/m", files);
-    store.placed().record(&twin, &dest).unwrap();
+    record(&store, &twin, &dest).unwrap();
     store.forget(&revision, std::slice::from_ref(&twin)).unwrap();
     assert_eq!(published(&dest), expected(files));
     drop((revision, store));
@@ -265,7 +265,7 @@ fn removal_of_a_model_shared_in_place_keeps_its_files() {
     fs::write(mine.join("x"), &a).unwrap();
     let store = home.store();
     let manifest = manifest("o/mine", &[("x", &a)]);
-    store.placed().record(&manifest, &mine).unwrap();
+    record(&store, &manifest, &mine).unwrap();
     let revision = store.revision(manifest.clone()).unwrap();
     store.forget(&revision, &[]).unwrap();
     assert_eq!(tree(&mine), expected(&[("x", &a)]));

@@ -12,7 +12,6 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::model::merkle::PieceLayers;
-use crate::store::verify::UNWATCHED;
 
 const FILES: usize = 24;
 const LEN: usize = 3000;

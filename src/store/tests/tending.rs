@@ -7,7 +7,6 @@ use super::*;
 use crate::store::placement::PlacedDirId;
 use crate::store::placement::change_time;
 use crate::store::tend::{CheckedFiles, Fault};
-use crate::store::verify::UNWATCHED;
 
 fn check(store: &Store) -> CheckedFiles {
     let places = store.placed().all();
@@ -36,7 +35,7 @@ fn absent_directory_counts_again_when_it_returns() {
     let (dir, away) = (home.dir.path().join("mine"), home.dir.path().join("away"));
     let real = real(&home, &dir);
     let store = home.store();
-    store.placed().record(&real.manifest, &dir).unwrap();
+    record(&store, &real.manifest, &dir).unwrap();
     let revision = store.revision(real.manifest.clone()).unwrap();
     assert_eq!(check(&store), CheckedFiles::default());
     fs::rename(&dir, &away).unwrap();
@@ -69,7 +68,7 @@ fn only_wrong_pieces_of_a_changed_file_are_missing() {
     let dir = home.dir.path().join("mine");
     let real = real(&home, &dir);
     let store = home.store();
-    store.placed().record(&real.manifest, &dir).unwrap();
+    record(&store, &real.manifest, &dir).unwrap();
     let revision = store.revision(real.manifest.clone()).unwrap();
     let (content, path) = (&revision.contents[0], fs::canonicalize(&dir).unwrap().join("big"));
     let original = fs::read(&path).unwrap();
@@ -113,7 +112,7 @@ fn bytes_that_rot_in_place_are_missing_and_the_rest_stays() {
     let dir = home.dir.path().join("mine");
     let real = real(&home, &dir);
     let store = home.store();
-    store.placed().record(&real.manifest, &dir).unwrap();
+    record(&store, &real.manifest, &dir).unwrap();
     let revision = store.revision(real.manifest.clone()).unwrap();
     let (content, path) = (&revision.contents[0], fs::canonicalize(&dir).unwrap().join("big"));
     assert!(content.mark_wrong(PIECE..2 * PIECE).unwrap());
@@ -140,7 +139,7 @@ fn file_with_another_length_is_not_proved() {
     let dir = home.dir.path().join("mine");
     let real = real(&home, &dir);
     let store = home.store();
-    store.placed().record(&real.manifest, &dir).unwrap();
+    record(&store, &real.manifest, &dir).unwrap();
     let revision = store.revision(real.manifest.clone()).unwrap();
     fs::File::options().write(true).open(dir.join("big")).unwrap().set_len(10).unwrap();
     let checked = check(&store);
@@ -154,7 +153,7 @@ fn contents_leave_a_directory_that_does_not_answer() {
     let dir = home.dir.path().join("mine");
     let real = real(&home, &dir);
     let store = home.store();
-    store.placed().record(&real.manifest, &dir).unwrap();
+    record(&store, &real.manifest, &dir).unwrap();
     let revision = store.revision(real.manifest.clone()).unwrap();
     let place: PlacedDirId = store.placed().all().remove(0);
     assert!(store.placed().leave(&place) && !store.placed().leave(&place));
@@ -168,7 +167,7 @@ fn record_of_an_older_version_is_read() {
     let dir = home.dir.path().join("mine");
     let real = real(&home, &dir);
     let store = home.store();
-    store.placed().record(&real.manifest, &dir).unwrap();
+    record(&store, &real.manifest, &dir).unwrap();
     drop(store);
     let record = home.paths.placement(&real.manifest.torrent.info_hash);
     let text = fs::read_to_string(&record).unwrap();
@@ -354,7 +353,7 @@ fn only_right_hashes_of_granules_are_saved() {
     assert!(!store.parts.granules.has(&key));
     store.parts.granules.save(&key, &hashes.granules);
     assert!(store.parts.granules.has(&key));
-    store.placed().record(&real.manifest, &dir).unwrap();
+    record(&store, &real.manifest, &dir).unwrap();
     store.prune_granules().unwrap();
     assert!(store.parts.granules.has(&key));
     fs::remove_file(home.paths.placement(&real.manifest.torrent.info_hash)).unwrap();

@@ -8,7 +8,8 @@ use super::*;
 use crate::model::hash::hash_file;
 use crate::model::merkle::{self, PieceLayers};
 use crate::model::{FileEntry, PieceHashes};
-use crate::store::verify::UNWATCHED;
+use crate::store::adopt::Adopted;
+use crate::store::verify::VerifyReport;
 
 pub(super) const PIECE: u64 = 65_536;
 
@@ -85,7 +86,7 @@ fn rotten_byte_of_a_shared_file_costs_one_piece() {
     let dir = home.dir.path().join("mine");
     let real = real(&home, &dir);
     let store = home.store();
-    store.placed().record(&real.manifest, &dir).unwrap();
+    record(&store, &real.manifest, &dir).unwrap();
     let revision = store.revision(real.manifest.clone()).unwrap();
     for file in [0, 2] {
         let good = VerifyReport {
@@ -284,7 +285,7 @@ fn adoption_keeps_the_record_of_a_replaced_file() {
         if bytes == small.len() as u64 && calls.fetch_add(1, Ordering::Relaxed) == 0 {
             fs::rename(dir.join("big"), home.dir.path().join("old")).unwrap();
             fs::write(dir.join("big"), &real.files[0].1).unwrap();
-            store.placed().record(&real.manifest, &dir).unwrap();
+            record(&store, &real.manifest, &dir).unwrap();
         }
     };
     let never = std::sync::atomic::AtomicBool::new(false);
