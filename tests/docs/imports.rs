@@ -6,9 +6,18 @@ use std::path::Path;
 use syn::visit::{self, Visit};
 use syn::{UseTree, Visibility};
 
-/// The most cycles inside one directory of `src`, and the most files of one cycle: a file and its own parts.
-const MAX_CYCLES: usize = 2;
-const MAX_FILES: usize = 5;
+/// The cycles that remain in the directories of `src`: the most files of each, the largest first.
+const REMAINING: [(&str, &[usize]); 9] = [
+    ("catalog", &[4, 2]),
+    ("cli", &[3]),
+    ("config", &[2]),
+    ("fetch", &[4]),
+    ("ffi", &[2]),
+    ("mirror", &[3]),
+    ("mount", &[2]),
+    ("store", &[3]),
+    ("torrent", &[5, 2]),
+];
 
 type Edges = BTreeMap<String, BTreeSet<String>>;
 
@@ -148,11 +157,15 @@ fn imports_point_downwards() {
         modules["node"].contains("store") && edges["crate::cli::get"].contains("crate::node::get::request")
     );
     assert_eq!(cycles(&modules), BTreeSet::new(), "modules import each other");
-    let mut of_module: BTreeMap<String, usize> = BTreeMap::new();
+    let mut found: BTreeMap<String, Vec<BTreeSet<String>>> = BTreeMap::new();
     for cycle in cycles(&edges) {
-        let number = of_module.entry(top(cycle.first().unwrap())).or_default();
-        *number += 1;
-        let are_few = *number <= MAX_CYCLES && cycle.len() <= MAX_FILES;
-        assert!(are_few, "files import each other in a cycle; move what they share below them: {cycle:?}");
+        found.entry(top(cycle.first().unwrap())).or_default().push(cycle);
+    }
+    for (module, mut cycles) in found {
+        cycles.sort_by_key(|cycle| std::cmp::Reverse(cycle.len()));
+        let most = REMAINING.iter().find(|(of, _)| *of == module).map_or(&[][..], |(_, most)| *most);
+        let are_few =
+            cycles.len() <= most.len() && cycles.iter().zip(most).all(|(cycle, most)| cycle.len() <= *most);
+        assert!(are_few, "files import each other; move what they share below them: {cycles:?}");
     }
 }

@@ -1,89 +1,21 @@
 //! Requests of the witness to the hub: lists of commits, histories and parts of files.
 
-use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::TryStreamExt as _;
-use lru::LruCache;
-use parking_lot::Mutex;
 
+use super::answers::{Asks, Files, History, LONGEST_KEPT};
 use crate::mirror::{MirrorError, RemoteFile, RepositorySource as _};
-use crate::model::{GitOid, ModelName, ModelRef};
+use crate::model::{GitOid, ModelRef};
 use crate::node::Node;
 use crate::node::hub::access::HubAccess;
 use crate::node::hub::{hub_of, reference_of, remote};
-use crate::node::jobs::Jobs;
 use crate::store::HubFile;
-
-/// The lists and histories that are kept in memory, and the number of files of the longest list that is.
-const KEPT: NonZeroUsize = NonZeroUsize::new(64).unwrap();
-const LONGEST_KEPT: usize = 10_000;
-
-/// How long the hub is not asked again for a name or commit that it does not know, and for the history of a branch.
-const ABSENT_FOR: Duration = Duration::from_secs(600);
-const HISTORY_FOR: Duration = Duration::from_secs(60);
-
-/// The questions that may be asked at a time, and how many more each second: strangers cause them.
-const QUESTIONS: f64 = 32.0;
-const QUESTIONS_PER_SECOND: f64 = 0.5;
 
 /// The most bytes that are read and discarded where the hub sends a whole file instead of a part.
 const MAX_SKIPPED: u64 = 1 << 20;
-
-/// The files of a commit; none if the hub does not know the commit.
-pub(super) type Files = Option<Arc<Vec<HubFile>>>;
-
-/// The commits of a revision, the newest first.
-type History = Arc<Vec<GitOid>>;
-
-/// The answers that are remembered.
-pub(super) struct Asks {
-    /// Lists do not change; that a commit is unknown may.
-    lists: Mutex<LruCache<(ModelName, GitOid), (Files, Instant)>>,
-    histories: Mutex<LruCache<ModelRef, (History, Instant)>>,
-    /// Simultaneous questions for one list or history are asked once.
-    turns: Jobs<ModelName>,
-    left: Mutex<(f64, Instant)>,
-}
-
-impl Default for Asks {
-    fn default() -> Self {
-        Self {
-            lists: Mutex::new(LruCache::new(KEPT)),
-            histories: Mutex::new(LruCache::new(KEPT)),
-            turns: Jobs::default(),
-            left: Mutex::new((QUESTIONS, Instant::now())),
-        }
-    }
-}
-
-impl Asks {
-    /// Charges one question. Returns whether it may be asked.
-    fn charge(&self, now: Instant) -> bool {
-        let mut left = self.left.lock();
-        let refill = now.saturating_duration_since(left.1).as_secs_f64() * QUESTIONS_PER_SECOND;
-        *left = ((left.0 + refill).min(QUESTIONS), now);
-        let is_enough = left.0 >= 1.0;
-        if is_enough {
-            left.0 -= 1.0;
-        }
-        is_enough
-    }
-
-    fn known_list(&self, at: &(ModelName, GitOid)) -> Option<Files> {
-        let mut lists = self.lists.lock();
-        let (files, asked) = lists.get(at)?;
-        (files.is_some() || asked.elapsed() < ABSENT_FOR).then(|| files.clone())
-    }
-
-    fn known_history(&self, model: &ModelRef) -> Option<History> {
-        let mut histories = self.histories.lock();
-        let (commits, asked) = histories.get(model)?;
-        (asked.elapsed() < HISTORY_FOR).then(|| commits.clone())
-    }
-}
 
 /// Asks the hub about one model, with the access of one mount or command.
 pub(super) struct Question<'a> {
@@ -211,31 +143,4 @@ impl Question<'_> {
 
 fn is_unknown(error: &MirrorError) -> bool {
     matches!(error, MirrorError::NotFound { .. } | MirrorError::NoReference { .. })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strangers_cannot_cause_any_number_of_questions() {
-        let asks = Asks::default();
-        let now = Instant::now();
-        let granted = (0..100).filter(|_| asks.charge(now)).count();
-        assert_eq!(granted, QUESTIONS as usize);
-        let later = now + Duration::from_secs(10);
-        assert_eq!((0..100).filter(|_| asks.charge(later)).count(), 5);
-    }
-
-    #[test]
-    fn lists_are_kept_and_absence_is_not_kept_for_ever() {
-        let asks = Asks::default();
-        let at = |name: &str| (name.parse::<ModelName>().unwrap(), GitOid([1; 20]));
-        let long_ago = Instant::now().checked_sub(2 * ABSENT_FOR).unwrap_or_else(Instant::now);
-        asks.lists.lock().put(at("a/known"), (Some(Arc::default()), long_ago));
-        asks.lists.lock().put(at("a/absent"), (None, Instant::now()));
-        assert_eq!(asks.known_list(&at("a/known")), Some(Some(Arc::default())));
-        assert_eq!(asks.known_list(&at("a/absent")), Some(None));
-        assert_eq!(asks.known_list(&at("a/other")), None);
-    }
 }

@@ -5,10 +5,11 @@
 //! stored in [`Witnessed`](crate::store::Witnessed). Where the hub cannot be asked, or does not know the name or the commit,
 //! names are decided as without a witness.
 
+mod answers;
 mod ask;
 mod judge;
 
-use ask::Asks;
+use answers::Asks;
 pub(super) use judge::HubJudge;
 
 use super::{Library, NodeError};
