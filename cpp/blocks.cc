@@ -43,12 +43,27 @@ bool Blocks::knows(int piece) const {
     return m_hashes.count(piece) > 0;
 }
 
-void Blocks::watch(int piece) {
+void Blocks::watch(int piece, bool whole) {
     std::lock_guard const lock(m_mutex);
     if (piece < 0 || piece >= m_layout.num_pieces()) return;
     auto& kept = m_kept[piece];
     kept.blocks.resize(std::size_t(blocks_in(piece)));
     kept.confirmed.resize(kept.blocks.size());
+    kept.whole = kept.whole || whole;
+}
+
+bool Blocks::is_whole(int piece) const {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_kept.find(piece);
+    return found != m_kept.end() && found->second.whole;
+}
+
+void Blocks::end_whole(int piece) {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_kept.find(piece);
+    if (found == m_kept.end()) return;
+    found->second.whole = false;
+    found->second.granules = {};
 }
 
 bool Blocks::keep(int piece, int block) {
@@ -130,6 +145,12 @@ void Blocks::forget(int piece) {
     erase(piece);
 }
 
+void Blocks::complete(int piece) {
+    std::lock_guard const lock(m_mutex);
+    m_kept.erase(piece);
+    m_changed_offers.erase(piece);
+}
+
 void Blocks::erase(int piece) {
     auto const found = m_kept.find(piece);
     if (found == m_kept.end()) return;
@@ -144,12 +165,20 @@ std::vector<int> Blocks::pieces() const {
     return pieces;
 }
 
-void Blocks::granules_saved(int piece) {
+void Blocks::granules_saved(int piece, std::vector<Hash> const& granules) {
     std::lock_guard const lock(m_mutex);
     auto const found = m_kept.find(piece);
     if (found == m_kept.end()) return;
     found->second.granules_saved = true;
+    if (found->second.whole) found->second.granules = granules;
     m_changed_offers.insert(piece);
+}
+
+std::optional<Hash> Blocks::granule(int piece, int granule) const {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_kept.find(piece);
+    if (found == m_kept.end() || std::size_t(granule) >= found->second.granules.size()) return std::nullopt;
+    return found->second.granules[std::size_t(granule)];
 }
 
 bool Blocks::has_granules(int piece) const {

@@ -34,8 +34,13 @@ public:
     // Whether any hash of the piece is known.
     bool knows(int piece) const;
 
-    // Blocks of the piece are wanted one by one. Without that none of its blocks is kept.
-    void watch(int piece);
+    // Blocks of the piece are wanted one by one, or are passed on before the piece is complete. Without that
+    // none of its blocks is kept. `whole`: the rest of the piece is wanted, too.
+    void watch(int piece, bool whole = false);
+    // Whether the rest of a watched piece is wanted.
+    bool is_whole(int piece) const;
+    // The rest of the piece is not wanted any more.
+    void end_whole(int piece);
     // Keeps a block. Returns false, and does nothing, if the piece is barred or not watched.
     bool keep(int piece, int block);
     // The bytes of a kept block are wrong: it is not kept any more.
@@ -53,13 +58,17 @@ public:
     bool keeps_all(int piece) const;
     // The kept and confirmed blocks of a piece; empty if there are none.
     std::vector<bool> kept(int piece) const;
-    // The piece is complete, or its kept blocks are damaged.
+    // The kept blocks of the piece are damaged.
     void forget(int piece);
+    // The piece is proved, and peers know that this node has it: nothing of it is offered any more.
+    void complete(int piece);
     // All pieces with kept blocks.
     std::vector<int> pieces() const;
 
-    // The hashes of the granules of a piece are saved (TorrentFiles::save_granules).
-    void granules_saved(int piece);
+    // The proved hashes of the granules of a piece are saved (TorrentFiles::save_granules).
+    void granules_saved(int piece, std::vector<Hash> const& granules);
+    // The proved hash of a granule of a piece that is wanted as a whole; none if it is unknown.
+    std::optional<Hash> granule(int piece, int granule) const;
     bool has_granules(int piece) const;
     // The pieces with offered granules.
     std::set<int> offered_pieces() const;
@@ -84,6 +93,9 @@ public:
     // Called on the network thread only: a peer sent a wrong block; all blocks of a piece are kept.
     std::function<void(int piece, int block)> wrong;
     std::function<void(int piece)> whole;
+    // The same: some block of a granule is wrong, and their hashes show which one; more granules are offered.
+    std::function<void(int piece, int granule)> suspect;
+    std::function<void()> offered_more;
     // Set by the disk back end, called on the network thread only: hashes of the piece came.
     std::function<void(int piece)> came;
 
@@ -92,6 +104,8 @@ private:
         std::vector<bool> blocks;
         std::vector<bool> confirmed;
         bool granules_saved = false;
+        bool whole = false;
+        std::vector<Hash> granules;  // while `whole`
     };
     // Nothing of the piece is kept any more. m_mutex must be locked.
     void erase(int piece);

@@ -40,8 +40,7 @@ int choose(Choice const& choice, std::vector<WantedPiece> const& pieces) {
             if (piece.holders > 0 || piece.claimed) continue;
         }
         if (piece.begun && !(choice.seed && piece.hinted)) return i;
-        // A few blocks of a piece that another peer sends show whether an untested reader sends.
-        if (piece.requested && (choice.seed || !choice.untested)) continue;
+        if (piece.requested && choice.seed) continue;
         if (!choice.seed && waits) return i;
         std::tuple const rank(piece.hinted, choice.seed ? piece.before : piece.holders,
                               place(choice.number, piece.piece));

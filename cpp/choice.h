@@ -11,7 +11,7 @@ namespace silmaril {
 struct WantedPiece {
     std::uint32_t piece;
     bool begun;      // this peer sends blocks of it
-    bool requested;  // another peer that is not silent sends blocks of it
+    bool requested;  // another peer that is not silent sends blocks of it; counts for seeds
     // Another reader fetches it from a seed, and its claim counts. If this reader has begun it, only the
     // claims of readers with a lower place matter, so that one of two readers continues.
     bool claimed;

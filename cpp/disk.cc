@@ -133,7 +133,8 @@ public:
                 // Posted before the next task of the piece starts: libtorrent must receive the result of the
                 // write before that of the hash.
                 post([handler = std::move(handler), error] { handler(error); });
-                if (flushed.kept) confirm(s, piece, start / block_size);
+                for (int const block : flushed.kept) confirm(s, piece, block);
+                if (flushed.suspect) report_suspect(s.proof, piece, start / block_size / per_granule);
                 after(s.finish(piece));
                 release(int(bytes->size()));
             });
@@ -361,10 +362,11 @@ private:
             auto const now = weak.lock();
             if (!now) return;
             m_pool.run_soon(counted(now,
-                                    [piece, hashes = std::move(hashes)](Storage& s) {
+                                    [this, piece, hashes = std::move(hashes)](Storage& s) {
                                         s.files.save_granules(std::int64_t(piece) * s.layout.piece_length(),
                                                               hashes);
-                                        if (has_granules(s, piece)) s.proof->blocks.granules_saved(piece);
+                                        note_granules(s, piece);
+                                        judge(s, piece);
                                     }),
                             true);
         };
@@ -372,8 +374,7 @@ private:
         if (kept.empty()) return;
         m_pool.run_soon(counted(storage,
                                 [kept = std::move(kept)](Storage& s) {
-                                    for (int const piece : kept)
-                                        if (has_granules(s, piece)) s.proof->blocks.granules_saved(piece);
+                                    for (int const piece : kept) note_granules(s, piece);
                                 }),
                         false);
     }
@@ -383,8 +384,14 @@ private:
         proof.granules_came = nullptr;
     }
 
+    static void note_granules(Storage& storage, int piece) {
+        if (auto const saved = granules_of(storage, piece))
+            storage.proof->blocks.granules_saved(piece, *saved);
+    }
+
     void judge(Storage& storage, int piece) {
         auto const judged = storage.judge_blocks(piece);
+        for (int const granule : judged.suspects) report_suspect(storage.proof, piece, granule);
         for (int const block : judged.wrong) report_wrong(storage.proof, piece, block);
         for (int const block : judged.kept) confirm(storage, piece, block);
     }
@@ -402,9 +409,16 @@ private:
             m_outbox->push(std::move(note));
             reported = true;
         });
-        if (!reported || !storage.proof->blocks.keeps_all(piece)) return;
-        post([proof = storage.proof, piece] {
-            if (proof->blocks.whole) proof->blocks.whole(piece);
+        if (!reported) return;
+        post([proof = storage.proof, piece, whole = storage.proof->blocks.keeps_all(piece)] {
+            if (proof->blocks.offered_more) proof->blocks.offered_more();
+            if (whole && proof->blocks.whole) proof->blocks.whole(piece);
+        });
+    }
+
+    void report_suspect(std::shared_ptr<Proof> const& proof, int piece, int granule) {
+        post([proof, piece, granule] {
+            if (proof->blocks.suspect) proof->blocks.suspect(piece, granule);
         });
     }
 

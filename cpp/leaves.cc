@@ -108,11 +108,11 @@ std::optional<std::vector<Hash>> hashes_of(Storage& storage, HashRange const& ra
     return found;
 }
 
-bool has_granules(Storage& storage, int piece) {
+std::optional<std::vector<Hash>> granules_of(Storage& storage, int piece) {
     auto const range = storage.proof ? storage.proof->granules_of(piece) : std::nullopt;
-    if (!range) return false;
-    auto const saved = saved_granules(storage, piece, int(range->count) * per_granule);
-    return saved && storage.proof->are_granules(piece, *saved);
+    if (!range) return std::nullopt;
+    auto saved = saved_granules(storage, piece, int(range->count) * per_granule);
+    return saved && storage.proof->are_granules(piece, *saved) ? saved : std::nullopt;
 }
 
 }  // namespace silmaril

@@ -15,7 +15,8 @@ namespace silmaril {
 // bytes cannot be read, or if they do not match the hash of the piece. Blocks for the disk.
 std::optional<std::vector<Hash>> hashes_of(Storage& storage, HashRange const& range);
 
-// Whether the hashes of the granules of a piece are saved, and right. Blocks for the disk.
-bool has_granules(Storage& storage, int piece);
+// The saved hashes of the granules of a piece, padded; none unless all are saved, and right. Blocks for the
+// disk.
+std::optional<std::vector<Hash>> granules_of(Storage& storage, int piece);
 
 }  // namespace silmaril

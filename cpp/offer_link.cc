@@ -20,7 +20,8 @@ OfferLink::OfferLink(std::shared_ptr<Proof const> proof, std::shared_ptr<Visibil
     : m_proof(std::move(proof)),
       m_visibility(std::move(visibility)),
       m_connection(std::move(connection)),
-      m_offers(m_proof ? m_proof->pieces() : 0, m_proof ? m_proof->piece_length() : 0) {}
+      m_offers(
+          std::make_shared<Offers>(m_proof ? m_proof->pieces() : 0, m_proof ? m_proof->piece_length() : 0)) {}
 
 void OfferLink::on_handshake(std::uint8_t id) {
     bool const knew = std::exchange(m_id, id) != 0;
@@ -44,7 +45,7 @@ bool OfferLink::on_message(lt::span<char const> body) {
     auto const connection = m_connection.native_handle();
     auto const torrent = connection ? connection->associated_torrent().lock() : nullptr;
     if (!torrent || torrent->is_seed() || connection->is_disconnecting()) return false;
-    if (!m_offers.replace(body, Clock::now()) || m_offers.empty()) return false;
+    if (!m_offers->replace(body, Clock::now()) || m_offers->empty()) return false;
     // libtorrent is interested in whole pieces only, and the peer unchokes only an interested one.
     connection->send_interested();
     return true;
@@ -52,7 +53,7 @@ bool OfferLink::on_message(lt::span<char const> body) {
 
 void OfferLink::rejected(lt::peer_request const& request) {
     // A peer that chokes rejects all requests.
-    if (!m_connection.has_peer_choked()) m_offers.drop(static_cast<int>(request.piece));
+    if (!m_connection.has_peer_choked()) m_offers->drop(static_cast<int>(request.piece));
 }
 
 bool OfferLink::serves(lt::peer_request const& part) const {

@@ -33,13 +33,15 @@ public:
     bool serves(lt::peer_request const& part) const;
 
     // What the peer offers.
-    Offers const& offers() const { return m_offers; }
+    std::shared_ptr<Offers const> offers() const { return m_offers; }
+    // The peer has announced the piece.
+    void has(int piece) { m_offers->drop(piece); }
 
 private:
     std::shared_ptr<Proof const> const m_proof;
     std::shared_ptr<Visibility const> const m_visibility;
     lt::peer_connection_handle m_connection;  // weak
-    Offers m_offers;
+    std::shared_ptr<Offers> const m_offers;
     std::uint8_t m_id = 0;
     int m_begun = 0;  // how often the peer has enabled the extension
 };

@@ -48,6 +48,7 @@ bool Offers::replace(lt::span<char const> body, Clock::time_point now) {
     auto const length = entry_length(m_granules);
     if (m_granules == 0 || body.size() % length != 0 || body.size() / length > std::ptrdiff_t(most_entries))
         return false;
+    if (!m_entries.spend(now, double(body.size() / length))) return false;
     for (; !body.empty(); body = body.subspan(length)) {
         std::uint32_t piece = 0;
         for (auto const byte : body.first(number_length)) piece = piece << 8 | std::uint8_t(byte);

@@ -25,6 +25,8 @@ class Offers {
 public:
     static constexpr char name[] = "silmaril_offers";
     static constexpr int our_id = 24;
+    // How long proved granules are collected before they are offered.
+    static constexpr auto collected_for = std::chrono::milliseconds(20);
     // Entries of one message, and pieces of one peer. Further ones are ignored.
     static constexpr std::size_t most_entries = 256;
     static constexpr std::size_t most_pieces = 1024;
@@ -51,7 +53,9 @@ private:
     int const m_count;
     int const m_granules;  // of a piece
     std::map<int, std::vector<bool>> m_pieces;
-    Bucket m_messages{64, 16};  // a node sends at most a quarter of it
+    // A node sends at most half as many messages.
+    Bucket m_messages{256, 128};
+    Bucket m_entries{2 * most_pieces, 1024};
 };
 
 }  // namespace silmaril

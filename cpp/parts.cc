@@ -23,6 +23,12 @@ constexpr std::size_t max_asked = 512;
 // Seconds after which a block in the file that nothing judges is fetched again.
 constexpr int judged_within = 3;
 
+// Peers that are asked for the hashes of the granules of one piece, and for those of a granule with a wrong
+// block; and how long the first ones are waited for.
+constexpr std::size_t asked_for_granules = 4;
+constexpr int asked_for_suspects = 2;
+constexpr auto granules_within = std::chrono::seconds(1);
+
 // A source that is ready.
 struct Candidate {
     Source const* source;
@@ -39,6 +45,9 @@ void Parts::open(lt::torrent_handle handle, Sources sources, Left left) {
     m_proof->blocks.wrong = [weak](int piece, int block) {
         if (auto const self = weak.lock()) self->wrong(piece, block);
     };
+    m_proof->blocks.suspect = [weak](int piece, int granule) {
+        if (auto const self = weak.lock()) self->suspect(piece, granule);
+    };
     m_proof->blocks.whole = [weak](int piece) {
         auto const self = weak.lock();
         auto const torrent = self ? self->torrent() : nullptr;
@@ -50,8 +59,10 @@ void Parts::close() {
     m_sources = nullptr;
     m_left = nullptr;
     m_wanted.clear();
+    m_passed.clear();
     m_held->close();
     m_proof->blocks.wrong = nullptr;
+    m_proof->blocks.suspect = nullptr;
     m_proof->blocks.whole = nullptr;
 }
 
@@ -94,7 +105,11 @@ void Parts::request(lt::torrent& torrent, int piece, std::vector<bool> const& bl
 
 void Parts::lift(lt::torrent& torrent, int piece, bool wanted) {
     m_wanted.erase(piece);
-    if (!wanted) m_held->cancel(piece);
+    if (!wanted) {
+        m_held->cancel(piece);
+        m_passed.erase(piece);
+        m_proof->blocks.end_whole(piece);
+    }
     lt::piece_index_t const index{piece};
     if (torrent.is_aborted() || !torrent.valid_metadata()) return;
     if (wanted) {
@@ -172,7 +187,7 @@ void Parts::advance(lt::torrent& torrent, int piece, Wanted& wanted) {
             offers |= !one.has(piece);
         }
         if (anyone || !offers) return;
-        m_proof->blocks.watch(piece);
+        m_proof->blocks.watch(piece, true);
     }
     ask(piece, wanted);
     request_blocks(torrent, piece);
@@ -277,6 +292,39 @@ void Parts::give_up(int piece) {
     m_refused(piece);
 }
 
+void Parts::pass_on(lt::torrent& torrent, int piece, Peer peer) {
+    if (m_proof->blocks.is_barred(piece)) return;
+    auto const now = Clock::now();
+    auto& passed = m_passed[piece];
+    if (now < passed.next || passed.asked.size() >= asked_for_granules || passed.asked.count(peer) > 0)
+        return;
+    auto const range = m_proof->granules_of(piece);
+    if (!range || torrent.picker().is_restricted(lt::piece_index_t(piece))) return;
+    m_proof->blocks.watch(piece, true);
+    if (m_proof->blocks.granule(piece, 0)) return;
+    for (auto const& source : sources_of(piece)) {
+        if (source.connection.get() != peer || !source.ask(*range)) continue;
+        passed.asked.insert(peer);
+        passed.next = now + granules_within;
+    }
+}
+
+void Parts::suspect(int piece, int granule) {
+    auto const torrent = this->torrent();
+    int const first = granule * per_granule;
+    int const last = std::min(first + per_granule, m_proof->blocks.blocks_in(piece)) - 1;
+    auto const range = m_proof->range_of(piece, first, last);
+    if (!torrent || !range) return;
+    int asked = 0;
+    for (auto const& source : sources_of(piece)) {
+        if (asked == asked_for_suspects) break;
+        if (!source.has(piece, first, last) || !source.ask(*range)) continue;
+        m_asked.emplace_back(*range, piece);
+        if (m_asked.size() > max_asked) m_asked.pop_front();
+        ++asked;
+    }
+}
+
 void Parts::answered(Peer peer, HashRange const& range, bool proved) {
     std::set<int> pieces;  // several files may have the same hashes
     for (auto const& [asked, piece] : m_asked)
@@ -298,6 +346,7 @@ void Parts::answered(Peer peer, HashRange const& range, bool proved) {
 
 void Parts::peer_gone(Peer peer) {
     for (auto& [piece, wanted] : m_wanted) wanted.hashes.peer_gone(peer);
+    for (auto& [piece, passed] : m_passed) passed.asked.erase(peer);
     peer_ready();
 }
 
@@ -315,6 +364,11 @@ void Parts::advance_all() {
 
 void Parts::tick() {
     auto const torrent = this->torrent();
+    for (auto passed = m_passed.begin(); passed != m_passed.end();) {
+        lt::piece_index_t const index{passed->first};
+        bool const over = !torrent || !torrent->has_picker() || torrent->picker().have_piece(index);
+        passed = over ? m_passed.erase(passed) : std::next(passed);
+    }
     if (!torrent || !torrent->has_picker() || m_wanted.empty()) return m_late.clear();
     Late::Peers peers;
     for (auto const& source : m_sources()) peers.push_back(source.connection);

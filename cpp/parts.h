@@ -65,6 +65,10 @@ public:
     // for a second.
     void hurry(lt::torrent& torrent, int piece);
 
+    // Blocks of a piece are requested from the peer, and other readers want them too: requests the hashes of
+    // its granules, so that each can be offered as soon as it has come.
+    void pass_on(lt::torrent& torrent, int piece, Peer peer);
+
     // A peer has answered a request for hashes, or rejected it.
     void answered(Peer peer, HashRange const& range, bool proved);
     // A peer can be asked that could not before, or offers something new.
@@ -82,6 +86,11 @@ private:
         int waited = 0;      // seconds without hashes that a peer could send
         int unproved = 0;    // seconds with a block in the file that nothing judges
         bool whole = false;  // the hashes of its blocks are only needed for offered granules
+    };
+    // Requests for the hashes of the granules of a piece that is passed on.
+    struct Passed {
+        Clock::time_point next{};  // not before this
+        std::set<Peer> asked;
     };
     std::shared_ptr<lt::torrent> torrent() const;
     // The sources that have the piece or a part of it, the fastest first.
@@ -107,6 +116,8 @@ private:
     void give_up(int piece);
     // A peer sent a wrong block.
     void wrong(int piece, int block);
+    // Some block of a granule is wrong: requests their hashes.
+    void suspect(int piece, int granule);
 
     std::shared_ptr<Proof> const m_proof;
     std::function<void(int piece)> const m_refused;
@@ -114,6 +125,7 @@ private:
     Sources m_sources;
     Left m_left;
     std::map<int, Wanted> m_wanted;
+    std::map<int, Passed> m_passed;
     std::shared_ptr<Held> const m_held;
     Late m_late;
     std::shared_ptr<Soon> const m_soon = std::make_shared<Soon>([this] { advance_all(); });

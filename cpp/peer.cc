@@ -117,8 +117,10 @@ bool Peer::on_extension_handshake(lt::bdecode_node const& handshake) {
 
 bool Peer::on_extended(int length, int id, lt::span<char const> so_far) {
     if (id == Offers::our_id) {
-        if (so_far.size() == length && m_offers.on_message(so_far) && m_parts.parts)
-            m_parts.parts->peer_ready();
+        if (so_far.size() != length || !m_offers.on_message(so_far)) return true;
+        m_pace->announced(Clock::now());
+        if (m_parts.parts) m_parts.parts->peer_ready();
+        m_together->turn_soon();
         return true;
     }
     if (id == Claims::our_id) {
@@ -214,13 +216,15 @@ bool Peer::on_bitfield(lt::bitfield const&) {
 bool Peer::on_have(lt::piece_index_t piece) {
     m_pace->announced(Clock::now());
     m_claims->kept(std::uint32_t(static_cast<int>(piece)), Clock::now());
+    m_offers.has(static_cast<int>(piece));
     m_together->turn_soon();
     return false;
 }
 
 bool Peer::choose_requests(std::vector<lt::piece_block>& blocks) {
     auto const connection = this->connection();
-    return connection && !m_blame->is_active() && m_together->choose(*connection, *m_pace, blocks);
+    return connection && !m_blame->is_active() &&
+           m_together->choose(*connection, *m_pace, *m_offers.offers(), blocks);
 }
 
 void Peer::on_piece_pass(lt::piece_index_t) {
@@ -303,7 +307,7 @@ void Peer::on_disconnect(lt::error_code const& reason) {
 }
 
 Source Peer::source() {
-    return {connection(), [this](HashRange const& range) { return ask(range); }, &m_offers.offers()};
+    return {connection(), [this](HashRange const& range) { return ask(range); }, m_offers.offers()};
 }
 
 Fellow Peer::fellow() const {

@@ -9,6 +9,7 @@
 #include "offers.h"
 #include "peer.h"
 #include "slots.h"
+#include "soon.h"
 #include "together.h"
 
 namespace silmaril {
@@ -32,6 +33,12 @@ public:
             m_parts.parts->open(
                 m_handle, [slots = m_slots] { return sources(*slots); }, left);
         }
+        if (m_parts.proof) {
+            m_parts.proof->blocks.offered_more = [this] {
+                auto const torrent = m_handle.native_handle();
+                if (torrent) m_offers->need(torrent->session().get_context());
+            };
+        }
     }
     void tick() override {
         m_hashes->tick();
@@ -42,13 +49,18 @@ public:
         offer_changes();
         report_silent_seeds();
     }
-    void on_piece_pass(lt::piece_index_t piece) override { m_together->passed(piece); }
+    void on_piece_pass(lt::piece_index_t piece) override {
+        m_together->passed(piece);
+        int const number = static_cast<int>(piece);
+        if (m_parts.proof && m_parts.proof->proved(number)) m_parts.proof->blocks.complete(number);
+    }
     bool holds_back(lt::piece_index_t piece, lt::time_point) override {
         return !m_blame->is_active() && m_together->holds_back(piece);
     }
     void on_piece_failed(lt::piece_index_t piece) override { m_blame->piece_failed(piece); }
     ~Plugin() override {
         if (m_parts.parts) m_parts.parts->close();
+        if (m_parts.proof) m_parts.proof->blocks.offered_more = nullptr;
         m_together->close();
         m_parts.talk->torrent_gone(m_parts.torrent);
     }
@@ -167,7 +179,13 @@ private:
             note.torrent = torrent;
             note.count = readers;
             outbox->push(std::move(note));
+        },
+        [handle = m_handle, parts = m_parts.parts](lt::piece_index_t piece, lt::peer_connection const& peer) {
+            auto const torrent = handle.native_handle();
+            if (torrent && parts) parts->pass_on(*torrent, static_cast<int>(piece), &peer);
         });
+    std::shared_ptr<Soon> const m_offers =
+        std::make_shared<Soon>([this] { offer_changes(); }, Offers::collected_for);
     int m_silent_seeds = 0;  // as last reported
 };
 

@@ -21,9 +21,11 @@ void Soon::need(lt::io_context& network) {
     auto start = [weak = weak_from_this(), &network] {
         if (auto const self = weak.lock()) self->run(network);
     };
-    if (Clock::now() >= m_next) return boost::asio::post(network, std::move(start));
+    auto const now = Clock::now();
+    auto const at = std::max(m_next, now + m_delay);
+    if (at <= now) return boost::asio::post(network, std::move(start));
     // The handler owns the timer.
-    auto timer = std::make_shared<boost::asio::steady_timer>(network, m_next);
+    auto timer = std::make_shared<boost::asio::steady_timer>(network, at);
     timer->async_wait([timer, start = std::move(start)](boost::system::error_code const&) { start(); });
 }
 

@@ -16,7 +16,9 @@ namespace silmaril {
 
 class Soon : public std::enable_shared_from_this<Soon> {
 public:
-    explicit Soon(std::function<void()> task) : m_task(std::move(task)) {}
+    // The task runs not earlier than `delay` after it is needed.
+    explicit Soon(std::function<void()> task, Clock::duration delay = {})
+        : m_task(std::move(task)), m_delay(delay) {}
     // The task is needed. `network`: the loop of the network thread.
     void need(lt::io_context& network);
 
@@ -24,6 +26,7 @@ private:
     void run(lt::io_context& network);
 
     std::function<void()> const m_task;
+    Clock::duration const m_delay;
     bool m_due = false;
     bool m_runs = false;
     bool m_again = false;  // needed while it runs

@@ -17,8 +17,8 @@ struct Source {
     std::shared_ptr<lt::peer_connection> connection;
     // Requests hashes. False if the peer cannot be asked now: it has not answered too many requests.
     std::function<bool(HashRange const&)> ask;
-    // What it offers of pieces that it does not have. Only valid until the next peer can leave.
-    Offers const* offers;
+    // What it offers of pieces that it does not have.
+    std::shared_ptr<Offers const> offers;
 
     bool has(int piece) const {
         return !connection->is_disconnecting() && connection->has_piece(lt::piece_index_t(piece));

@@ -63,8 +63,28 @@ Storage::Flushed Storage::flush(int piece, int start, Bytes const& bytes, bool g
     if (state.blocks.size() <= std::size_t(block)) state.blocks.resize(std::size_t(block) + 1);
     state.blocks[std::size_t(block)] = result.error || overlapped ? lt::sha256_hash() : digest;
     if (result.error) state.failed = true;
-    result.kept = !result.error && judge_block(state, piece, block) == Judgement::kept;
+    if (result.error) return result;
+    int const granule = block / per_granule;
+    result.suspect = !prove_granule(state, piece, granule);
+    for (int at = granule * per_granule; at < (granule + 1) * per_granule; ++at)
+        if (judge_block(state, piece, at) == Judgement::kept) result.kept.push_back(at);
     return result;
+}
+
+bool Storage::prove_granule(Piece const& state, int piece, int granule) {
+    auto const expected = proof ? proof->blocks.granule(piece, granule) : std::nullopt;
+    if (!expected) return true;
+    int const first = granule * per_granule;
+    int const end = std::min(first + per_granule, proof->blocks.blocks_in(piece));
+    if (std::size_t(end) > state.blocks.size()) return true;
+    for (int block = first; block < end; ++block)
+        if (state.blocks[std::size_t(block)].is_all_zeros() || state.writing.count(block) > 0 ||
+            m_accepted.count({piece, block * block_size}) > 0 || proof->blocks.keeps(piece, block))
+            return true;
+    lt::span<Hash const> const blocks(state.blocks.data() + first, end - first);
+    if (root_of(blocks, per_granule) != *expected) return false;
+    proof->blocks.learn(piece, first, blocks);
+    return true;
 }
 
 Storage::Judgement Storage::judge_block(Piece const& state, int piece, int block) {
@@ -83,6 +103,8 @@ Storage::Judged Storage::judge_blocks(int piece) {
     std::lock_guard const lock(m_mutex);
     auto const found = m_pieces.find(piece);
     if (found == m_pieces.end()) return judged;
+    for (int granule = 0; granule * per_granule < int(found->second.blocks.size()); ++granule)
+        if (!prove_granule(found->second, piece, granule)) judged.suspects.push_back(granule);
     for (int block = 0; block < int(found->second.blocks.size()); ++block) {
         auto const judgement = judge_block(found->second, piece, block);
         if (judgement == Judgement::kept) judged.kept.push_back(block);
@@ -103,8 +125,8 @@ void Storage::confirm(int piece, int block, std::function<void(int, int)> const&
         auto const expected = proof->blocks.hash(piece, block);
         if (hash_block(piece, start, digest) || !expected || digest != *expected) error = {EIO, -1, "prove"};
     }
-    // The bytes are read again when the whole piece is hashed.
-    forget_hash(piece, block);
+    // The bytes are read again when the piece is hashed, if that is not soon.
+    if (!proof->blocks.is_whole(piece)) forget_hash(piece, block);
     if (error)
         proof->blocks.drop(piece, block);
     else

@@ -51,16 +51,20 @@ public:
         FileError error;
         bool refused = false;  // the bytes of the piece are being deleted: nothing was written
         bool wrong = false;    // the hash of the block is known, and another one: nothing was written
-        bool kept = false;     // the block is kept (blocks.h); the caller must call `confirm`
+        // Blocks of its granule that are kept now (blocks.h); the caller must call `confirm` for them.
+        std::vector<int> kept;
+        bool suspect = false;  // some block of its granule is wrong
     };
     // Writes an accepted block to its file, and hashes it while it is in the CPU cache. Does not write to
     // kept blocks and proved pieces. `given`: the block did not come from a peer, so it is never `wrong`.
     Flushed flush(int piece, int start, Bytes const& bytes, bool given);
     struct Judged {
-        std::vector<int> kept;   // the caller must call `confirm` for them
-        std::vector<int> wrong;  // blocks in the file whose hash is wrong
+        std::vector<int> kept;      // the caller must call `confirm` for them
+        std::vector<int> wrong;     // blocks in the file whose hash is wrong
+        std::vector<int> suspects;  // granules with a wrong block
     };
-    // Compares the blocks in the file with their proved hashes, as far as both are known.
+    // Compares the blocks in the file with their proved hashes, or with those of their granules, as far as
+    // both are known.
     Judged judge_blocks(int piece);
     // Ensures that the bytes of a kept block are in the file that its path names, and that no other torrent
     // has replaced them. Reports the blocks that are readable now (see Blocks::confirm).
@@ -117,6 +121,9 @@ private:
     enum class Judgement { open, kept, wrong };
     // Keeps a block if all its writes have ended and its hash is the proved one. m_mutex must be locked.
     Judgement judge_block(Piece const& state, int piece, int block);
+    // Proves the computed hashes of the blocks of a granule by the hash of the granule, as far as they are
+    // known. False if some block is wrong. m_mutex must be locked.
+    bool prove_granule(Piece const& state, int piece, int granule);
     // Forgets the computed hash of a block.
     void forget_hash(int piece, int block);
     // The write of an accepted block has ended. m_mutex must be locked.

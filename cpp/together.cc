@@ -143,7 +143,31 @@ std::int64_t Together::patience_of(lt::piece_index_t const piece) const {
     return patience(int(m_readers.size()), time, place(m_number, number_of(piece)));
 }
 
-bool Together::choose(lt::peer_connection& peer, Pace const& pace, std::vector<lt::piece_block>& blocks) {
+std::vector<lt::piece_block> Together::free_blocks(lt::piece_picker const& picker,
+                                                   lt::piece_index_t const piece,
+                                                   lt::peer_connection const& reader, Offers const& offers,
+                                                   bool const in_order) {
+    lt::piece_picker::downloading_piece state;
+    picker.piece_info(piece, state);
+    int const count = picker.blocks_in_piece(piece);
+    bool const begun = int(state.requested + state.writing + state.finished) > 0;
+    auto const known =
+        begun ? picker.blocks_for_piece(state) : lt::span<lt::piece_picker::block_info const>();
+    bool const whole = reader.has_piece(piece);
+    std::vector<int> granules;
+    for (int first = 0; first < count; first += per_granule)
+        if (whole || offers.has(static_cast<int>(piece), first, first)) granules.push_back(first);
+    if (!in_order) std::shuffle(granules.begin(), granules.end(), m_random);
+    std::vector<lt::piece_block> free;
+    for (int const first : granules)
+        for (int block = first; block < std::min(first + per_granule, count); ++block)
+            if (!begun || known[block].state == lt::piece_picker::block_info::state_none)
+                free.emplace_back(piece, block);
+    return free;
+}
+
+bool Together::choose(lt::peer_connection& peer, Pace const& pace, Offers const& offers,
+                      std::vector<lt::piece_block>& blocks) {
     auto const torrent = m_torrent.native_handle();
     auto const now = Clock::now();
     if (!torrent || !torrent->has_picker() || readers(now).empty()) return false;
@@ -169,12 +193,14 @@ bool Together::choose(lt::peer_connection& peer, Pace const& pace, std::vector<l
     std::vector<lt::piece_index_t> indexes;
     std::int64_t wait = 0;
     for (auto const& [piece, overdue] : wants(*torrent, now)) {
-        if (!peer.has_piece(piece)) continue;
+        bool const whole = peer.has_piece(piece);
+        if (!whole && !offers.any(static_cast<int>(piece))) continue;
         lt::piece_picker::downloading_piece state;
         picker.piece_info(piece, state);
         bool const begun = int(state.requested + state.writing + state.finished) > 0;
         if (begun && int(state.requested + state.writing + state.finished) >= picker.blocks_in_piece(piece))
             continue;
+        if (!whole && free_blocks(picker, piece, peer, offers, true).empty()) continue;
         if (overdue >= 0 && pieces.empty() && spares_seeds(*torrent, now)) wait = patience_of(piece);
         auto const number = number_of(piece);
         pieces.push_back({number, own.count(piece) > 0, sent_by_another.count(piece) > 0,
@@ -187,16 +213,14 @@ bool Together::choose(lt::peer_connection& peer, Pace const& pace, std::vector<l
     while (room > 0) {
         int const at = silmaril::choose({peer.is_seed(), untested, m_number, wait}, pieces);
         if (at < 0) break;
-        std::vector<lt::piece_block> free;
-        std::vector<lt::piece_block> theirs;
-        std::vector<lt::piece_index_t> ignored;
-        picker.add_blocks(indexes[std::size_t(at)], peer.get_bitfield(), free, theirs, theirs, room, 0,
-                          peer.peer_info_struct(), ignored, {});
-        free.insert(free.end(), theirs.begin(), theirs.end());
+        auto const piece = indexes[std::size_t(at)];
+        bool const in_order = peer.is_seed() || pieces[std::size_t(at)].overdue >= 0;
+        auto free = free_blocks(picker, piece, peer, offers, in_order);
         if (int(free.size()) > room) free.resize(std::size_t(room));
         room -= int(free.size());
         blocks.insert(blocks.end(), free.begin(), free.end());
-        m_begun.emplace(indexes[std::size_t(at)], now);
+        m_begun.emplace(piece, now);
+        m_begin(piece, peer);
         pieces.erase(pieces.begin() + at);
         indexes.erase(indexes.begin() + at);
     }

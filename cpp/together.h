@@ -6,6 +6,8 @@
 // reader is connected:
 // - A piece that another reader has is requested from that reader. A seed is asked for a piece that no reader
 //   has or claims, first for those pieces of which this reader is the first in the readers' order.
+// - What a reader has of a piece is requested from it before it has the piece (offers.h), in random order,
+//   so that readers have different parts to exchange.
 // - A request is made late: a queue holds what arrives in a round trip and a few blocks. When a peer
 //   announces a piece, all queues are filled again.
 // - A piece that is overdue, because a read waits for it, is left to the other readers only for a random
@@ -30,6 +32,7 @@
 
 #include "claims.h"
 #include "guard.h"
+#include "offers.h"
 #include "pace.h"
 #include "soon.h"
 #include "supply.h"
@@ -49,11 +52,17 @@ struct Fellow {
 class Together {
 public:
     // `fellows` returns all connections. `read` is called when another number of readers is connected.
+    // `begun` is called when blocks of a piece are requested from a peer while other readers are connected.
     Together(lt::torrent_handle torrent, std::function<std::vector<Fellow>()> fellows,
-             std::function<void(int readers)> read)
-        : m_torrent(std::move(torrent)), m_fellows(std::move(fellows)), m_read(std::move(read)) {}
-    // Chooses the next blocks to request from the peer. False if libtorrent chooses.
-    bool choose(lt::peer_connection& peer, Pace const& pace, std::vector<lt::piece_block>& blocks);
+             std::function<void(int readers)> read,
+             std::function<void(lt::piece_index_t piece, lt::peer_connection const& peer)> begun)
+        : m_torrent(std::move(torrent)),
+          m_fellows(std::move(fellows)),
+          m_read(std::move(read)),
+          m_begin(std::move(begun)) {}
+    // Chooses the next blocks to request from the peer, which has these offers. False if libtorrent chooses.
+    bool choose(lt::peer_connection& peer, Pace const& pace, Offers const& offers,
+                std::vector<lt::piece_block>& blocks);
     // Whether a piece is left to the other readers for now, although a read waits for it.
     bool holds_back(lt::piece_index_t piece);
     // Fills the queues of all peers soon: a peer has announced a piece.
@@ -90,6 +99,11 @@ private:
     // Whether there are too few seeds to ask them immediately for a piece that a read waits for.
     bool spares_seeds(lt::torrent const& torrent, Clock::time_point now) const;
     std::int64_t patience_of(lt::piece_index_t piece) const;
+    // The blocks of a piece that no peer was asked for and that a reader has or offers. `in_order`: in the
+    // order in which they are read.
+    std::vector<lt::piece_block> free_blocks(lt::piece_picker const& picker, lt::piece_index_t piece,
+                                             lt::peer_connection const& reader, Offers const& offers,
+                                             bool in_order);
     // Requests blocks, if there are some to request from the peer.
     void ask(lt::peer_connection& peer) const;
     void turn();
@@ -99,6 +113,8 @@ private:
     lt::torrent_handle const m_torrent;
     std::function<std::vector<Fellow>()> const m_fellows;
     std::function<void(int readers)> const m_read;
+    std::function<void(lt::piece_index_t, lt::peer_connection const&)> const m_begin;
+    std::minstd_rand m_random{std::random_device{}()};
     int m_reported = 0;  // the number with which `m_read` was last called
     // All connections, the readers among them, and the wanted pieces without a deadline. They are computed
     // again after a while.

@@ -34,6 +34,9 @@ impl Kind {
 /// Connections of a host, one bit each.
 pub type Links = u128;
 
+/// Chunks of a piece, one bit each.
+pub type Chunks = u128;
+
 /// A piece that a reader claims.
 pub struct Claim {
     pub piece: u32,
@@ -59,6 +62,8 @@ pub struct Link {
     rate: u64,
     /// The pieces that the peer has announced.
     pub announced: u32,
+    /// The chunks that the peer offers of pieces that it has not announced.
+    pub offers: BTreeMap<u32, Chunks>,
     /// When a piece passed of which the peer sent a part.
     pub proven: Option<Time>,
     pub claims: bool,
@@ -81,6 +86,7 @@ impl Link {
             second: 0,
             rate: 0,
             announced: 0,
+            offers: BTreeMap::new(),
             proven: None,
             claims: false,
             dry: false,
@@ -155,6 +161,8 @@ pub struct Host {
     pub opened: u64,
     /// Milliseconds, averaged; 0 before the first.
     pub piece_time: u64,
+    /// Verified chunks that were not offered yet.
+    pub fresh: Vec<Chunk>,
     pub claimed: Vec<u32>,
     pub messages: f64,
     pub messages_at: Time,
@@ -197,6 +205,7 @@ impl Host {
             head_since: 0,
             opened: 0,
             piece_time: 0,
+            fresh: Vec::new(),
             claimed: Vec::new(),
             messages: 64.0,
             messages_at: 0,
@@ -354,6 +363,7 @@ impl Net {
         host.received += bytes;
         host.links[link].asked.retain(|one| *one != chunk);
         let mut cancels = Vec::new();
+        let mut first = false;
         let (piece, at) = chunk;
         if let Some(progress) = host.progress.get_mut(&piece)
             && !progress.got[at as usize]
@@ -365,6 +375,8 @@ impl Net {
             let late = progress.asked.iter().filter(|(one, from)| *one == at && *from != link);
             cancels.extend(late.map(|(_, from)| *from));
             progress.asked.retain(|(one, _)| *one != at);
+            first = host.fresh.is_empty();
+            host.fresh.push(chunk);
             if progress.missing == 0 {
                 self.at(now + super::net::HASHED, Event::Passed(id, piece));
             }
@@ -373,6 +385,9 @@ impl Net {
                 self.hosts[id].stir();
                 self.turn_soon(id);
             }
+        }
+        if first {
+            self.at(now + self.scenario.offers, Event::Offers(id));
         }
         for other in cancels {
             self.hosts[id].links[other].asked.retain(|one| *one != chunk);
@@ -431,6 +446,7 @@ impl Net {
         host.holders[piece as usize] |= 1 << link;
         let end = &mut host.links[link];
         end.announced += 1;
+        end.offers.remove(&piece);
         if host.is_reading() {
             let end = &mut self.hosts[id].links[link];
             end.rules.announced(now).unwrap();
@@ -439,6 +455,33 @@ impl Net {
             self.hosts[id].claims_at = None;
             self.turn_soon(id);
         }
+    }
+
+    /// Offers chunks of pieces that this host has not announced.
+    pub fn offer(&mut self, id: usize) {
+        let host = &mut self.hosts[id];
+        let fresh = std::mem::take(&mut host.fresh);
+        let chunks: Vec<Chunk> = fresh.into_iter().filter(|(piece, _)| !host.has[*piece as usize]).collect();
+        if !chunks.is_empty() && !host.gone {
+            self.at(self.now + self.half(), Event::Offered(id, chunks));
+        }
+    }
+
+    /// A peer offers chunks.
+    pub fn offered(&mut self, id: usize, link: usize, chunks: &[Chunk]) {
+        let host = &mut self.hosts[id];
+        if !host.links[link].open || !host.is_reading() {
+            return;
+        }
+        for (piece, chunk) in chunks {
+            if host.holders[*piece as usize] >> link & 1 == 0 && !host.has[*piece as usize] {
+                let end = &mut host.links[link];
+                *end.offers.entry(*piece).or_default() |= 1 << chunk;
+                end.dry = false;
+            }
+        }
+        self.hosts[id].links[link].rules.announced(self.now).unwrap();
+        self.turn_soon(id);
     }
 
     pub fn claimed(&mut self, id: usize, link: usize, body: &[u8], any: bool) {

@@ -49,6 +49,10 @@ pub enum Event {
     Passed(usize, u32),
     /// The announcement of a piece reaches the neighbours of a host.
     Have(usize, u32),
+    /// A host offers the chunks that it has verified since its last offers.
+    Offers(usize),
+    /// The offers of a host reach its neighbours.
+    Offered(usize, Vec<Chunk>),
     /// The claims of a host reach its neighbours.
     Claims(usize, Vec<u32>),
     /// A host fills the queues of its peers.
@@ -143,6 +147,13 @@ impl Net {
                 for link in 0..self.hosts[host].links.len() {
                     let (peer, back) = self.other_end(host, link);
                     self.announced(peer, back, piece);
+                }
+            }
+            Event::Offers(host) => self.offer(host),
+            Event::Offered(host, chunks) => {
+                for link in 0..self.hosts[host].links.len() {
+                    let (peer, back) = self.other_end(host, link);
+                    self.offered(peer, back, &chunks);
                 }
             }
             Event::Claims(host, pieces) => {

@@ -57,7 +57,10 @@ impl Net {
         for seeds in [false, true] {
             for link in 0..self.hosts[id].links.len() {
                 let end = &self.hosts[id].links[link];
-                if end.announced > 0 && self.is_seed(id, link) == seeds && (seeds || !end.dry) {
+                if (end.announced > 0 || !end.offers.is_empty())
+                    && self.is_seed(id, link) == seeds
+                    && (seeds || !end.dry)
+                {
                     self.ask(id, link);
                 }
             }
@@ -216,7 +219,8 @@ impl Net {
         let (now, blocks, chunks) = (self.now, self.scenario.blocks, self.scenario.chunks());
         let host = &self.hosts[id];
         let end = &host.links[link];
-        if !end.open || end.announced == 0 || self.window(id).is_empty() {
+        let has_some = end.announced > 0 || !end.offers.is_empty();
+        if !end.open || !has_some || self.window(id).is_empty() {
             return;
         }
         if host.readers == 0 {
@@ -233,8 +237,16 @@ impl Net {
         own.dedup();
         let wants = self.wants(id);
         let available = |want: &&Want| {
-            host.holders[want.piece as usize] & bit != 0
-                && host.progress.get(&want.piece).is_none_or(|progress| !progress.free.is_empty())
+            let progress = host.progress.get(&want.piece);
+            match end.offers.get(&want.piece) {
+                Some(offers) => {
+                    progress.is_none_or(|progress| progress.free.iter().any(|chunk| offers >> chunk & 1 == 1))
+                }
+                None => {
+                    host.holders[want.piece as usize] & bit != 0
+                        && progress.is_none_or(|progress| !progress.free.is_empty())
+                }
+            }
         };
         let wants: Vec<&Want> = wants.iter().filter(available).collect();
         if wants.is_empty() {
@@ -280,10 +292,18 @@ impl Net {
         let mut chosen = Vec::new();
         while room > 0 {
             let Some(at) = try_choose(choice, &pieces).unwrap() else { break };
-            let piece = pieces.remove(at).piece;
+            let ChoicePiece { piece, overdue, .. } = pieces.remove(at);
+            let offers = self.hosts[id].links[link].offers.get(&piece).copied();
             let progress = self.hosts[id].begin(piece, chunks, now);
+            let has = |chunk: &u16| offers.is_none_or(|offers| offers >> chunk & 1 == 1);
+            let mut free: Vec<u16> = progress.free.iter().copied().filter(has).collect();
+            // The parts that readers have are requested in random order.
+            if !choice.seed && overdue.is_none() {
+                self.rng.shuffle(&mut free);
+            }
             while room > 0 {
-                let Some(chunk) = progress.free.pop() else { break };
+                let Some(chunk) = free.pop() else { break };
+                progress.free.retain(|one| *one != chunk);
                 progress.asked.push((chunk, link));
                 room = room.saturating_sub(blocks as u32);
                 chosen.push((piece, chunk));

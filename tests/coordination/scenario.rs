@@ -1,6 +1,6 @@
 //! What is simulated, and its result.
 
-use super::host::{Host, Kind, Link, Links};
+use super::host::{Chunks, Host, Kind, Link, Links};
 use super::net::{BLOCK, Event, Net, SECOND, Time};
 
 pub const MIB: u64 = 1 << 20;
@@ -17,6 +17,8 @@ pub struct Scenario {
     /// Bytes per second of each link, up and down.
     pub rate: u64,
     pub round_trip: Time,
+    /// How long verified chunks are collected before they are offered.
+    pub offers: Time,
     /// Pieces of a window.
     pub window: u32,
     /// Connections of a host; all, if there are not more hosts.
@@ -47,6 +49,7 @@ impl Default for Scenario {
             blocks: 4,
             rate: 25_000_000,
             round_trip: 1_000,
+            offers: 20_000,
             window: 32,
             connections: 50,
             slower: (0, 1),
@@ -94,6 +97,7 @@ impl Scenario {
     }
 
     fn build(&self) -> Net {
+        assert!(self.chunks() <= u64::from(Chunks::BITS));
         let mut net = Net::new(self.clone());
         for id in 0..=self.hosts + self.attackers.0 {
             let kind = match id {

@@ -2,12 +2,13 @@
 //! the parts that it has.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use silmaril::model::PieceIndex;
-use silmaril::torrent::Swarms;
+use silmaril::torrent::{Event, Swarms};
 
-use super::parts::{PIECE, PIECES, Reader, attack, sample, wrong};
-use crate::engine::rig::Sample;
+use super::parts::{PIECE, PIECES, Reader, attack, right, sample, wrong};
+use crate::engine::rig::{SOON, Sample};
 use crate::support::private_net::in_private_net;
 use crate::support::raw_peer::{FLAGS, RawPeer};
 use crate::support::raw_peer_content::Content;
@@ -209,5 +210,58 @@ fn offers_are_not_sent_as_often_as_a_peer_likes() {
         };
         peer.receive_until(is_answer).unwrap();
         assert_eq!(offers, 8, "the same offers were sent {offers} times");
+    });
+}
+
+/// Two readers of one piece. The first one is connected to this peer alone, and the second one to the first.
+fn readers_of_one_piece<'a>(sample: &'a Sample, seed: &RawSeed, piece: u32) -> [Reader<'a>; 2] {
+    let mut first = Reader::new(sample, vec![seed.address()]);
+    let second = Reader::new(sample, vec![first.client.address]);
+    first.client.wait_for("other readers", SOON, |event| {
+        matches!(event, Event::Readers(_, readers) if *readers > 0).then_some(())
+    });
+    for reader in [&first, &second] {
+        reader.client.session.request(reader.id, PieceIndex(piece), Duration::ZERO).unwrap();
+    }
+    [first, second]
+}
+
+/// Whether a block is in the first half of its piece.
+fn is_early(block: Block) -> bool {
+    block.begin < PIECE / 2
+}
+
+#[test]
+fn parts_of_a_piece_on_its_way_are_passed_on() {
+    in_private_net(|| {
+        let sample = sample();
+        let content = Arc::new(Content::new(sample.info_hash, PIECE, &sample.files));
+        let half = Conduct::honest()
+            .with_blocks(|content, block| if is_early(block) { vec![right(content, block)] } else { vec![] });
+        let seed = RawSeed::listen_here(&content, half);
+        let [_first, mut second] = readers_of_one_piece(&sample, &seed, 2);
+        second.wait(2, 0..PIECE / BLOCK / 2);
+    });
+}
+
+#[test]
+fn wrong_part_of_a_piece_on_its_way_is_noticed_before_the_piece_is_complete() {
+    in_private_net(|| {
+        let sample = sample();
+        let content = Arc::new(Content::new(sample.info_hash, PIECE, &sample.files));
+        let liar = Conduct::honest().with_blocks(|content, block| match block.begin / BLOCK {
+            5 => vec![wrong(block)],
+            _ if is_early(block) => vec![right(content, block)],
+            _ => vec![],
+        });
+        let liar = RawSeed::listen_here(&content, liar);
+        let [mut first, mut second] = readers_of_one_piece(&sample, &liar, 2);
+        first.client.wait_for("ban", SOON, |event| {
+            matches!(event, Event::PeerDisconnected(_, peer, _) if *peer == liar.address()).then_some(())
+        });
+        let honest = RawSeed::listen_here(&content, Conduct::honest());
+        first.client.session.connect_peer(first.id, honest.address()).unwrap();
+        first.wait(2, 0..PIECE / BLOCK);
+        second.wait(2, 0..PIECE / BLOCK);
     });
 }

@@ -72,7 +72,7 @@ impl<'a> Reader<'a> {
     }
 
     #[track_caller]
-    fn wait(&mut self, piece: u32, blocks: Range<u32>) {
+    pub(super) fn wait(&mut self, piece: u32, blocks: Range<u32>) {
         let Self { sample, client, id, dir, known, refused } = self;
         let has = |known: &BTreeSet<_>| blocks.clone().all(|block| known.contains(&(piece, block)));
         if has(known) {
@@ -170,16 +170,17 @@ pub(super) fn wrong(block: Block) -> Message {
     Message::Piece(block.piece, block.begin, vec![0x55; block.length as usize])
 }
 
+/// The bytes of a block.
+pub(super) fn right(content: &Content, block: Block) -> Message {
+    Message::Piece(block.piece, block.begin, content.block(block, 0).unwrap())
+}
+
 /// Answers one of `share` requests for blocks with wrong bytes, and all further ones honestly.
 fn sometimes_wrong(share: u64) -> Conduct {
     let count = AtomicU64::new(0);
     Conduct::honest().with_blocks(move |content, block| {
         let lies = count.fetch_add(1, Ordering::Relaxed).is_multiple_of(share);
-        vec![if lies {
-            wrong(block)
-        } else {
-            Message::Piece(block.piece, block.begin, content.block(block, 0).unwrap())
-        }]
+        vec![if lies { wrong(block) } else { right(content, block) }]
     })
 }
 
@@ -322,7 +323,7 @@ fn late_hashes(lies: bool, hashes_first: bool) -> Conduct {
         .with_blocks(move |content, block| {
             let sent = match lies {
                 true => wrong(block),
-                false => Message::Piece(block.piece, block.begin, content.block(block, 0).unwrap()),
+                false => right(content, block),
             };
             let mut answers = std::mem::take(&mut *kept.lock().unwrap());
             answers.insert(if hashes_first { answers.len() } else { 0 }, sent);
