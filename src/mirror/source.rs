@@ -64,13 +64,6 @@ pub struct Snapshot {
     pub warnings: Vec<String>,
 }
 
-impl Snapshot {
-    /// Bytes of all files.
-    pub fn total_size(&self) -> u64 {
-        self.files.iter().map(|file| file.size).sum()
-    }
-}
-
 /// Bytes per read of a local file.
 const CHUNK: usize = 1 << 20;
 

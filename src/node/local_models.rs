@@ -61,11 +61,6 @@ impl LocalModels {
         self.revisions().into_iter().find(|revision| revision.manifest.name == model.name)
     }
 
-    /// Has the directory scanned again, since records of the store may have changed.
-    pub fn records_changed(&self) {
-        self.records_changed.notify_one();
-    }
-
     /// Applies the result of a scan. Returns whether the mounts must change what they show.
     pub fn update(&self, found: &[Unshared]) -> bool {
         let before = self.shown.lock().clone();

@@ -122,11 +122,6 @@ impl Node {
         }
     }
 
-    /// Receives the reason when the node stops.
-    pub(super) fn endings(&self) -> watch::Receiver<Option<Ending>> {
-        self.ending.subscribe()
-    }
-
     /// Whether something keeps the node running: a mount, an endpoint, a command, or bytes that it shares.
     pub fn has_work(&self) -> bool {
         !self.mounts.is_empty()
@@ -254,7 +249,7 @@ impl Node {
         if let Some(part) = &self.catalog {
             part.changed.notify_one();
         }
-        self.local.records_changed();
+        self.local.records_changed.notify_one();
         self.hub.manifests_changed();
         if let Err(error) = self.mounts.publish() {
             tracing::error!(%error, "could not update the models in the mounts");

@@ -87,7 +87,7 @@ fn mirror_is_equal_to_the_commit() {
         (Some("mit"), false, Some(false))
     );
     assert!(snapshot.warnings.is_empty() && done.pointers.is_empty());
-    assert_eq!(done.fetched, snapshot.total_size());
+    assert_eq!(done.fetched, snapshot.files.iter().map(|file| file.size).sum::<u64>());
     assert!(setting.hub.log().of("/tree/").len() > 2, "it was listed in pages");
     let source = hub(setting.hub.url(), "org/name", None, &Arc::default());
     let described = source.describe(snapshot.commit);

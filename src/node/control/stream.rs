@@ -54,7 +54,7 @@ where
     F: Future<Output = Result<T, NodeError>>,
 {
     let node = alive(node)?;
-    let mut endings = node.endings();
+    let mut endings = node.ending.subscribe();
     let done = tokio::select! {
         done = work(node.clone()) => done,
         // The sender lives as long as the node.
