@@ -26,6 +26,7 @@
 
 mod claim;
 mod contents;
+mod contradictions;
 mod core;
 mod damage;
 mod deadline;
@@ -42,6 +43,7 @@ mod hold;
 pub mod hub;
 mod issue;
 mod layers;
+mod listed;
 mod orders;
 mod outcomes;
 mod parts;
@@ -89,6 +91,7 @@ pub use saving::places;
 pub use settings::FetchSettings;
 pub use status::{StalledRead, TransferStatus};
 
+use contradictions::Contradictions;
 use core::Core;
 use guards::ReadGuards;
 use hub::HubReads;
@@ -106,6 +109,7 @@ pub struct Fetch {
     cancelled: Arc<AtomicBool>,
     figures: Arc<ReadFigures>,
     prefetched: Prefetched,
+    contradictions: Contradictions,
 }
 
 impl Fetch {
@@ -123,6 +127,7 @@ impl Fetch {
             cancelled: Arc::default(),
             figures: Arc::default(),
             prefetched: Prefetched::default(),
+            contradictions: Contradictions::default(),
         })
     }
 

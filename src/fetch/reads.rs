@@ -24,6 +24,9 @@ impl Fetch {
     pub fn try_read(&self, file: &FileRef, offset: u64, len: u64) -> Option<Vec<u8>> {
         let present = file.present();
         let file = present.as_ref()?;
+        if file.is_unchecked() {
+            return None;
+        }
         let range = file.cut(offset, len);
         let bytes = read_cached(file, &range)?;
         if range.is_empty() {
@@ -45,7 +48,7 @@ impl Fetch {
 
     /// [`Self::try_read`] without fetching anything ahead of the reader.
     pub fn try_read_only(&self, file: &FileRef, offset: u64, len: u64) -> Option<Vec<u8>> {
-        let file = file.present()?;
+        let file = file.present().filter(|file| !file.is_unchecked())?;
         read_cached(&file, &file.cut(offset, len))
     }
 
@@ -79,6 +82,7 @@ impl Fetch {
         if range.is_empty() {
             return Ok(Vec::new());
         }
+        self.check_listed(file, is_shown).await?;
         let (began, is_stored) = (Instant::now(), file.content().has(range.clone()));
         let result = self.read_awaiting(file, range, is_shown).await;
         match &result {
@@ -88,7 +92,7 @@ impl Fetch {
         result
     }
 
-    async fn read_awaiting(
+    pub(super) async fn read_awaiting(
         self: &Arc<Self>,
         file: &FileRef,
         range: Range<u64>,

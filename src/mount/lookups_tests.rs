@@ -421,6 +421,7 @@ async fn a_disputed_name_can_be_looked_up_by_publisher() {
                     contents: found.contents.clone(),
                     is_local: false,
                     hub: None,
+                    listed: None,
                 };
                 tree.publish(super::view::ShownModels {
                     by_publisher: vec![Arc::new(found)],

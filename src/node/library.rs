@@ -94,7 +94,9 @@ impl Library {
     /// The known manifest of the model at a path of a mount.
     pub(super) fn known_as(&self, sought: &RequestedModel) -> Option<Arc<Manifest>> {
         let registry = self.registry.get(&sought.model);
-        let Some(fingerprint) = &sought.publisher else { return registry };
+        let Some(fingerprint) = &sought.publisher else {
+            return registry.filter(|known| !self.is_refuted(known));
+        };
         let mut known = registry.into_iter().chain(self.by_publisher.of_model(&sought.model));
         known.find(|known| known.signed_by().is_some_and(|key| key.fingerprint() == *fingerprint))
     }

@@ -27,7 +27,7 @@ use super::seeds::Seeds;
 use super::shared_lookups::NetworkLookups;
 use super::unresolved::Unresolved;
 use super::web::Web;
-use super::witness::Witness;
+use super::witness::{self, Witness};
 use super::{Library, Node, NodeError, control, rotation};
 use crate::catalog::CatalogSettings;
 use crate::config::Config;
@@ -121,6 +121,9 @@ impl Node {
         let local = Arc::new(LocalModels::new(library.clone()));
         let config = &library.config.hub;
         let own = HubAccess::of_node(&web, &config.endpoint, config.lazy);
+        let (contradictions, contradicted) = mpsc::unbounded_channel();
+        // The receiver ends with the node.
+        fetch.on_contradiction(move |file, difference| drop(contradictions.send((file, difference))));
         let (hub_models, completed) = HubModels::open(&library, &fetch, own);
         let disputes = Arc::new(Disputes::new(library.clone(), catalog.clone(), local.clone()));
         let node = Arc::new(Self {
@@ -177,10 +180,11 @@ impl Node {
         let completing = tokio::spawn(hub::complete::run(Arc::downgrade(&node), completed));
         let handing = tokio::spawn(hub::hand_over::run(Arc::downgrade(&node)));
         let comparing = tokio::spawn(hub::twins::run(Arc::downgrade(&node)));
+        let refusing = tokio::spawn(witness::contents::run(Arc::downgrade(&node), contradicted));
         node.hub.refresh();
         let scrubbing = tokio::spawn(super::scrub::run(Arc::downgrade(&node)));
         node.tasks.lock().extend(
-            [housekeeper, keeper, looking, tending, scrubbing, completing, handing, comparing]
+            [housekeeper, keeper, looking, tending, scrubbing, completing, handing, comparing, refusing]
                 .into_iter()
                 .chain(attendants),
         );

@@ -98,7 +98,8 @@ impl Store {
             contents.push(content);
         }
         let layout = manifest.layout();
-        Ok(Arc::new(StoredRevision { manifest, layout, contents, is_local: false, hub: None }))
+        let listed = self.witnessed.listed(&manifest).map(Arc::new);
+        Ok(Arc::new(StoredRevision { manifest, layout, contents, is_local: false, hub: None, listed }))
     }
 
     /// The content of a key, opened if no revision has it now. It may be in one of the directories `staging`.

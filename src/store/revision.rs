@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::parts::Parts;
 use super::placement::PlacedFile;
-use super::{Content, ContentKey, HubListing, Stamp};
+use super::{Content, ContentKey, HubListing, ListedFiles, Stamp};
 use crate::model::scan::ScannedFile;
 use crate::model::{FileEntry, Layout, Manifest, ManifestError, ModelName, PiecesRoot, Revision};
 
@@ -33,6 +33,9 @@ pub struct StoredRevision {
     /// The commit at a hub, if no manifest is known and the files are read from there. Then the hashes in the manifest are no
     /// hashes of bytes either.
     pub hub: Option<Arc<HubModel>>,
+    /// The hashes that a hub lists for the files, if the publisher of the manifest is one that the user did not choose, and the hub
+    /// lists its files.
+    pub listed: Option<Arc<ListedFiles>>,
 }
 
 /// A model that is read from a hub.
@@ -89,7 +92,14 @@ impl StoredRevision {
         // Both are in canonical order.
         let contents = manifest.files.iter().zip(files).map(|pair| Arc::new(content(pair))).collect();
         let layout = manifest.layout();
-        Ok(Arc::new(Self { manifest: Arc::new(manifest), layout, contents, is_local: true, hub: None }))
+        Ok(Arc::new(Self {
+            manifest: Arc::new(manifest),
+            layout,
+            contents,
+            is_local: true,
+            hub: None,
+            listed: None,
+        }))
     }
 
     /// The pieces whose bytes are all verified, as the engine expects them on `add`.

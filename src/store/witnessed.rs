@@ -10,8 +10,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{HubFile, StoreError};
-use crate::model::{GitOid, Manifest, ModelRef, PublisherKey, Sha256Digest};
+use super::listed::CheckedContents;
+use super::{ContentKey, HubFile, ListedFiles, StoreError};
+use crate::model::{GitOid, Identity, Manifest, ModelRef, PiecesRoot, PublisherKey, Sha256Digest};
 use crate::paths::manifest_below;
 use crate::{fsutil, nofollow};
 
@@ -70,6 +71,9 @@ struct JudgedModel {
     judgements: Vec<Judgement>,
     /// The files that the hub lists, by commit; only commits of listed manifests.
     listings: BTreeMap<GitOid, Arc<Vec<HubFile>>>,
+    /// The pieces roots and lengths of contents that were hashed and have the hash that the hub lists.
+    #[serde(default)]
+    checked: BTreeSet<(Identity, PiecesRoot, u64)>,
 }
 
 impl JudgedModel {
@@ -83,6 +87,9 @@ impl JudgedModel {
             })
             .collect();
         self.listings.retain(|commit, _| used.contains(commit));
+        let listed: BTreeSet<Identity> =
+            self.listings.values().flat_map(|files| files.iter().map(|file| file.identity)).collect();
+        self.checked.retain(|(identity, ..)| listed.contains(identity));
     }
 }
 
@@ -97,6 +104,7 @@ struct StoredModel {
 #[derive(Debug)]
 pub struct Witnessed {
     dir: PathBuf,
+    checked: CheckedContents,
     models: Mutex<BTreeMap<ModelRef, JudgedModel>>,
 }
 
@@ -104,6 +112,7 @@ impl Witnessed {
     /// Reads the stored judgements. A damaged file is logged and skipped: its manifests are judged again.
     pub(super) fn open(dir: PathBuf) -> Self {
         let (mut models, mut dirs) = (BTreeMap::new(), vec![dir.clone()]);
+        let checked = CheckedContents::default();
         while let Some(dir) = dirs.pop() {
             for (name, kind) in nofollow::read_dir(&dir).unwrap_or_default() {
                 let path = dir.join(name);
@@ -113,7 +122,12 @@ impl Witnessed {
                     let read = nofollow::read_capped(&path, MAX_FILE);
                     let parsed = read.and_then(|bytes| Ok(serde_json::from_slice::<StoredModel>(&bytes)?));
                     match parsed {
-                        Ok(stored) => drop(models.insert(stored.model, stored.judged)),
+                        Ok(stored) => {
+                            for &(identity, root, len) in &stored.judged.checked {
+                                checked.insert(identity, ContentKey { root, len });
+                            }
+                            models.insert(stored.model, stored.judged);
+                        }
                         Err(error) => {
                             tracing::warn!(%error, path = %path.display(), "skipping judgements of the hub that cannot be read");
                         }
@@ -121,7 +135,7 @@ impl Witnessed {
                 }
             }
         }
-        Self { dir, models: Mutex::new(models) }
+        Self { dir, checked, models: Mutex::new(models) }
     }
 
     /// The result for a manifest with this hash.
@@ -154,6 +168,24 @@ impl Witnessed {
         self.models.lock().get(&manifest.model_ref())?.listings.get(&commit).cloned()
     }
 
+    /// The hashes that the hub lists for the files of a manifest, if it lists the same files.
+    pub fn listed(&self, manifest: &Manifest) -> Option<ListedFiles> {
+        ListedFiles::of(manifest, &self.listing_of(manifest)?, &self.checked)
+    }
+
+    /// Records that the complete bytes of a file of a manifest have the hash that the hub lists. Writes to the disk as
+    /// [`Self::record`] does.
+    pub fn set_checked(&self, manifest: &Manifest, file: usize) {
+        let Some(listed) = self.listed(manifest) else { return };
+        listed.set_checked(file);
+        let identity = listed.identity(file);
+        if let Some(key) = ContentKey::of(&manifest.files[file]) {
+            self.change(&manifest.model_ref(), |judged| {
+                judged.checked.insert((identity, key.root, key.len));
+            });
+        }
+    }
+
     /// Refuted manifests, at most [`MAX_REPORTED`].
     pub fn refuted(&self) -> Vec<RefutedManifest> {
         let models = self.models.lock();
@@ -179,18 +211,7 @@ impl Witnessed {
         judgements: Vec<Judgement>,
         listings: impl IntoIterator<Item = (GitOid, Arc<Vec<HubFile>>)>,
     ) {
-        let stored = {
-            let mut models = self.models.lock();
-            if !models.contains_key(model) && models.len() >= MAX_MODELS {
-                let unused = |judged: &JudgedModel| judged.listings.is_empty();
-                let first = models.iter().find(|(_, judged)| unused(judged)).or_else(|| models.iter().next());
-                if let Some(dropped) = first.map(|(model, _)| model.clone()) {
-                    models.remove(&dropped);
-                    let _ = nofollow::remove_if_there(&manifest_below(&self.dir, &dropped));
-                }
-            }
-            let judged = models.entry(model.clone()).or_default();
-            let former = judged.clone();
+        self.change(model, |judged| {
             for one in judgements {
                 // A refutation is final.
                 let is_refuted = |known: &Judgement| {
@@ -203,6 +224,24 @@ impl Witnessed {
                 judged.judgements.push(one);
             }
             judged.listings.extend(listings);
+        });
+    }
+
+    /// Changes the results of a model, and saves them if they are different then.
+    fn change(&self, model: &ModelRef, change: impl FnOnce(&mut JudgedModel)) {
+        let stored = {
+            let mut models = self.models.lock();
+            if !models.contains_key(model) && models.len() >= MAX_MODELS {
+                let unused = |judged: &JudgedModel| judged.listings.is_empty();
+                let first = models.iter().find(|(_, judged)| unused(judged)).or_else(|| models.iter().next());
+                if let Some(dropped) = first.map(|(model, _)| model.clone()) {
+                    models.remove(&dropped);
+                    let _ = nofollow::remove_if_there(&manifest_below(&self.dir, &dropped));
+                }
+            }
+            let judged = models.entry(model.clone()).or_default();
+            let former = judged.clone();
+            change(judged);
             judged.keep_bounds();
             if *judged == former {
                 return;

@@ -14,6 +14,7 @@ use crate::support::manifests;
 use crate::support::mirror::{HubNet, mirror_and_share, mirrored, tree};
 use crate::support::process::{PATIENCE, Proc, until};
 use crate::support::share::export;
+use crate::support::web::faults::Fault;
 
 const NAME: &str = "acme/m";
 
@@ -219,4 +220,67 @@ fn lone_stranger_stays_refused_when_the_hub_is_gone() {
     await_records(carol, &[&mallory]);
     let refused = carol.run(&["get", NAME]).error(1);
     assert!(refused.contains("large.bin has the SHA-256"), "{refused}");
+}
+
+#[test]
+fn first_byte_of_a_false_small_file_is_never_read() {
+    let scene = Scene::new("");
+    let (mallory, _false) = scene.liar(Lie::Small);
+    let carol = &scene.carol;
+    let daemon = carol.spawn(&["daemon", "-f"]);
+    daemon.wait_for_line("running", PATIENCE);
+    await_records(carol, &[&mallory]);
+    // The model itself cannot be read from the hub for a while, so that the mount shows that of the swarm.
+    let faults = scene.net.hub.faults();
+    faults.always("revision/main", Fault::Status(503));
+    let mounted = carol.mount(&[]);
+    let shown = mounted.path(NAME);
+    // Other files of the manifest can be read.
+    assert_eq!(fs::read(shown.join("sub/a file+.json")).unwrap(), b"[1]");
+    assert_eq!(info_hash(carol, NAME), info_hash(&mallory, "evil/m"));
+    let refused = fs::read(shown.join("config.json")).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(5), "{refused}");
+    until("the manifest is refused", PATIENCE, || {
+        status(carol)["refuted"].to_string().contains("config.json has the git object id")
+    });
+    until("the model is deleted", PATIENCE, || info_hash(carol, NAME).is_none());
+    faults.clear();
+    // The hub was not reachable for a lookup, which is remembered for a moment.
+    until("the name is read from the hub", PATIENCE, || {
+        fs::read(shown.join("config.json")).is_ok_and(|read| read == b"{\"model_type\": \"bert\"}")
+    });
+    mounted.unmount();
+}
+
+#[test]
+fn get_of_a_false_small_file_fails_and_then_uses_the_hub() {
+    let scene = Scene::new("");
+    let (mallory, _false) = scene.liar(Lie::Small);
+    let carol = &scene.carol;
+    let daemon = carol.spawn(&["daemon", "-f"]);
+    daemon.wait_for_line("running", PATIENCE);
+    await_records(carol, &[&mallory]);
+    let refused = carol.run(&["get", NAME]).error(1);
+    assert!(refused.contains("config.json has the git object id"), "{refused}");
+    assert!(!mirrored(carol, NAME).join("config.json").exists());
+    until("the model is deleted", PATIENCE, || info_hash(carol, NAME).is_none());
+    carol.run(&["get", NAME, "--seed=false"]).ok();
+    assert_eq!(tree(&mirrored(carol, NAME)), scene.files());
+}
+
+#[test]
+fn get_of_a_false_pieces_root_is_refused_from_then_on() {
+    let scene = Scene::new("");
+    let (mallory, _false) = scene.liar(Lie::Root);
+    let carol = &scene.carol;
+    let daemon = carol.spawn(&["daemon", "-f"]);
+    daemon.wait_for_line("running", PATIENCE);
+    await_records(carol, &[&mallory]);
+    let refused = carol.run(&["get", NAME]).error(1);
+    assert!(refused.contains("large.bin"), "{refused}");
+    assert!(!mirrored(carol, NAME).join("large.bin").exists());
+    until("the manifest is refused", PATIENCE, || status(carol)["refuted"].to_string().contains("large.bin"));
+    until("the model is deleted", PATIENCE, || info_hash(carol, NAME).is_none());
+    carol.run(&["get", NAME, "--seed=false"]).ok();
+    assert_eq!(tree(&mirrored(carol, NAME)), scene.files());
 }

@@ -49,13 +49,12 @@ pub(in crate::node) async fn adopt(
 }
 
 /// Compares every file with its sha256. A file that differs although its pieces were right comes from a
-/// manifest that contradicts itself.
+/// manifest that contradicts itself. Returns the paths of such files.
 pub(super) async fn check(
     check: Arc<HashCheck>,
-    manifest: &Manifest,
     want: u64,
     progress: &(impl Fn(GetProgress) + Send + Sync),
-) -> Result<(), NodeError> {
+) -> Result<Vec<String>, NodeError> {
     let (counter, mut done) = tokio::sync::watch::channel(0u64);
     let checking = tokio::task::spawn_blocking(move || {
         check.damaged(&|bytes| counter.send_modify(|done| *done += bytes))
@@ -64,11 +63,7 @@ pub(super) async fn check(
         let done = (*done.borrow_and_update()).min(want);
         progress(GetProgress::Checking { done, want });
     }
-    let files = checking.await?;
-    if files.is_empty() {
-        return Ok(());
-    }
-    Err(NodeError::Damaged { model: manifest.model_ref(), files })
+    Ok(checking.await?)
 }
 
 /// Runs a store operation that moves files, while the engine has them closed, off the runtime's workers.

@@ -57,7 +57,8 @@ pub(super) async fn get(
     progress: &(impl Fn(GetProgress) + Send + Sync),
 ) -> Result<FromHub, NodeError> {
     let model = &request.model;
-    if let Some(known) = node.library.registry.get(model) {
+    let known = node.library.registry.get(model);
+    if let Some(known) = known.filter(|known| !node.library.is_refuted(known)) {
         let known = node.library.store.revision(known)?;
         hub::lookup::confirm_restricted(node, &known, access, WITHIN).await?;
         return Ok(FromHub::No);

@@ -14,7 +14,7 @@ use crate::node::hub::access::HubAccess;
 use crate::node::jobs::MAX_CHANGES;
 use crate::node::progress::with_ticks;
 use crate::node::sharing::{Rule, WithheldReason};
-use crate::node::{ErrorKind, Node, NodeError, former_states, space};
+use crate::node::{ErrorKind, Node, NodeError, former_states, space, witness};
 use crate::store::{Kept, StoredRevision};
 pub(super) use files::adopt;
 use files::{check, on_store, select};
@@ -126,11 +126,16 @@ async fn get_as_known_now(
             () = begun.follow() => {}
         }
         showing();
-        check(begun, &manifest, want, progress).await?;
+        let damaged = check(begun, want, progress).await?;
+        witness::contents::record_hashed(node, &revision, &files, &damaged).await;
+        if !damaged.is_empty() {
+            return Err(NodeError::Damaged { model: manifest.model_ref(), files: damaged });
+        }
     } else {
         fetching.await?;
         showing();
     }
+    witness::contents::check_small(node, &revision, &files).await?;
     let (to, which) = (dest.clone(), files.clone());
     let whole = files.len() == manifest.files.len();
     let publishing = on_store(node, &revision, &turn, move |store, revision| {

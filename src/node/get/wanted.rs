@@ -35,7 +35,7 @@ pub(super) async fn wanted(
     progress: &(impl Fn(GetProgress) + Send + Sync),
 ) -> Result<Wanted, NodeError> {
     let model = &request.model;
-    let held = node.library.registry.get(model);
+    let held = node.library.registry.get(model).filter(|held| !node.library.is_refuted(held));
     let refused = held.as_ref().map(|held| fits(node, held, request)).transpose()?.flatten();
     let mut known = held.clone().filter(|_| refused.is_none());
     if let Some(of_now) = known.as_ref().filter(|_| !request.update) {

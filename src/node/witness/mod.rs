@@ -1,12 +1,13 @@
 //! The hub as a witness: manifests of publishers that the user did not choose are compared with what the hub lists for their
 //! commit.
 //!
-//! [`judge`] decides about the candidates of a name. [`ask`] sends the requests, with limits, and caches the answers. Results are
-//! stored in [`Witnessed`](crate::store::Witnessed). Where the hub cannot be asked, or does not know the name or the commit,
+//! [`judge`] decides about the candidates of a name. [`ask`] sends the requests, with limits, and caches the answers. [`contents`]
+//! compares complete files. Results are stored in [`Witnessed`](crate::store::Witnessed). Where the hub cannot be asked, or does not know the name or the commit,
 //! names are decided as without a witness.
 
 mod answers;
 mod ask;
+pub(super) mod contents;
 mod judge;
 
 use answers::Asks;

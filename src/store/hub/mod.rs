@@ -54,7 +54,14 @@ impl StoredRevision {
         let contents = contents.collect::<Result<Vec<_>, StoreError>>()?;
         let layout = manifest.layout();
         let hub = Some(Arc::new(HubModel::new(listing)));
-        Ok(Arc::new(Self { manifest: Arc::new(manifest), layout, contents, is_local: false, hub }))
+        Ok(Arc::new(Self {
+            manifest: Arc::new(manifest),
+            layout,
+            contents,
+            is_local: false,
+            hub,
+            listed: None,
+        }))
     }
 }
 
