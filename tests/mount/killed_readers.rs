@@ -19,8 +19,9 @@ const READER: &str = r"
 import ctypes, mmap, os, resource, signal, struct, sys, time
 way, path = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-signal.signal(signal.SIGTERM, signal.SIG_DFL)
+# A shell ignores SIGINT and SIGQUIT for what it runs in the background.
+for one in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+    signal.signal(one, signal.SIG_DFL)
 if way == 'handled':
     signal.signal(signal.SIGTERM, lambda *_: print('handled', flush=True))
 size = 1 << 20
