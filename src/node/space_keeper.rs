@@ -171,7 +171,7 @@ impl SpaceKeeper<'_> {
         if unused.is_empty() {
             return Ok(0);
         }
-        // A torrent that is joined meanwhile stays out of the engine until this is done.
+        // A torrent that is joined before this is done stays out of the engine until then.
         let held = self.held(&unused).await?;
         let roots: HashSet<PiecesRoot> = unused.iter().map(|key| key.root).collect();
         let (store, lock, rooms) = (self.store.clone(), self.node.lock.clone(), self.rooms.clone());
