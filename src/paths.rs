@@ -127,7 +127,7 @@ impl Paths {
         manifest_below(&self.hub_models(), model)
     }
 
-    /// What the hub has shown about manifests.
+    /// The results of the comparison of manifests with the hub.
     pub fn witnessed(&self) -> PathBuf {
         self.base.join("witness")
     }

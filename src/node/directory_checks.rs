@@ -131,7 +131,7 @@ async fn check(node: &Arc<Node>, place: &PlacedDirId, round: &mut DirCheck, mani
                     at: place.dir.clone(),
                     fault: why,
                     ours: false,
-                    looks: None,
+                    stamp: None,
                 };
                 node.places.report(place, manifest, &[file]);
                 if node.library.store.placed().leave(place) {
@@ -178,10 +178,10 @@ async fn check(node: &Arc<Node>, place: &PlacedDirId, round: &mut DirCheck, mani
     let (mut changed, mut settled) = (HashMap::new(), Vec::new());
     for file in faulty.into_iter().filter(|file| matches!(file.fault, Fault::Changed)) {
         // The stamp of a file that is being written changes until the next check.
-        if round.changed.get(&file.at).is_some_and(|looked| *looked == file.looks) {
+        if round.changed.get(&file.at).is_some_and(|stamp| *stamp == file.stamp) {
             settled.push(file);
         } else {
-            changed.insert(file.at, file.looks);
+            changed.insert(file.at, file.stamp);
         }
     }
     round.changed = changed;

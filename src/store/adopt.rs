@@ -75,7 +75,7 @@ impl PlacedFiles<'_> {
                     adopted.wrong.push(file);
                     continue;
                 }
-                // It was renamed or removed since it was listed.
+                // The file was renamed or removed since it was listed.
                 Err(HashError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
                 Err(HashError::Io { path, source }) => return Err(StoreError::Io { path, source }),
                 Err(HashError::Cancelled) => return Err(cancelled(&path)),
@@ -112,7 +112,7 @@ impl PlacedFiles<'_> {
         mut found: Vec<(usize, PathBuf, Stamp)>,
     ) -> Result<Vec<usize>, StoreError> {
         let manifest = &revision.manifest;
-        // No file is renamed while this is held: the path has the file that was hashed, or another file that has been
+        // No file is renamed while this lock is held: the path has the file that was hashed, or another file that has been
         // published since and has a record.
         let _moving = self.store.moving.lock();
         found.retain(|(_, path, stamp)| Stamp::at(path).is_ok_and(|now| now == *stamp));

@@ -29,7 +29,7 @@ pub struct Store {
     pub(crate) dirs: ModelDirs,
     /// Metainfo and resume data.
     pub(crate) torrents: TorrentFiles,
-    /// What the hub has shown about manifests.
+    /// The results of the comparison of manifests with the hub.
     pub(crate) witnessed: Witnessed,
     /// Held while contents move or are evicted, so that no file is renamed or emptied between the check of it and its use by
     /// another thread. The first lock of all: taken before the locks of live contents, the journals of contents and the locks

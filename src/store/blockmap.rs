@@ -1,6 +1,6 @@
-//! Which 16 KiB blocks of one content are verified, in memory and as the bytes of its map file.
+//! The map of the verified 16 KiB blocks of one content, in memory and as the bytes of its map file.
 //!
-//! A map of nothing and a map of everything own no memory, so that a hundred thousand untouched files cost
+//! A map without blocks and a map of all blocks own no memory, so that a hundred thousand untouched files cost
 //! nothing. Bits beyond the last block are never set. The file is a header (magic, length of the content,
 //! identity of the boot that wrote it) and one bit a block, least significant first.
 //!
@@ -25,7 +25,7 @@ const UNPROVED_MAGIC: &[u8; 8] = b"silmmap1";
 /// The magic of maps of bytes that came from a hub.
 const HUB_MAGIC: &[u8; 8] = b"silmhub1";
 
-/// What makes the blocks of a map count.
+/// The reason why the blocks of a map count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MapKind {
     /// Our own code has proved them against the pieces root.

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::blockmap::BlockMap;
 use crate::{fsutil, nofollow};
 
-/// What two files with the same bytes may share.
+/// The parts that two files with the same bytes may share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExtentSharing {
     /// The inode: both belong to this program, and an edit of one may show in the other.

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use crate::fsutil;
 
-/// Why the store failed.
+/// A failure of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Reading or writing failed.
     #[error("{path}: {source}", path = path.display())]
     Io {
-        /// Which file.
+        /// The file or directory.
         path: PathBuf,
         /// The error of the system.
         source: std::io::Error,
@@ -18,9 +18,9 @@ pub enum StoreError {
     /// A file of the store does not parse.
     #[error("{path} is damaged: {reason}", path = path.display())]
     Damaged {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// The reason.
+        /// The error of the parser, or the contradiction.
         reason: String,
     },
     /// The manifest gives a non-empty file no pieces root, or a length that cannot be stored.
@@ -30,7 +30,7 @@ pub enum StoreError {
         model: String,
         /// The file's path in the manifest.
         path: String,
-        /// Why.
+        /// The reason, a sentence without its first capital letter.
         reason: &'static str,
     },
     /// A file that should be complete is not.
@@ -42,9 +42,9 @@ pub enum StoreError {
     /// A staging directory cannot be used.
     #[error("cannot collect files in {path}: {source}", path = path.display())]
     Staging {
-        /// Which directory.
+        /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// Another file has the path of a file of a model.

@@ -70,32 +70,34 @@ impl FormerStates<'_> {
         let _moving = self.store.moving.lock();
         let dir = self.store.dirs.resolve(dir)?;
         let info_hash = &former.info_hash;
-        let twin = is_known(info_hash, known);
-        if twin && !self.store.dirs.is_own(&present.model_ref(), &dir) {
+        let is_shared = is_known(info_hash, known);
+        if is_shared && !self.store.dirs.is_own(&present.model_ref(), &dir) {
             return Ok(0);
         }
         let record = self.store.parts.placements.record(info_hash);
         let ours = self.store.parts.placements.ours_below(&dir);
         let stays: HashSet<PathBuf> = present.files.iter().map(|file| dir.join(&file.path)).collect();
-        let mut doomed = self.store.doomed(info_hash, &record, known, |place| place == dir);
-        doomed.retain(|path| !stays.contains(path) && ours.contains_key(path) && nofollow::exists(path));
+        let mut to_remove = self.store.files_to_remove(info_hash, &record, known, |place| place == dir);
+        to_remove.retain(|path| !stays.contains(path) && ours.contains_key(path) && nofollow::exists(path));
         let contents = self.store.contents_of(&former.keys, &record)?;
-        self.store.release_all(&contents, &doomed, known)?;
-        remove_files(&doomed, &dir)?;
+        self.store.release_all(&contents, &to_remove, known)?;
+        remove_files(&to_remove, &dir)?;
         remove_manifest_copy(&dir, info_hash, &dir)?;
         self.store.staging().close(info_hash, &staging_dir(&dir, info_hash)?)?;
-        self.store.parts.placements.update(info_hash, |record| match twin {
-            true => {
-                let here = record.places.iter_mut().filter(|place| place.dir == dir);
-                here.for_each(|place| place.files.retain(|file| !doomed.contains(&dir.join(&file.path))));
+        self.store.parts.placements.update(info_hash, |record| {
+            if is_shared {
+                let in_dir = record.places.iter_mut().filter(|place| place.dir == dir);
+                in_dir
+                    .for_each(|place| place.files.retain(|file| !to_remove.contains(&dir.join(&file.path))));
+            } else {
+                // Files that the present state has too are in its record. An edited file belongs to the user.
+                record.places.retain(|place| place.dir != dir);
             }
-            // Files in common with the present state are recorded for that one; an edited file belongs to its editor.
-            false => record.places.retain(|place| place.dir != dir),
         })?;
-        if !twin && self.store.parts.placements.record(info_hash) == PlacementRecord::default() {
+        if !is_shared && self.store.parts.placements.record(info_hash) == PlacementRecord::default() {
             self.store.torrents.remove(info_hash)?;
         }
-        Ok(doomed.len())
+        Ok(to_remove.len())
     }
 
     /// Like [`Store::forget`], for a former state of a model that is being forgotten.

@@ -27,7 +27,8 @@ impl Granules {
         (key.len > GRANULE_LEN).then(|| self.dir.join(&name[..2]).join(name))
     }
 
-    /// Saves the hashes of a content's granules, if they lead to its pieces root. If that fails, only time is lost.
+    /// Saves the hashes of a content's granules, if they lead to its pieces root. A failure is logged: without the hashes,
+    /// whole pieces are read instead.
     pub fn save(&self, key: &ContentKey, granules: &[Hash]) {
         let Some(path) = self.path(key) else { return };
         let fits = granules.len() as u64 == key.len.div_ceil(GRANULE_LEN)

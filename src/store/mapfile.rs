@@ -243,9 +243,10 @@ pub(super) fn patch_live(data: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
 
 /// Writes the whole map of unproved blocks, durably, or removes it if there are none.
 pub(super) fn write_unproved(data: &Path, map: &BlockMap, boot: &[u8; 16]) -> io::Result<()> {
-    match map.is_clear() {
-        true => nofollow::remove_if_there(&unproved_path(data)).map(drop),
-        false => nofollow::write_atomic(&unproved_path(data), &map.encode(boot), fsutil::MODE_PRIVATE),
+    if map.is_clear() {
+        nofollow::remove_if_there(&unproved_path(data)).map(drop)
+    } else {
+        nofollow::write_atomic(&unproved_path(data), &map.encode(boot), fsutil::MODE_PRIVATE)
     }
 }
 
@@ -291,11 +292,8 @@ pub(super) fn shrink_synced(
             for range in ranges {
                 shrunk |= map.remove(range);
             }
-            match shrunk {
-                // A full disk has no space for another copy.
-                true => write_synced(data, &map, boot).or_else(|_| forget_synced(data)),
-                false => Ok(()),
-            }
+            // A full disk has no space for another copy.
+            if shrunk { write_synced(data, &map, boot).or_else(|_| forget_synced(data)) } else { Ok(()) }
         }
         // Unreadable, or of an older version: its claims must not return.
         _ => forget_synced(data),
@@ -313,9 +311,10 @@ pub(super) fn figures(data: &Path) -> (u64, Option<i64>) {
 
 /// Removes the synced copy, durably.
 fn forget_synced(data: &Path) -> io::Result<()> {
-    match nofollow::remove_if_there(&synced_path(data))? {
-        true => nofollow::sync_dir(fsutil::parent(data)),
-        false => Ok(()),
+    if nofollow::remove_if_there(&synced_path(data))? {
+        nofollow::sync_dir(fsutil::parent(data))
+    } else {
+        Ok(())
     }
 }
 
@@ -329,7 +328,7 @@ pub(super) fn remove(data: &Path) -> io::Result<bool> {
     Ok(found)
 }
 
-/// Whether a complete data file of the store looks different than when it was recorded. Its length is compared by the caller.
+/// Whether a complete data file of the store has changed since its stamp was recorded. The caller compares its length.
 pub fn is_other(data: &Path, found: &Metadata) -> bool {
     stamp(data).is_some_and(|stamp| stamp.differs(found))
 }

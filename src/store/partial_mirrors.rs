@@ -34,8 +34,8 @@ pub struct PartialMirrors<'a> {
 
 impl PartialMirrors<'_> {
     /// Moves files from below `tree` to the same paths in the model's directory, and replaces the files that an earlier call
-    /// has put there and that were not edited. A file with the same bytes stays. If any other file has one of the paths, all
-    /// is refused and no file is moved.
+    /// has put there and that were not edited. A file with the same bytes stays. If any other file has one of the paths, the
+    /// call fails with `Occupied` and no file is moved.
     pub fn lay_out(&self, tree: &Path, model: &ModelRef, paths: &[&str]) -> Result<(), StoreError> {
         let _moving = self.store.moving.lock();
         let dest = self.store.dirs.resolve(&self.store.dirs.of(model))?;
@@ -81,10 +81,8 @@ impl PartialMirrors<'_> {
         let mut dirs = BTreeSet::new();
         for (_, from, to, replaces) in steps {
             let parent = fsutil::parent(&to);
-            let put = || match replaces {
-                true => nofollow::rename(&from, &to),
-                false => nofollow::rename_new(&from, &to),
-            };
+            let put =
+                || if replaces { nofollow::rename(&from, &to) } else { nofollow::rename_new(&from, &to) };
             match removable.clear(&to).and_then(|()| nofollow::create_dir_all(parent)).and_then(|()| put()) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                     return Err(StoreError::Occupied { path: to });
@@ -136,10 +134,10 @@ impl PartialMirrors<'_> {
     /// The files laid out for a model that were not edited and that no model has on record; none if `dest`, resolved, is
     /// not the model's own directory.
     pub(super) fn files(&self, model: &ModelRef, dest: &Path) -> HashMap<PathBuf, Stamp> {
-        match self.store.dirs.is_own(model, dest) {
-            true => self.unedited(&self.read_record(model), dest),
-            false => HashMap::new(),
+        if !self.store.dirs.is_own(model, dest) {
+            return HashMap::new();
         }
+        self.unedited(&self.read_record(model), dest)
     }
 
     fn unedited(&self, record: &LaidOut, dest: &Path) -> HashMap<PathBuf, Stamp> {
@@ -211,7 +209,7 @@ fn is_same(from: &Path, to: &Path) -> io::Result<bool> {
 /// removed, and on an error all copies.
 fn copy_near<'a>(files: impl Iterator<Item = &'a mut PathBuf>, tree: &Path, dest: &Path) -> io::Result<()> {
     nofollow::remove_temporary(dest)?;
-    // Only a rename shows it: a bind mount has the device number of its source.
+    // Device numbers do not show it, because a bind mount has the device number of its source.
     let name = format!("{}probe", fsutil::TEMP_PREFIX);
     let (probe, there) = (tree.join(&name), dest.join(&name));
     nofollow::create_new(&probe)?;

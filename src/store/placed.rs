@@ -18,17 +18,17 @@ pub struct PlacedFiles<'a> {
 }
 
 impl PlacedFiles<'_> {
-    /// A whole and verified file with the bytes of that root and length; its stamp when it was verified; and whether this
-    /// program made it, so that it may be linked.
+    /// A verified file with all bytes of a content; its stamp when it was verified; and whether this program made it, so that
+    /// it may be linked.
     pub fn find(&self, root: &PiecesRoot, len: u64) -> Option<(PathBuf, Stamp, bool)> {
         let file = self.store.parts.placements.find(&ContentKey { root: *root, len })?;
         Some((file.path, file.stamp, file.ours))
     }
 
     /// Records that the files of a revision are below `dir`, verified. They had `stamps` (one per file of the manifest) before
-    /// their bytes were hashed: a file that has changed since then does not count. The files stay their owner's: they are never
-    /// written, replaced or removed. `targets` has the real paths of the files to which a
-    /// symbolic link leads; they are read there from now on, even if the link leads to another file later.
+    /// their bytes were hashed: a file that has changed since then does not count. The files belong to the user: they are never
+    /// written, replaced or removed. `targets` has the real paths of the files to which a symbolic link leads; they are read
+    /// there from now on, even if the link leads to another file later.
     pub fn record_as(
         &self,
         manifest: &Manifest,

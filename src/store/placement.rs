@@ -30,7 +30,7 @@ const IGNORED_FOR: Duration = Duration::from_secs(60);
 /// A directory with files of one torrent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PlacedDirId {
-    /// Which torrent.
+    /// The torrent.
     pub info_hash: InfoHash,
     /// The directory.
     pub dir: PathBuf,
@@ -76,11 +76,11 @@ impl Placements {
             }
         }
         let mut new = PlacementIndex::default();
-        for (info_hash, (record, extent)) in records {
+        for (info_hash, (record, lengths)) in records {
             for place in &record.places {
                 place.files.iter().for_each(|file| new.index(&place.dir, file));
             }
-            new.extents.insert(info_hash, extent);
+            new.lengths.insert(info_hash, lengths);
             new.records.insert(info_hash, record);
         }
         *self.state.lock() = new;
@@ -128,7 +128,7 @@ impl Placements {
         let (old, known) = {
             let state = self.state.lock();
             let old = state.records.get(info_hash).cloned().unwrap_or_default();
-            (old, state.extents.get(info_hash).copied())
+            (old, state.lengths.get(info_hash).copied())
         };
         let mut new = old.clone();
         change(&mut new);
@@ -138,31 +138,32 @@ impl Placements {
             return Ok(());
         }
         let path = self.paths.placement(info_hash);
-        let written = match new.is_over() {
-            true => recordfile::remove(&path).map(|()| None),
-            false => recordfile::write(&path, known, &new, &delta).map(Some),
+        let written = if new.is_over() {
+            recordfile::remove(&path).map(|()| None)
+        } else {
+            recordfile::write(&path, known, &new, &delta).map(Some)
         };
-        let extent = written.map_err(|e| StoreError::io(&path, e))?;
+        let lengths = written.map_err(|e| StoreError::io(&path, e))?;
         let mut state = self.state.lock();
         for change in &delta.places {
             let place = old.places.iter().find(|place| place.dir == change.dir);
             state.reindex(place.map_or(&[], |place| &place.files), change);
         }
-        match extent {
-            Some(extent) => {
+        match lengths {
+            Some(lengths) => {
                 state.records.insert(*info_hash, new);
-                state.extents.insert(*info_hash, extent);
+                state.lengths.insert(*info_hash, lengths);
             }
             None => {
                 state.records.remove(info_hash);
-                state.extents.remove(info_hash);
+                state.lengths.remove(info_hash);
             }
         }
         Ok(())
     }
 
     /// A file that has the whole content and has not changed since it was verified. A file that is missing or has changed does
-    /// not count now, but may later: it may be just being renamed, or on a disk that returns.
+    /// not count now and may count later: another thread may be renaming it, or its disk may be mounted again.
     pub fn find(&self, key: &ContentKey) -> Option<PlacedFile> {
         let mut whole = self.candidates(key).into_iter().filter(|file| file.wrong.is_empty());
         whole.find(|file| self.still_counts(key, file))

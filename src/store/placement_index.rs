@@ -45,7 +45,7 @@ impl PlacedFile {
 pub(super) struct PlacementIndex {
     pub records: BTreeMap<InfoHash, PlacementRecord>,
     /// The lengths of the record files.
-    pub extents: HashMap<InfoHash, PartLengths>,
+    pub lengths: HashMap<InfoHash, PartLengths>,
     pub by_key: HashMap<ContentKey, Vec<PlacedFile>>,
     /// Files that could not be read or had wrong bytes for a reader, and until when they are ignored.
     pub ignored: HashMap<PathBuf, Instant>,

@@ -164,10 +164,10 @@ impl Staging<'_> {
     }
 
     fn check_complete(&self, revision: &StoredRevision, file: usize) -> Result<(), StoreError> {
-        match revision.contents[file].is_complete() {
-            true => Ok(()),
-            false => Err(StoreError::Incomplete { path: revision.manifest.files[file].path.clone() }),
+        if revision.contents[file].is_complete() {
+            return Ok(());
         }
+        Err(StoreError::Incomplete { path: revision.manifest.files[file].path.clone() })
     }
 
     /// The stamp of the file at `target` if it has the content already. An error if any other file has the path and may not
@@ -182,10 +182,8 @@ impl Staging<'_> {
         let occupied = || StoreError::Occupied { path: target.to_owned() };
         let meta = match nofollow::metadata(target) {
             Ok(meta) if meta.is_file() => meta,
-            _ => match removable.can_clear(target).map_err(|e| StoreError::io(target, e))? {
-                true => return Ok(None),
-                false => return Err(occupied()),
-            },
+            _ if removable.can_clear(target).map_err(|e| StoreError::io(target, e))? => return Ok(None),
+            _ => return Err(occupied()),
         };
         if let Location::Placed(placed) = content.location()
             && placed.path == target
@@ -193,9 +191,10 @@ impl Staging<'_> {
             // A comparison of the file with itself would always succeed.
             return Ok(Some(placed.stamp).filter(|stamp| *stamp == Stamp::of(&meta)));
         }
-        let same = match content.is_empty() {
-            true => Some(meta).filter(|meta| meta.len() == 0),
-            false => same_bytes(&content.path(), target).map_err(|e| StoreError::io(target, e))?,
+        let same = if content.is_empty() {
+            Some(meta).filter(|meta| meta.len() == 0)
+        } else {
+            same_bytes(&content.path(), target).map_err(|e| StoreError::io(target, e))?
         };
         if same.is_some() || replaceable { Ok(same.as_ref().map(Stamp::of)) } else { Err(occupied()) }
     }

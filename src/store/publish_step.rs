@@ -100,6 +100,8 @@ impl PublishStep {
         nofollow::rename(ready, &self.target)
     }
 
+    /// Renames the prepared file to the target. Across file systems it is copied to `staging` first. Does nothing if the
+    /// target already has the content.
     pub fn rename(&mut self, staging: &Path, removable: &Removable) -> io::Result<()> {
         let Some(ready) = self.ready.take() else { return Ok(()) };
         removable.clear(&self.target)?;

@@ -32,7 +32,7 @@ pub(super) struct PartLengths {
     end: u64,
 }
 
-/// Reads a record. The extent ends with the last whole change.
+/// Reads a record, and the lengths of its parts up to the last whole change.
 pub(super) fn read(path: &Path) -> io::Result<(PlacementRecord, PartLengths)> {
     let bytes = fsutil::read_capped(path, MAX_LEN)?;
     let mut lines = bytes.split_inclusive(|&byte| byte == b'\n');
@@ -41,21 +41,21 @@ pub(super) fn read(path: &Path) -> io::Result<(PlacementRecord, PartLengths)> {
     record.normalise();
     // A change after a line without a line break would make that line unreadable: the file is written again instead.
     let end = if whole.ends_with(b"\n") { whole.len() as u64 } else { 0 };
-    let mut extent = PartLengths { whole: whole.len() as u64, end };
+    let mut lengths = PartLengths { whole: whole.len() as u64, end };
     for line in lines {
         let Some(delta) = parse(line) else {
-            let lost = bytes.len() as u64 - extent.end;
+            let lost = bytes.len() as u64 - lengths.end;
             tracing::warn!(file = %path.display(), lost, "the record ends with an incomplete change");
             break;
         };
         record.apply(delta);
-        extent.end += line.len() as u64;
+        lengths.end += line.len() as u64;
     }
-    Ok((record, extent))
+    Ok((record, lengths))
 }
 
-/// Writes durably that a record becomes `new` by `delta`. `known` is the extent that [`read`] or this function returned, none
-/// if there is no file. After an error a later read may return either record.
+/// Writes durably that a record becomes `new` by `delta`. `known` are the lengths that [`read`] or this function returned;
+/// none if there is no file. After an error a later read may return either record.
 pub(super) fn write(
     path: &Path,
     known: Option<PartLengths>,
@@ -63,9 +63,9 @@ pub(super) fn write(
     delta: &Delta,
 ) -> io::Result<PartLengths> {
     if let Some(known) = known
-        && let Some(extent) = append(path, known, delta)?
+        && let Some(lengths) = append(path, known, delta)?
     {
-        return Ok(extent);
+        return Ok(lengths);
     }
     let mut bytes = serde_json::to_vec(new)?;
     bytes.push(b'\n');
@@ -95,7 +95,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     if fsutil::remove_if_there(path)? { fsutil::sync_dir(fsutil::parent(path)) } else { Ok(()) }
 }
 
-/// A change as the file has it: the checksum, a blank, JSON, a line break.
+/// The line of a change: the checksum, a blank, JSON, a line break.
 fn line(delta: &Delta) -> io::Result<Vec<u8>> {
     let json = serde_json::to_vec(delta)?;
     let mut line = format!("{} ", sum(&json)).into_bytes();

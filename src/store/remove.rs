@@ -38,23 +38,23 @@ impl Store {
         contents: &BTreeMap<ContentKey, Arc<Content>>,
         rest: &[Arc<Manifest>],
     ) -> Result<(), StoreError> {
-        // The same torrent under another name shares this one's record.
-        let twin = is_known(info_hash, rest);
+        // Another name of the same torrent has the same record.
+        let is_shared = is_known(info_hash, rest);
         let record = self.parts.placements.record(info_hash);
         let models = self.dirs.models.clone();
         let dir = models.join(model.to_string());
-        let is_removed = |place: &Path| if twin { place == dir } else { place.starts_with(&models) };
-        let doomed = self.doomed(info_hash, &record, rest, is_removed);
-        self.release_all(contents, &doomed, rest)?;
-        remove_files(&doomed, &models)?;
+        let is_removed = |place: &Path| if is_shared { place == dir } else { place.starts_with(&models) };
+        let to_remove = self.files_to_remove(info_hash, &record, rest, is_removed);
+        self.release_all(contents, &to_remove, rest)?;
+        remove_files(&to_remove, &models)?;
         for place in record.places.iter().filter(|p| is_removed(&p.dir)) {
             remove_manifest_copy(&place.dir, info_hash, &models)?;
         }
-        if twin {
+        if is_shared {
             return self.parts.placements.update(info_hash, |record| {
-                // Files that the twin shares in place from there stay recorded for it.
-                let here = record.places.iter_mut().filter(|place| place.dir == dir);
-                here.for_each(|place| place.files.retain(|file| !file.ours));
+                // Files that the other model shares in place in this directory stay in the record.
+                let in_dir = record.places.iter_mut().filter(|place| place.dir == dir);
+                in_dir.for_each(|place| place.files.retain(|file| !file.ours));
                 record.models.remove(model);
             });
         }
@@ -68,14 +68,14 @@ impl Store {
 
     /// The files that this program made in the directories for which `is_removed` is true, except edited files and files that
     /// the record of one of `rest` has as well.
-    pub(super) fn doomed(
+    pub(super) fn files_to_remove(
         &self,
         info_hash: &InfoHash,
         record: &PlacementRecord,
         rest: &[Arc<Manifest>],
         is_removed: impl Fn(&Path) -> bool,
     ) -> HashSet<PathBuf> {
-        let mut doomed: HashSet<PathBuf> = record
+        let mut to_remove: HashSet<PathBuf> = record
             .places
             .iter()
             .filter(|place| is_removed(&place.dir))
@@ -92,11 +92,11 @@ impl Store {
             let theirs = self.parts.placements.record(&other.torrent.info_hash);
             for place in &theirs.places {
                 for file in &place.files {
-                    doomed.remove(&place.dir.join(&file.path));
+                    to_remove.remove(&place.dir.join(&file.path));
                 }
             }
         }
-        doomed
+        to_remove
     }
 
     /// The contents of keys; parts of them may be in the staging directories of a record.
@@ -108,18 +108,18 @@ impl Store {
         keys.iter().map(|key| Ok((*key, self.content(*key, &record.staging)?))).collect()
     }
 
-    /// Moves contents of a torrent away from the `doomed` files; the bytes that one of `rest` uses are kept.
+    /// Moves contents of a torrent away from the files `to_remove`; the bytes that one of `rest` uses are kept.
     pub(super) fn release_all(
         &self,
         contents: &BTreeMap<ContentKey, Arc<Content>>,
-        doomed: &HashSet<PathBuf>,
+        to_remove: &HashSet<PathBuf>,
         rest: &[Arc<Manifest>],
     ) -> Result<(), StoreError> {
         let files = rest.iter().flat_map(|manifest| &manifest.files);
         let used: HashSet<ContentKey> =
             files.filter_map(|f| Some(ContentKey { root: f.pieces_root?, len: f.size })).collect();
         for (key, content) in contents {
-            self.release(key, content, used.contains(key), doomed)?;
+            self.release(key, content, used.contains(key), to_remove)?;
         }
         Ok(())
     }
@@ -129,17 +129,17 @@ impl Store {
         key: &ContentKey,
         content: &Content,
         used: bool,
-        doomed: &HashSet<PathBuf>,
+        to_remove: &HashSet<PathBuf>,
     ) -> Result<(), StoreError> {
         let placed = match content.location() {
             Location::Own(_) if used => return Ok(()),
             Location::Own(data) => return content.writer().discard().map_err(|e| StoreError::io(&data, e)),
-            Location::Placed(file) if doomed.contains(&file.path) => file,
+            Location::Placed(file) if to_remove.contains(&file.path) => file,
             _ => return Ok(()),
         };
         let mut writer = content.writer();
         if let Some(other) =
-            self.parts.placements.find_all(key).into_iter().find(|f| !doomed.contains(&f.path))
+            self.parts.placements.find_all(key).into_iter().find(|f| !to_remove.contains(&f.path))
         {
             writer.move_to_placed(other);
             return Ok(());

@@ -57,7 +57,7 @@ impl HubModel {
         self.successor.read().clone()
     }
 
-    /// Has all reads continue with another revision.
+    /// Sets the revision with which all reads continue.
     pub fn succeed(&self, revision: Arc<StoredRevision>) {
         *self.successor.write() = Some(revision);
     }

@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use super::SpaceClass;
 use super::eviction::disk_space;
 
-/// How far a read that waits may take the cache above `max_size`, in bytes: one piece of the usual length. The bound that
-/// is promised is 8 MiB.
+/// How far a read that waits may take the cache above `max_size`, in bytes: one piece of the usual length. The documentation
+/// promises at most 8 MiB.
 const URGENT_EXCESS: u64 = 6 << 20;
 
 /// Bytes above `min_free` that are not reserved either. The node writes block maps, records, resume data and its catalog

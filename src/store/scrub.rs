@@ -36,7 +36,7 @@ pub struct Pass {
 struct Saved {
     /// The boot in which the store was opened last, in hexadecimal digits.
     boot: String,
-    /// Whether it has not been closed since.
+    /// Whether the store was not closed since it was opened last.
     open: bool,
     /// When the last boot after a stop of the machine was noticed, in seconds since 1970.
     #[serde(default)]
@@ -106,7 +106,7 @@ impl Scrub {
         self.saved.lock().passes.retain(|info_hash, _| known(info_hash));
     }
 
-    /// If that fails, only time is lost.
+    /// Saves the state. A failure is logged: the next process proves more bytes again than it must.
     fn save(&self) {
         if !self.locked {
             return;

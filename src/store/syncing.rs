@@ -43,10 +43,8 @@ pub(super) fn sync(contents: &[Arc<Content>]) -> Result<(), StoreError> {
     // A model with many small files has many new files. They have no synced copy that could be lost.
     let (new, known): (Vec<_>, Vec<_>) =
         unsynced.into_iter().partition(|one| !nofollow::exists(&mapfile::synced_path(&one.data)));
-    let (new, few) = match new.len() > nofollow::MAX_SINGLE_SYNCS {
-        true => (new, Vec::new()),
-        false => (Vec::new(), new),
-    };
+    let (new, few) =
+        if new.len() > nofollow::MAX_SINGLE_SYNCS { (new, Vec::new()) } else { (Vec::new(), new) };
     for one in known.iter().chain(&few) {
         note(&one.content, one.sync());
     }
@@ -83,8 +81,8 @@ impl Unsynced {
         Ok(Some(Self { content: content.clone(), data, map, inserts, removals, stamp }))
     }
 
-    /// Whether the map still describes the file. The caller holds the journal. The copy must not have blocks that were removed
-    /// since; the next sync repeats it.
+    /// Whether no block was removed from the map and the content has not moved since. Otherwise the synced copy must not be
+    /// written, and the next sync repeats it. The caller holds the journal.
     fn is_current(&self) -> bool {
         let state = self.content.state();
         state.version.removals == self.removals

@@ -1,7 +1,7 @@
 //! The check of files outside the cache: whether the verified files still exist and have not changed.
 //!
-//! A file that is absent or has changed does not count. Its record stays: when the unchanged file returns, the content
-//! returns to it, and a file that has changed is proved again.
+//! A file that is absent or has changed does not count. Its record stays: when the unchanged file is found again, its content
+//! moves back to it. A file that has changed is proved again.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ pub struct FaultyFile {
     /// Whether this program made it.
     pub ours: bool,
     /// Its present stamp; none if it is absent.
-    pub looks: Option<Stamp>,
+    pub stamp: Option<Stamp>,
 }
 
 /// The result of a check of files of a directory.
@@ -80,7 +80,7 @@ impl PlacedFiles<'_> {
         let mut checked = CheckedFiles { next, ..CheckedFiles::default() };
         for file in &files {
             let seen = self.moves_of(file);
-            let (fault, looks) = match &dir {
+            let (fault, stamp) = match &dir {
                 Some(why) if file.target.is_none() => (Some(Fault::Absent(why.clone())), None),
                 _ => inspect(file, &file.real_path(&place.dir)),
             };
@@ -92,7 +92,7 @@ impl PlacedFiles<'_> {
                 at: file.real_path(&place.dir),
                 fault,
                 ours: file.ours,
-                looks,
+                stamp,
             }));
         }
         checked
@@ -158,7 +158,7 @@ impl PlacedFiles<'_> {
     }
 
     /// Reads a placed file of a revision again, compares it with the hashes of its pieces in `layer`, and records the right
-    /// pieces with its present stamp. Without `layer` one wrong byte makes all wrong. Returns the number of wrong bytes,
+    /// pieces with its present stamp. Without `layer` one wrong byte makes all bytes wrong. Returns the number of wrong bytes,
     /// and whether the content moved. Uses all cores; call it from a thread of its own.
     pub fn prove(
         &self,
@@ -184,12 +184,11 @@ impl PlacedFiles<'_> {
         if stamp.size != key.len {
             return Err(StoreError::io(at, io::Error::other("its length is not the shared one")));
         }
-        let wrong = match hashes.pieces_root == Some(key.root) {
-            true => {
-                self.store.parts.granules.save(&key, &hashes.granules);
-                Vec::new()
-            }
-            false => merge(differing(&hashes, layer, key.len, piece_length)),
+        let wrong = if hashes.pieces_root == Some(key.root) {
+            self.store.parts.granules.save(&key, &hashes.granules);
+            Vec::new()
+        } else {
+            merge(differing(&hashes, layer, key.len, piece_length))
         };
         let none_right = wrong.iter().map(|range| range.end - range.start).sum::<u64>() == key.len;
         let changed_ns = change_time(&hashes.metadata);

@@ -11,8 +11,7 @@ use crate::model::merkle::PieceLayers;
 use crate::model::{InfoHash, Manifest, PieceHashes, metainfo, saved_layers};
 use crate::paths::Paths;
 
-/// Longest file loaded, in bytes. The layers of a hundred terabytes at 4 MiB a piece are 800 MB; no peer sends more than a
-/// fraction of that.
+/// Longest file loaded, in bytes: the layers of 32 TiB in pieces of 4 MiB, at 32 bytes a piece.
 const MAX_FILE: u64 = 256 << 20;
 
 /// The files of torrents.

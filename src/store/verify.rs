@@ -104,9 +104,9 @@ impl Store {
         Ok(VerifyReport { checked: len, damaged, ..Default::default() })
     }
 
-    /// Makes damaged ranges missing. If a placed file has not changed since `version`, its other bytes are saved to the cache.
-    /// Does nothing, and returns false, if the content has moved or lost blocks since: the bytes at the new location may be
-    /// right.
+    /// Makes damaged ranges missing. The other bytes of a placed file are saved to the cache, unless another placed file has
+    /// all bytes. Does nothing, and returns false, if the content has moved or lost blocks since it had the version `seen`:
+    /// the bytes at the new location may be right.
     fn remove_damaged(
         &self,
         content: &Content,
@@ -136,8 +136,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Saves the good pieces of a damaged file to the store's own file, if that has fewer bytes, and moves the content there. If
-    /// that fails, only time is lost.
+    /// Saves the good pieces of a damaged file to the store's own file, if that has fewer bytes, and moves the content there. A
+    /// failure is logged: the pieces are then fetched again.
     pub(super) fn salvage(&self, content: &Content, from: &Path, stamp: Stamp, damaged: &[Range<u64>]) {
         let Some(key) = content.key() else { return };
         let mut map = BlockMap::all(key.len);

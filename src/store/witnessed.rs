@@ -1,4 +1,5 @@
-//! What the hub, as a witness, has shown about manifests: `witness/[datasets/]org/name/revision.json`.
+//! The results of the comparison of manifests with the hub, which is the witness:
+//! `witness/[datasets/]org/name/revision.json`.
 //!
 //! A manifest is identified by the hash of its JSON or by its signature. A refuted manifest stays refused after a restart and
 //! without the hub. Of a manifest whose files the hub lists, the list is stored, so that its files can be checked later.
@@ -26,7 +27,7 @@ const MAX_MODELS: usize = 4096;
 /// The most refuted manifests that are reported.
 const MAX_REPORTED: usize = 64;
 
-/// What the hub has shown about a manifest.
+/// The result of the comparison of a manifest with the hub.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -54,13 +55,13 @@ pub struct Judgement {
 /// A refuted manifest, as `status` reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefutedManifest {
-    /// Which model.
+    /// The name of the model.
     pub model: String,
-    /// Who signed it.
+    /// The key that signed it; none if it is not signed.
     pub publisher: Option<PublisherKey>,
-    /// The key for people to compare.
+    /// The fingerprint of the key, for people to compare.
     pub fingerprint: Option<String>,
-    /// What the manifest and the hub have different.
+    /// The difference between the manifest and the hub.
     pub difference: String,
 }
 
@@ -154,7 +155,7 @@ impl Witnessed {
         found.map(|one| one.verdict.clone())
     }
 
-    /// What the manifest and the hub have different, if the manifest is refuted.
+    /// The difference between the manifest and the hub, if the manifest is refuted.
     pub fn refusal(&self, manifest: &Manifest) -> Option<String> {
         match self.verdict_of(manifest)? {
             Verdict::Refuted(difference) => Some(difference),
@@ -227,7 +228,7 @@ impl Witnessed {
         });
     }
 
-    /// Changes the results of a model, and saves them if they are different then.
+    /// Changes the results of a model, and saves them if `change` changed anything.
     fn change(&self, model: &ModelRef, change: impl FnOnce(&mut JudgedModel)) {
         let stored = {
             let mut models = self.models.lock();

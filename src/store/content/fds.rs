@@ -1,7 +1,7 @@
 //! Open files of contents that were read recently, bounded in number.
 //!
 //! A mount reads the same few files many times; opening one again for each 128 KiB would cost more than the
-//! read. The key carries how often the content has moved, so that a file opened before a move is never found
+//! read. The key contains the number of moves of the content, so that a file that was opened before a move is never returned
 //! after it. The bound depends on the limit on open files of the process. Files that are not read are closed: an open file
 //! would prevent the user from unmounting the disk of a shared directory.
 
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::descriptors::{self, FileCache, Shares};
 
-/// Which file: the content's number in this process, and how often it has moved.
+/// The number of a content in this process, and how often the content has moved.
 pub(crate) type FdKey = (u64, u64);
 
 /// The open files.

@@ -1,4 +1,4 @@
-//! Which blocks count: blocks that were verified, and blocks that turned out to be missing or wrong.
+//! Records which blocks of a content count: blocks that were verified, and blocks that turned out to be missing or wrong.
 //!
 //! Blocks that are cached but not proved by our own code are *unproved*: blocks that an older version recorded, and blocks that
 //! were recorded just before a power cut. They are not readable and not offered to peers. `fetch` reads them piece by piece,
@@ -75,7 +75,7 @@ impl Content {
     }
 
     /// Records that the blocks that the range touches are missing. A content in a placed file moves to the cache (see
-    /// [`Content::moves`]); it returns when the file does. Does nothing for a local file.
+    /// [`Content::moves`]); it moves back when the unchanged file is found again. Does nothing for a local file.
     pub fn mark_missing(&self, range: Range<u64>) -> io::Result<()> {
         self.writer().remove_blocks(range)
     }
@@ -146,7 +146,7 @@ impl Content {
                 self.parts.fds.forget((self.id, moves));
                 return Ok(false);
             }
-            // Its stamp would make the content return while the file still cannot be read.
+            // The stamp of the file has not changed: without this, the content would return to a file that cannot be read.
             Location::Placed(file) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
                 self.parts.placements.ignore_for_a_while(&file.path);
             }

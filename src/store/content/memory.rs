@@ -1,6 +1,6 @@
 //! Files in memory, for contents that find no space on the disk.
 //!
-//! They have paths, as the engine opens files by path. The paths are never reused, and no program can make a file there.
+//! They have paths, because the engine opens files by path. A path is never used again, and no program can create a file there.
 
 use std::collections::HashMap;
 use std::fs::File;

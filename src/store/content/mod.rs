@@ -119,11 +119,7 @@ impl Content {
         let failed = |e| StoreError::io(&data, e);
         let loaded = parts.files.load_map(&data, key.len).map_err(failed)?;
         let content = Self::new(Some(key), parts, Location::Own(data.clone()), loaded);
-        if content.is_complete()
-            && nofollow::metadata(&data).is_ok_and(|found| mapfile::is_other(&data, &found))
-        {
-            content.writer().doubt_all(content.moves()).map_err(failed)?;
-        }
+        content.doubt_if_changed(&data).map_err(failed)?;
         Ok(content)
     }
 
@@ -136,12 +132,16 @@ impl Content {
             hub: Some(HubSide::new(hub)),
             ..Self::new(Some(hub.content_key()), parts, Location::Own(data.clone()), loaded)
         };
-        if content.is_complete()
-            && nofollow::metadata(&data).is_ok_and(|found| mapfile::is_other(&data, &found))
-        {
-            content.writer().doubt_all(content.moves()).map_err(failed)?;
-        }
+        content.doubt_if_changed(&data).map_err(failed)?;
         Ok(content)
+    }
+
+    /// Calls [`ContentWriter::doubt_all`] if another program has changed the complete own file since its stamp was recorded.
+    fn doubt_if_changed(&self, data: &Path) -> io::Result<()> {
+        if self.is_complete() && nofollow::metadata(data).is_ok_and(|found| mapfile::is_other(data, &found)) {
+            self.writer().doubt_all(self.moves())?;
+        }
+        Ok(())
     }
 
     fn new(key: Option<ContentKey>, parts: Arc<Parts>, location: Location, loaded: Loaded) -> Self {
@@ -233,7 +233,8 @@ impl Content {
         matches!(self.state().location, Location::Placed(_))
     }
 
-    /// The change time of the placed file that holds the bytes, nanoseconds since 1970; none if there is none.
+    /// The change time of the placed file that holds the bytes, nanoseconds since 1970; none if no placed file holds them or
+    /// its metadata cannot be read.
     pub fn change_time(&self) -> Option<i64> {
         match self.location() {
             Location::Placed(file) => nofollow::metadata(&file.path).ok().as_ref().map(change_time),
@@ -246,7 +247,7 @@ impl Content {
         self.hub.as_ref().map(|hub| hub.key)
     }
 
-    /// What is particular to a content that comes from a hub; none for other contents.
+    /// The operations of a content that comes from a hub; none for other contents.
     pub fn of_hub(&self) -> Option<HubContent<'_>> {
         self.hub.as_ref().map(|hub| HubContent::new(self, hub))
     }

@@ -13,10 +13,10 @@ use crate::nofollow;
 use crate::store::placement::Stamp;
 use crate::store::{mapfile, record};
 
-/// How often a file that exists after all is opened again.
+/// How often a read is repeated when the file was missing and exists when it is checked: it was being renamed.
 pub(crate) const ATTEMPTS: u32 = 16;
 
-/// Why bytes could not be read.
+/// The failure of a read.
 enum ReadFault {
     /// The file no longer has these bytes.
     Lost(Range<u64>, io::Error),
@@ -125,7 +125,7 @@ impl Content {
             _ => ReadFault::Other(e),
         })?;
         if let Location::Placed(placed) = location {
-            // The same inode, changed in place. The open handle still has the whole of a file that a rename replaced.
+            // Another program may change the same inode in place. A file that a rename replaced stays whole for this handle.
             let stamp = Stamp::of(&file.metadata().map_err(ReadFault::Other)?);
             if stamp != placed.stamp {
                 let text = "the file has changed since it was verified";
@@ -184,8 +184,8 @@ impl Content {
         file.filter(|_| self.version() == version)
     }
 
-    /// Opens the content's own file if it has the right length: the kernel shows a file as long as it is. If the file is
-    /// shorter, the rest counts as missing; if it is longer, it is cut.
+    /// Opens the content's own file if it has the right length: with passthrough, the kernel shows the length of the file. If
+    /// the file is shorter, the rest counts as missing; if it is longer, it is cut.
     fn open_own(&self, path: &Path, moves: u64) -> Option<File> {
         let opened = nofollow::read(path).and_then(|file| {
             let found = file.metadata()?;

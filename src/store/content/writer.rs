@@ -95,14 +95,14 @@ impl<'a> ContentWriter<'a> {
         self.move_to(Location::Placed(file), Loaded::of(map, true, true));
     }
 
-    /// Moves the content to the cache, with the verified bytes that the cache has: a placed file is not there, or has
-    /// changed. Its record stays, for when it returns.
+    /// Moves the content to the cache, with the verified bytes that the cache has, because its placed file is absent or has
+    /// changed. The record of the file stays: the content moves back when the unchanged file is found again.
     pub fn move_to_cache(&mut self) -> io::Result<()> {
         let Some(key) = self.content.key else { return Ok(()) };
         let data = self.content.parts.files.cached(&key);
         let loaded = self.content.parts.files.load_map(&data, key.len)?;
-        // A publication may have removed the maps here without waiting for the disk. They must not come back after a power
-        // cut, when other bytes are here.
+        // A publication may have removed the maps at this path without waiting for the disk. After a power cut they would
+        // be there again, with bytes that they do not describe.
         fsutil::existing(nofollow::sync_dir(fsutil::parent(&data)))?;
         self.move_to(Location::Own(data), loaded);
         Ok(())

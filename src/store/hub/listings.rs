@@ -8,7 +8,7 @@ use crate::model::ModelRef;
 use crate::store::StoreError;
 use crate::{fsutil, nofollow};
 
-/// Longest commit that is read from the disk, in bytes.
+/// Longest listing of a commit that is read from the disk, in bytes.
 const MAX_LISTING: u64 = 256 << 20;
 
 impl HubStore<'_> {
@@ -24,7 +24,7 @@ impl HubStore<'_> {
                 } else if path.extension().is_some_and(|extension| extension == "json") {
                     match self.read_listing(&path) {
                         Ok(listing) => found.push(listing),
-                        Err(error) => tracing::warn!(%error, "skipping a damaged commit of a hub"),
+                        Err(error) => tracing::warn!(%error, "skipping the damaged listing of a commit"),
                     }
                 }
             }

@@ -65,7 +65,7 @@ impl StoredRevision {
     }
 }
 
-/// Why a commit at a hub cannot be read.
+/// The reason why a commit at a hub cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum HubRevisionError {
     /// Its files cannot be the files of a model.
