@@ -46,7 +46,9 @@ bool Engine::send_message(std::uint64_t peer, rust::Slice<std::uint8_t const> me
                       {reinterpret_cast<char const*>(message.data()), std::ptrdiff_t(message.size())});
 }
 
-void Engine::hang_up(std::uint64_t peer, bool misbehaved) const { Talk::hang_up(m_talk, peer, misbehaved); }
+void Engine::disconnect(std::uint64_t peer, bool misbehaved) const {
+    Talk::disconnect(m_talk, peer, misbehaved);
+}
 
 void Engine::trust_host(rust::Str address) const {
     lt::error_code error;

@@ -91,7 +91,7 @@ public:
     bool recover(std::uint64_t torrent) const;
 
     bool send_message(std::uint64_t peer, rust::Slice<std::uint8_t const> message) const;
-    void hang_up(std::uint64_t peer, bool misbehaved) const;
+    void disconnect(std::uint64_t peer, bool misbehaved) const;
     void trust_host(rust::Str address) const;
     void block_addresses(rust::Vec<RawRange> const& ranges) const;
 

@@ -79,10 +79,10 @@ bool Talk::send(std::shared_ptr<Talk> const& talk, std::uint64_t peer, lt::span<
     return true;
 }
 
-void Talk::hang_up(std::shared_ptr<Talk> const& talk, std::uint64_t peer, bool misbehaved) {
+void Talk::disconnect(std::shared_ptr<Talk> const& talk, std::uint64_t peer, bool misbehaved) {
     talk->post([talk, peer, misbehaved] {
         auto const found = talk->m_speakers.find(peer);
-        if (found != talk->m_speakers.end()) found->second->hang_up(misbehaved);
+        if (found != talk->m_speakers.end()) found->second->disconnect(misbehaved);
     });
 }
 
@@ -132,7 +132,7 @@ void Speaker::on_handshake(lt::bdecode_node const& handshake) {
     m_their_id = std::uint8_t(id);
     if (m_number != 0) return;
     if (++m_begun > max_begun) {
-        hang_up(true);
+        disconnect(true);
         return;
     }
     auto callable = m_connection.remote();
@@ -165,7 +165,7 @@ void Speaker::end() {
 bool Speaker::on_message(int length, int id, lt::span<char const> so_far) {
     if (id != our_id) return false;
     if (length < 0 || std::size_t(length) > max_message) {
-        hang_up(true);
+        disconnect(true);
         return true;
     }
     if (so_far.size() < length) return true;
@@ -174,7 +174,7 @@ bool Speaker::on_message(int length, int id, lt::span<char const> so_far) {
     auto const counts = std::size_t(length) + overhead;
     if (m_unread->fetch_add(counts) + counts > max_unread) {
         m_unread->fetch_sub(counts);
-        hang_up(true);
+        disconnect(true);
         return true;
     }
     Note note{};
@@ -200,7 +200,7 @@ void Speaker::send(std::vector<char>& frame) {
     }
     auto const counts = frame.size() + overhead;
     if (m_unsent_bytes + counts > max_unsent) {
-        hang_up(true);
+        disconnect(true);
         return;
     }
     frame[header - 1] = char(m_their_id);
@@ -209,7 +209,7 @@ void Speaker::send(std::vector<char>& frame) {
     m_connection.send_buffer(frame.data(), int(frame.size()));
 }
 
-void Speaker::hang_up(bool misbehaved) {
+void Speaker::disconnect(bool misbehaved) {
     if (!m_connection.native_handle()) return;
     if (misbehaved)
         m_guard->remember({m_connection.remote(), m_connection.pid(), m_connection.is_outgoing()},

@@ -48,8 +48,8 @@ public:
     // Sends a message; false if too many bytes wait for the network thread. A message to a disconnected peer
     // is dropped.
     static bool send(std::shared_ptr<Talk> const& talk, std::uint64_t peer, lt::span<char const> message);
-    // Closes a peer's connection. `misbehaved`: see Speaker::hang_up.
-    static void hang_up(std::shared_ptr<Talk> const& talk, std::uint64_t peer, bool misbehaved);
+    // Closes a peer's connection. `misbehaved`: see Speaker::disconnect.
+    static void disconnect(std::shared_ptr<Talk> const& talk, std::uint64_t peer, bool misbehaved);
 
     // The functions below are for the network thread only.
     std::uint64_t add(Speaker& speaker);
@@ -90,7 +90,7 @@ public:
     void send(std::vector<char>& frame);
     // `misbehaved`: the peer is refused for a while (guard.h), and libtorrent counts a failure and waits
     // longer before it connects to the peer again.
-    void hang_up(bool misbehaved);
+    void disconnect(bool misbehaved);
 
 private:
     void begin(lt::tcp::endpoint const& callable);

@@ -382,7 +382,7 @@ mod raw {
         /// Sends a message; false if too many bytes are unsent. A message to a peer that has left is dropped.
         fn send_message(self: &Engine, peer: u64, message: &[u8]) -> Result<bool>;
         /// Closes a peer's connection. A peer that misbehaved is refused for a while.
-        fn hang_up(self: &Engine, peer: u64, misbehaved: bool) -> Result<()>;
+        fn disconnect(self: &Engine, peer: u64, misbehaved: bool) -> Result<()>;
         /// Exempts a host from the gate's limits of address groups.
         fn trust_host(self: &Engine, address: &str) -> Result<()>;
         /// Sets the addresses with which no connection is made; open ones are closed.

@@ -10,8 +10,8 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::model::text;
 
-/// Removes misleading characters from lines of the log. Escape sequences remain: the subscriber has already escaped those
-/// of logged values, and the rest are its own, for colours.
+/// Removes misleading characters from lines of the log. Escape sequences remain: the subscriber has already escaped the
+/// escape sequences in logged values, and adds its own for colours.
 struct Clean<W>(W);
 
 impl<W: Write> Write for Clean<W> {

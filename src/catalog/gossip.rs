@@ -167,7 +167,7 @@ impl Gossip {
         if self.peers.len() >= MAX_PEERS || (of_address >= bound && !group.is_loopback()) {
             // A model's data continues over a connection without gossip.
             if connection.of_catalog {
-                self.hang_up(peer, false, "there are too many connections");
+                self.disconnect(peer, false, "there are too many connections");
             }
             return;
         }
@@ -209,7 +209,7 @@ impl Gossip {
 
     /// A peer has proved hostile: it sent a malformed message, or a check outside the gossip failed.
     pub fn hostile(&mut self, peer: PeerId, why: &'static str) {
-        self.hang_up(peer, true, why);
+        self.disconnect(peer, true, why);
     }
 
     /// A peer has sent a message.
@@ -219,7 +219,7 @@ impl Gossip {
             return self.hello(now, peer, (version, node, records), source);
         }
         if state.node.is_none() {
-            return self.hang_up(peer, true, "it did not begin with a hello");
+            return self.disconnect(peer, true, "it did not begin with a hello");
         }
         match message {
             Message::Hello { .. } => {}
@@ -256,7 +256,7 @@ impl Gossip {
         for peer in ids {
             let state = &self.peers[&peer];
             if state.node.is_none() && now >= state.since + HELLO_WITHIN {
-                self.hang_up(peer, false, "it sent no hello");
+                self.disconnect(peer, false, "it sent no hello");
                 continue;
             }
             self.answer_parked(now, peer);
@@ -312,10 +312,10 @@ impl Gossip {
         source: &dyn RecordSource,
     ) {
         if node == self.node {
-            return self.hang_up(peer, false, "it is this node");
+            return self.disconnect(peer, false, "it is this node");
         }
         if version < VERSION {
-            return self.hang_up(peer, false, "its protocol version is too old");
+            return self.disconnect(peer, false, "its protocol version is too old");
         }
         let Some(state) = self.peers.get_mut(&peer) else { return };
         if state.node.is_some() {
@@ -396,14 +396,14 @@ impl Gossip {
 
     /// Ignores the peer from now on; [`left`](Self::left) follows. A connection of a model's swarm also carries the model's
     /// data: it stays open without gossip, unless the peer is hostile.
-    fn hang_up(&mut self, peer: PeerId, hostile: bool, why: &'static str) {
+    fn disconnect(&mut self, peer: PeerId, hostile: bool, why: &'static str) {
         if let Some(state) = self.peers.get_mut(&peer) {
             state.closing = true;
             if !hostile && !state.connection.of_catalog {
                 return;
             }
         }
-        self.actions.push_back(Action::HangUp { peer, hostile, why });
+        self.actions.push_back(Action::Disconnect { peer, hostile, why });
     }
 }
 

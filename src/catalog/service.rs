@@ -156,7 +156,7 @@ impl Catalog {
 
     /// Connects to peers that the user names later.
     pub fn introduce(&self, peers: &[SocketAddr]) {
-        peers.iter().for_each(|peer| self.core.call(*peer));
+        peers.iter().for_each(|peer| self.core.connect(*peer));
     }
 
     /// Announces an own record: stores it, sends it to peers, and with `in_dht` keeps it in the DHT.

@@ -116,7 +116,7 @@ impl SessionShared {
     pub(super) fn dht_nodes(&self, nodes: u32) -> Option<Event> {
         let before = std::mem::replace(&mut self.dht.lock().nodes, nodes);
         if before == 0 && nodes > 0 {
-            self.look_around_for_all();
+            self.search_for_all();
         }
         (before != nodes).then_some(Event::Overlay(OverlayEvent::DhtNodes(nodes)))
     }

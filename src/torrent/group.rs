@@ -11,7 +11,7 @@ const BELOW: u128 = u64::MAX as u128;
 
 /// The IPv6 networks of this machine, and when they were read.
 static OWN: Mutex<Option<(Instant, Arc<[u128]>)>> = Mutex::new(None);
-/// A machine may move to another network.
+/// The networks are read again after this time, because a machine may move to another network.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// The IPv6 networks of this machine, at most a minute old.
@@ -20,7 +20,7 @@ fn own_networks() -> Arc<[u128]> {
     if let Some((_, networks)) = known.as_ref().filter(|(since, _)| since.elapsed() < READ_AGAIN_AFTER) {
         return Arc::clone(networks);
     }
-    // A line: the address in hex, the interface's number, the length of the prefix, and more.
+    // Each line has the address in hex, the number of the interface, the length of the prefix, and more.
     let lines = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
     let address = |line: &str| u128::from_str_radix(line.split(' ').next()?, 16).ok();
     let networks: Arc<[u128]> = lines.lines().filter_map(address).map(network).collect();

@@ -40,7 +40,7 @@ pub use trial_peer::{Flow, TrialPeer, TrialSupply, trial_claims, trial_patience,
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TorrentId(pub u64);
 
-/// What a torrent does after it was added.
+/// The work of a torrent after it was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Fetch nothing until asked (all pieces at priority 0).
@@ -49,7 +49,7 @@ pub enum Mode {
     Seed,
 }
 
-/// Which ways of finding peers a torrent uses. `--peer` works with all of them off.
+/// The ways of finding peers that a torrent uses. `--peer` works with all of them off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Discovery {
     /// Announce to and search the DHT.
@@ -85,10 +85,10 @@ pub struct AddTorrent {
     pub mode: Mode,
     /// Peers to connect to immediately.
     pub peers: Vec<SocketAddr>,
-    /// Discovery.
+    /// The ways of finding peers.
     pub discovery: Discovery,
-    /// Whether nothing of it is sent: no connection is accepted, nothing is sent to a peer that this node connected to, and
-    /// no way of finding peers is used. See [`Swarms::set_withheld`].
+    /// Whether no data of the torrent is sent: no connection is accepted, no data is sent to a peer that this node connected
+    /// to, and no way of finding peers is used. See [`Swarms::set_withheld`].
     pub withheld: bool,
 }
 
@@ -126,7 +126,7 @@ pub enum Priority {
     Ahead,
 }
 
-/// Why the engine refused a request.
+/// The reason why the engine refused a request.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EngineError {
     /// The metainfo is malformed or has another info hash.
@@ -181,9 +181,9 @@ pub struct SwarmStats {
     pub downloaded: u64,
     /// Payload bytes sent since the torrent was added.
     pub uploaded: u64,
-    /// Payload bytes per second.
+    /// Payload bytes received per second.
     pub download_rate: u64,
-    /// Payload bytes per second.
+    /// Payload bytes sent per second.
     pub upload_rate: u64,
     /// Connected peers.
     pub peers: u32,
@@ -191,12 +191,12 @@ pub struct SwarmStats {
     pub seeds: u32,
 }
 
-/// What happened in the engine.
+/// An event of the engine.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// The torrent is running.
     Added(TorrentId),
-    /// The torrent could not be added or has stopped for good.
+    /// The torrent could not be added, or has stopped and cannot continue. The text is the reason.
     Failed(TorrentId, String),
     /// The piece is verified and its bytes are readable by `pread`.
     PieceVerified(TorrentId, PieceIndex),
@@ -213,14 +213,14 @@ pub enum Event {
     PieceDamaged(TorrentId, PieceIndex),
     /// A peer finished its handshake.
     PeerConnected(TorrentId, SocketAddr),
-    /// A peer disconnected, and why.
+    /// A peer disconnected; the text is the reason.
     PeerDisconnected(TorrentId, SocketAddr, String),
     /// New figures.
     Stats(TorrentId, SwarmStats),
     /// How many of the connected peers that have everything have sent nothing for 10 seconds although pieces are wanted.
     SilentSeeds(TorrentId, u32),
-    /// How many of the connected peers read too: they lack pieces, and have announced some in the last 10 seconds or have just
-    /// connected.
+    /// How many of the connected peers are readers: they lack pieces, and have announced some in the last 10 seconds or have
+    /// just connected.
     Readers(TorrentId, u32),
     /// Reading or writing one of the torrent's files failed. Pieces in flight are lost; the engine clears the torrent's
     /// error, so that it continues when the cause is removed.
@@ -235,9 +235,9 @@ pub enum Event {
     Removed(TorrentId),
     /// The engine listens on this address.
     Listening(SocketAddr),
-    /// The engine could not listen (port in use, address not ours).
+    /// The engine could not listen on this address; the text is the reason.
     ListenFailed(SocketAddr, String),
-    /// For the catalog.
+    /// An event for the catalog.
     Overlay(OverlayEvent),
     /// The engine dropped events because its queue overflowed; earlier events do not describe the torrents any more.
     EventsLost,

@@ -27,8 +27,8 @@ pub const MAX_UNREAD_OF_ALL: usize = 16 * 1024 * 1024;
 /// The longest value of a DHT item, in bencoded bytes (BEP 44).
 pub const MAX_ITEM: usize = 1000;
 
-/// The first port that is not one of a system service. Any node of the DHT and any peer can name any port of any host, so a
-/// host that is named with a lower one is not called. The engine has the same rule.
+/// The first port that is not one of a system service. Any node of the DHT and any peer can name any port of any host, so this
+/// node does not connect to a host that is named with a lower one. The engine has the same rule.
 pub const FIRST_PORT: u16 = 1024;
 
 /// A key of the DHT (BEP 5), and the v1 info hash of a swarm that has no metadata.
@@ -69,7 +69,7 @@ pub struct MessageBytes {
     _counted: Option<CountedBytes>,
 }
 
-/// Subtracts a message's bytes from its counts when dropped.
+/// Subtracts the bytes of a message from the counts when dropped.
 struct CountedBytes {
     by: usize,
     counts: [Arc<AtomicUsize>; 2],
@@ -140,7 +140,7 @@ pub struct DhtItem {
     pub sequence: i64,
     /// Bencoded, in canonical form, at most [`MAX_ITEM`] bytes.
     pub value: Vec<u8>,
-    /// Of the BEP 44 signing buffer over salt, sequence and value.
+    /// The signature of the BEP 44 signing buffer over salt, sequence and value.
     pub signature: [u8; 64],
 }
 
@@ -201,10 +201,10 @@ pub trait Overlay: Send + Sync + 'static {
     fn leave(&self, id: TorrentId) -> Result<(), EngineError>;
 
     /// Connects to a peer of a meeting.
-    fn call(&self, id: TorrentId, peer: SocketAddr) -> Result<(), EngineError>;
+    fn connect(&self, id: TorrentId, peer: SocketAddr) -> Result<(), EngineError>;
 
     /// Searches for peers of a meeting again now, in every enabled way.
-    fn look_again(&self, id: TorrentId) -> Result<(), EngineError>;
+    fn search_again(&self, id: TorrentId) -> Result<(), EngineError>;
 
     /// Sends a message of at most [`MAX_MESSAGE`] bytes. A message to a peer that has left is dropped. A peer that leaves more
     /// than 4 MiB of messages unread is disconnected.
@@ -213,7 +213,7 @@ pub trait Overlay: Send + Sync + 'static {
     /// Disconnects a peer; `Left` follows. A peer that misbehaved is refused for ten minutes, and messages on new connections of
     /// its [`AddressGroup`](super::AddressGroup) are ignored for a minute, except on loopback. Other connections of the group,
     /// and data, are not affected: several nodes may share an address.
-    fn hang_up(&self, peer: PeerId, misbehaved: bool) -> Result<(), EngineError>;
+    fn disconnect(&self, peer: PeerId, misbehaved: bool) -> Result<(), EngineError>;
 
     /// Announces this node, with its listen port, at a topic of the DHT (BEP 5). Without effect if the DHT is off or with
     /// `network.announce: false`. The DHT forgets the announcement after about half an hour.

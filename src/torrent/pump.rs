@@ -52,12 +52,12 @@ fn address_of(event: &RawEvent) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, event.port))
 }
 
-/// When a torrent is resumed after a disk error.
+/// The time at which a torrent is resumed after a disk error.
 #[derive(Debug, Clone, Copy)]
 struct Recovery {
     due: Instant,
-    /// Whether more errors came since. An error is reported before the torrent stops for it, so the torrent may stop again
-    /// after it was resumed.
+    /// Whether more errors were reported since. An error is reported before the torrent stops for it, so the torrent may stop
+    /// again after it was resumed.
     again: bool,
 }
 
@@ -87,7 +87,7 @@ impl EventPump {
             let events = self.turn(next.saturating_duration_since(Instant::now()));
             self.send(events);
         }
-        // Answers that came just before the end.
+        // Answers that arrived just before the end.
         let events = self.turn(Duration::ZERO);
         self.send(events);
         self.send(self.shared.all_left(None));
@@ -97,7 +97,7 @@ impl EventPump {
         for event in events {
             self.shared.send(event);
         }
-        // Through the lock, so that a thread that is about to wait does not miss the notification.
+        // The lock is taken and released, so that a thread that is about to wait does not miss the notification.
         drop(self.shared.turn.lock());
         self.shared.turned.notify_all();
     }
@@ -125,7 +125,7 @@ impl EventPump {
                 tracing::debug!(%error, "could not request figures");
             }
             self.errors.retain(|_, reported| now.duration_since(*reported) < REPEAT_ERROR_AFTER);
-            self.shared.search_for_lonely(now);
+            self.shared.search_for_meetings(now);
             answers = self.shared.end_late_queries(now);
         }
         let engine = &self.shared.engine;

@@ -21,12 +21,12 @@ pub(super) struct Quiet {
 }
 
 impl Quiet {
-    /// For a torrent: peers are wanted when the first piece is.
+    /// The search of a torrent: peers are wanted when the first piece is.
     pub fn torrent(topic: Option<Topic>, trackers: Vec<String>) -> Self {
         Self { topic, trackers, wanted: false }
     }
 
-    /// For a meeting or for metadata: peers are wanted immediately.
+    /// The search of a meeting, or for metadata: peers are wanted immediately.
     pub fn meeting(topic: Option<Topic>) -> Self {
         Self { topic, trackers: Vec::new(), wanted: true }
     }
@@ -63,7 +63,7 @@ impl SessionShared {
         for id in ids {
             for peer in peers {
                 if let Err(error) = self.engine.connect_peer(id.0, &raw_endpoint(peer)) {
-                    tracing::debug!(%peer, %error, "could not call a peer found in the DHT");
+                    tracing::debug!(%peer, %error, "could not connect to a peer found in the DHT");
                 }
             }
         }

@@ -18,11 +18,11 @@ use url::Url;
 
 use super::dht::Dht;
 use super::quiet::Quiet;
-use super::talk::{LonelyMeeting, Talk, blocked_addresses};
+use super::talk::{MeetingSearch, Talk, blocked_addresses};
 use super::{EngineError, Event, SessionSettings, TorrentId, pump};
 use crate::ffi::{self, RawEndpoint};
 
-/// Peers stored per torrent, to be called again when all have disconnected.
+/// Peers stored per torrent, to which this node connects again when all have disconnected.
 const KNOWN_PEERS: usize = 64;
 
 /// How often another random port is tried when the first one is in use.
@@ -31,23 +31,23 @@ const RANDOM_PORT_ATTEMPTS: u32 = 5;
 /// How long an engine that could not listen may take to end; it has no torrents and no peers.
 const FAILED_START_WITHIN: Duration = Duration::from_secs(5);
 
-/// What the session stores of a torrent.
+/// The state of one torrent in the session.
 #[derive(Default)]
 pub(super) struct TorrentRecord {
     /// The metainfo, if it was added with all piece layers.
     pub complete_metainfo: Option<Arc<Vec<u8>>>,
-    /// Peers that can be called: named when it was added, or connected to by this node.
+    /// Peers that accept connections: named when the torrent was added, or connected to by this node.
     pub peers: Vec<SocketAddr>,
-    /// Connections now.
+    /// The number of present connections.
     pub connected: usize,
     /// For a meeting, when peers are searched again.
-    pub meeting: Option<LonelyMeeting>,
+    pub meeting: Option<MeetingSearch>,
     /// How peers are found if this node is not announced.
     pub quiet: Quiet,
 }
 
 impl TorrentRecord {
-    /// Stores a peer that can be called.
+    /// Stores a peer that accepts connections. The oldest one is dropped beyond [`KNOWN_PEERS`].
     pub fn remember(&mut self, peer: SocketAddr) {
         if !self.peers.contains(&peer) {
             if self.peers.len() >= KNOWN_PEERS {
@@ -146,9 +146,9 @@ impl Session {
         // All events about listening are in the queue now.
         let listening = pump.turn(Duration::ZERO);
         if let Some(error) = listen_error(&listening, &pump.in_use) {
-            // Not left to the background: the process may be about to exit.
+            // Waited for, because the process may be about to exit.
             let ended = shared.engine.shutdown(FAILED_START_WITHIN.as_millis() as i32);
-            tracing::debug!(?ended, "The engine that could not listen has ended.");
+            tracing::debug!(?ended, "the engine that could not listen has ended");
             return Err(error);
         }
         pump.send(listening);
@@ -217,7 +217,7 @@ impl Session {
     }
 
     pub(super) fn max_connections(&self) -> i32 {
-        // libtorrent wants two at least.
+        // libtorrent needs two at least.
         self.settings.network.max_connections.max(2) as i32
     }
 }

@@ -8,7 +8,7 @@ use crate::config::{Encryption, HostPort, NetworkConfig, ProxyKind, Utp};
 use crate::descriptors::Shares;
 use crate::ffi::{RawSetting, RawSettingKind};
 
-/// How to start a [`super::Session`].
+/// The settings of a [`super::Session`].
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
     /// The network section of the configuration; every key has its effect.
@@ -228,12 +228,12 @@ fn tuned() -> Vec<RawSetting> {
         // again for 60 s.
         boolean("close_redundant_connections", false),
         integer("min_reconnect_time", 1),
-        // By default libtorrent gives a peer up after 3 failed connects. A named peer, or one on the LAN, may be off for a
-        // night and come back: it is tried forever. libtorrent counts to 31 and waits a second more after each failure, so a
-        // peer that remains away costs a packet every half minute.
+        // By default libtorrent stops after 3 failed attempts to connect to a peer. A named peer, or one on the LAN, may be
+        // off for a night: the attempts never end. libtorrent counts to 31 and waits a second more after each failure, so a
+        // peer that stays off costs a packet every half minute.
         integer("max_failcount", 32),
-        // Seconds. An attempt sends a packet after 0, 1 and 3 seconds, then later and later: a host that comes back answers
-        // a new attempt sooner than the next packet of an old one.
+        // Seconds. An attempt sends a packet after 0, 1 and 3 seconds, and then with longer and longer pauses: a host that is
+        // reachable again answers a new attempt sooner than the next packet of an old one.
         integer("peer_connect_timeout", 5),
         // Seconds without payload before a peer is dropped: an idle mount keeps its peers.
         integer("inactivity_timeout", 3600),

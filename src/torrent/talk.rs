@@ -26,7 +26,7 @@ use crate::model::PublisherKey;
 /// address, behind a NAT. Connections that exist are not affected, nor is data.
 const MUTE: Duration = Duration::from_secs(60);
 
-/// The most address groups that are muted at a time; beyond it the oldest one is heard again.
+/// The most address groups that are muted at a time. Beyond it, the oldest group is no longer muted.
 const MAX_MUTED: usize = 4096;
 
 /// Messages of a muted peer after which it is disconnected. An honest node sends one, and waits for the answer.
@@ -38,18 +38,18 @@ const OVERHEAD: usize = 256;
 /// Unread bytes that a peer may have while the total exceeds its bound: a few short messages, or one long one.
 const MODEST: usize = 2 * MAX_MESSAGE;
 
-/// How often a meeting without peers searches for some. On the LAN, a host does not learn of hosts that come later.
-const LONELY_INTERVAL: Duration = Duration::from_secs(10);
+/// How often a meeting without peers searches for some. On the LAN, a host does not learn of hosts that start later.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The searches of a meeting that has no peers.
-pub(super) struct LonelyMeeting {
+pub(super) struct MeetingSearch {
     due: Instant,
     attempts: u32,
 }
 
-impl LonelyMeeting {
+impl MeetingSearch {
     pub fn new() -> Self {
-        Self { due: Instant::now() + LONELY_INTERVAL, attempts: 0 }
+        Self { due: Instant::now() + SEARCH_INTERVAL, attempts: 0 }
     }
 }
 
@@ -67,10 +67,12 @@ impl SpeakingPeer {
     }
 }
 
-/// Why a peer is disconnected that has sent a message.
+/// The reason why a message disconnects its sender.
 #[derive(Debug, PartialEq, Eq)]
 enum Refusal {
+    /// Too many of its bytes are unread.
     TooFast,
+    /// It is muted and continues to send.
     Muted,
 }
 
@@ -151,7 +153,7 @@ impl SessionShared {
             let is_meeting =
                 self.torrents.lock().get(&torrent).is_some_and(|record| record.meeting.is_some());
             tracing::debug!(peer = peer.0, %address, is_meeting, "ignoring a peer of a muted address");
-            if is_meeting && let Err(error) = self.engine.hang_up(peer.0, false) {
+            if is_meeting && let Err(error) = self.engine.disconnect(peer.0, false) {
                 tracing::debug!(%error, "could not disconnect a peer");
             }
             return None;
@@ -166,18 +168,14 @@ impl SessionShared {
         match received {
             Ok(message) => Some(Event::Overlay(OverlayEvent::Received(peer, message?))),
             Err(refusal) => {
-                tracing::debug!(
-                    peer = peer.0,
-                    ?refusal,
-                    "a peer sends faster than its messages are processed; disconnecting it"
-                );
+                tracing::debug!(peer = peer.0, ?refusal, "disconnecting a peer that sends too many messages");
                 if refusal == Refusal::Muted {
                     self.talk.lock().mute(peer, Instant::now());
                 }
-                if let Err(error) = self.engine.hang_up(peer.0, refusal == Refusal::Muted) {
+                if let Err(error) = self.engine.disconnect(peer.0, refusal == Refusal::Muted) {
                     tracing::debug!(%error, "could not disconnect a peer");
                 }
-                // Later messages are ignored: one is missing before them.
+                // Later messages of the peer are ignored, because this one is missing.
                 self.peer_left(peer)
             }
         }
@@ -202,30 +200,30 @@ impl SessionShared {
     }
 
     /// Searches for peers of meetings that have none. Must be called about once a second.
-    pub(super) fn search_for_lonely(&self, now: Instant) {
+    pub(super) fn search_for_meetings(&self, now: Instant) {
         let mut due = Vec::new();
         for (id, record) in self.torrents.lock().iter_mut() {
-            let Some(lonely) = &mut record.meeting else { continue };
+            let Some(search) = &mut record.meeting else { continue };
             if record.connected > 0 {
-                *lonely = LonelyMeeting::new();
-            } else if lonely.due <= now {
-                lonely.due = now + LONELY_INTERVAL;
-                lonely.attempts = lonely.attempts.saturating_add(1);
+                *search = MeetingSearch::new();
+            } else if search.due <= now {
+                search.due = now + SEARCH_INTERVAL;
+                search.attempts = search.attempts.saturating_add(1);
                 // The LAN is asked each time, by one packet; the DHT, by a hundred packets, with growing pauses.
-                due.push((*id, lonely.attempts.is_power_of_two(), record.peers.clone()));
+                due.push((*id, search.attempts.is_power_of_two(), record.peers.clone()));
             }
         }
         for (id, dht, peers) in due {
-            self.look_around(id, dht);
+            self.search_peers(id, dht);
             for peer in &peers {
                 if let Err(error) = self.engine.connect_peer(id.0, &raw_endpoint(peer)) {
-                    tracing::debug!(%peer, %error, "could not call a known peer");
+                    tracing::debug!(%peer, %error, "could not connect to a known peer");
                 }
             }
         }
     }
 
-    fn look_around(&self, id: TorrentId, dht: bool) {
+    fn search_peers(&self, id: TorrentId, dht: bool) {
         if let Err(error) = self.engine.announce_now(id.0, dht) {
             tracing::debug!(torrent = id.0, %error, "could not search for peers");
         }
@@ -235,10 +233,10 @@ impl SessionShared {
     }
 
     /// Searches for peers of all torrents: announcements made while the DHT had no nodes were lost.
-    pub(super) fn look_around_for_all(&self) {
+    pub(super) fn search_for_all(&self) {
         let all: Vec<TorrentId> = self.torrents.lock().keys().copied().collect();
         for id in all {
-            self.look_around(id, true);
+            self.search_peers(id, true);
         }
     }
 }
@@ -249,8 +247,8 @@ impl Overlay for Session {
         let network = &self.settings.network;
         let mut peers = peers.to_vec();
         if let (Meeting::Topic(_), true) = (place, network.dht_enabled) {
-            // In a DHT of two nodes, no node learns which peers announced to the other one: so the configured nodes of a
-            // private DHT are called directly.
+            // In a DHT of two nodes, no node learns which peers announced to the other one. So this node connects to the
+            // configured nodes of a private DHT directly.
             peers.extend(self.settings.private_dht_nodes().unwrap_or_default());
         }
         let mut quiet = Quiet::default();
@@ -273,7 +271,7 @@ impl Overlay for Session {
             lan: network.lan_discovery,
             max_connections: self.max_connections(),
         };
-        let meeting = Some(LonelyMeeting::new());
+        let meeting = Some(MeetingSearch::new());
         let record = TorrentRecord { peers, meeting, quiet, ..TorrentRecord::default() };
         self.shared.torrents.lock().insert(id, record);
         match self.shared.engine.meet(&raw) {
@@ -289,11 +287,11 @@ impl Overlay for Session {
         self.remove(id)
     }
 
-    fn call(&self, id: TorrentId, peer: SocketAddr) -> Result<(), EngineError> {
+    fn connect(&self, id: TorrentId, peer: SocketAddr) -> Result<(), EngineError> {
         self.connect_peer(id, peer)
     }
 
-    fn look_again(&self, id: TorrentId) -> Result<(), EngineError> {
+    fn search_again(&self, id: TorrentId) -> Result<(), EngineError> {
         self.reannounce(id)
     }
 
@@ -305,12 +303,12 @@ impl Overlay for Session {
         if queued { Ok(()) } else { Err(EngineError::Busy) }
     }
 
-    fn hang_up(&self, peer: PeerId, misbehaved: bool) -> Result<(), EngineError> {
+    fn disconnect(&self, peer: PeerId, misbehaved: bool) -> Result<(), EngineError> {
         if misbehaved {
-            // Before the peer has left: then its address is forgotten.
+            // Before the peer is disconnected, because its address is forgotten then.
             self.shared.talk.lock().mute(peer, Instant::now());
         }
-        self.shared.engine.hang_up(peer.0, misbehaved).map_err(internal)
+        self.shared.engine.disconnect(peer.0, misbehaved).map_err(internal)
     }
 
     fn announce(&self, topic: Topic) -> Result<(), EngineError> {

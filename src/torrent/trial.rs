@@ -1,4 +1,4 @@
-//! For tests: the rules for hostile peers (`cpp/`), without connections.
+//! The rules for hostile peers (`cpp/`) without connections, for tests.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -46,20 +46,20 @@ pub fn try_group(metainfo: &[u8], connections: &[Trial]) -> Result<Vec<u32>, Eng
     ffi::try_group(metainfo, &raw.collect()).map_err(bad)
 }
 
-/// What a connection does for this node, least first (cpp/slots.h).
+/// The value of a connection for this node, the least first (cpp/slots.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Worth {
     /// No data in either direction so far.
     Silent,
     /// Little data lately, and never verified data.
     Idle,
-    /// It fetches data.
+    /// The peer fetches data.
     Served,
-    /// It sends data that is not verified yet.
+    /// The peer sends data that is not verified yet.
     Sends,
-    /// It has sent verified data.
+    /// The peer has sent verified data.
     Verified,
-    /// It has sent verified data lately.
+    /// The peer has sent verified data lately.
     Active,
 }
 
@@ -68,7 +68,7 @@ pub enum Worth {
 pub struct Visitor {
     /// The peer's address.
     pub address: IpAddr,
-    /// What its connection does.
+    /// The value of its connection.
     pub worth: Worth,
     /// Whether the host is on the local network.
     pub exempt: bool,
@@ -76,7 +76,7 @@ pub struct Visitor {
     pub named: bool,
     /// Whether this node opened the connection.
     pub called: bool,
-    /// When it connects, in seconds.
+    /// The time of its connection, in seconds after the first one.
     pub at: u32,
 }
 
@@ -114,7 +114,7 @@ pub fn try_slots(room: TriedSlots, visitors: &[Visitor]) -> Result<Vec<Option<us
     Ok(ended.into_iter().map(|index| usize::try_from(index).ok()).collect())
 }
 
-/// What happens to a block, for [`try_waste`].
+/// A step of the upload of a block, for [`try_waste`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Upload {
     /// This block of the torrent is sent.
@@ -163,7 +163,7 @@ pub fn try_rumours(rumours: &[Rumour]) -> Result<Vec<bool>, EngineError> {
     ffi::try_rumours(&raw.collect()).map_err(bad)
 }
 
-/// What a peer does, for [`try_claims`].
+/// A step of a peer, for [`try_claims`].
 #[derive(Debug, Clone)]
 pub enum ClaimStep {
     /// It sends a message of `silmaril_claims` with this body.
@@ -214,7 +214,7 @@ pub struct ChoicePiece {
     pub hinted: bool,
     /// Other readers that have it and can be asked.
     pub holders: u32,
-    /// Other readers that are to fetch it rather than this one.
+    /// Other readers that should fetch it rather than this one.
     pub before: u32,
     /// For how many milliseconds a read has waited for it.
     pub overdue: Option<u32>,

@@ -1,13 +1,13 @@
-//! For simulations: the rules of coordinated reading for one peer (`cpp/trial_peer.h`), with a clock that the caller sets.
+//! The rules of coordinated reading for one peer (`cpp/trial_peer.h`) with a clock that the caller sets, for simulations.
 
 use super::EngineError;
 use super::trial::bad;
 use crate::ffi;
 
-/// What a peer has sent and is to send, see cpp/pace.h.
+/// The traffic of a peer: bytes received from it, and blocks requested from it (cpp/pace.h).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Flow {
-    /// Blocks that were requested and have not come.
+    /// Blocks that were requested and have not arrived.
     pub requests: u32,
     /// Bytes that the peer has sent.
     pub received: u64,
@@ -25,7 +25,7 @@ impl TrialPeer {
         ffi::trial_peer().map(Self).map_err(bad)
     }
 
-    /// The peer has announced a piece, or that it lacks some.
+    /// Records that the peer has announced a piece, or that it lacks some.
     pub fn announced(&mut self, now: u64) -> Result<(), EngineError> {
         self.0.pin_mut().announced(now).map_err(bad)
     }
@@ -35,12 +35,12 @@ impl TrialPeer {
         self.0.reads(now).map_err(bad)
     }
 
-    /// The peer sends a message of claims.
+    /// Processes a message of claims of the peer.
     pub fn claim(&mut self, body: &[u8], piece_time: u64, now: u64) -> Result<(), EngineError> {
         self.0.pin_mut().claim(body, as_signed(piece_time), now).map_err(bad)
     }
 
-    /// The peer has announced a piece that it may have claimed.
+    /// Records that the peer has announced a piece that it may have claimed.
     pub fn kept(&mut self, piece: u32, now: u64) -> Result<(), EngineError> {
         self.0.pin_mut().kept(piece, now).map_err(bad)
     }
@@ -50,7 +50,7 @@ impl TrialPeer {
         self.0.pin_mut().claims(now).map_err(bad)
     }
 
-    /// Must be called once a second. `round_trip`: microseconds.
+    /// Must be called once a second. `round_trip` is in microseconds.
     pub fn tick(&mut self, flow: Flow, round_trip: u64, now: u64) -> Result<(), EngineError> {
         let (received, rate) = (as_signed(flow.received), as_signed(flow.rate));
         self.0.pin_mut().tick(flow.requests as i32, received, rate, as_signed(round_trip), now).map_err(bad)
@@ -69,17 +69,17 @@ impl TrialPeer {
         Ok(is_silent || self.0.is_slow(requests as i32, as_signed(piece_time)).map_err(bad)?)
     }
 
-    /// Whether it is neither silent nor slow nor paused.
+    /// Whether the peer is neither silent nor slow nor paused.
     pub fn keeps_up(&self, requests: u32, piece_time: u64, now: u64) -> Result<bool, EngineError> {
         self.0.keeps_up(requests as i32, as_signed(piece_time), now).map_err(bad)
     }
 
-    /// Nothing is requested from it for a while.
+    /// Stops requests to the peer for a while.
     pub fn pause(&mut self, now: u64) -> Result<(), EngineError> {
         self.0.pin_mut().pause(now).map_err(bad)
     }
 
-    /// Bytes of the last second.
+    /// Bytes received in the last second.
     pub fn came(&self) -> Result<u64, EngineError> {
         Ok(self.0.came().map_err(bad)?.max(0) as u64)
     }
@@ -90,22 +90,23 @@ impl TrialPeer {
     }
 }
 
-/// What the readers of a simulated swarm send, see cpp/supply.h.
+/// The supply of a simulated swarm by its readers and its seeds (cpp/supply.h).
 pub struct TrialSupply(cxx::UniquePtr<ffi::TrialSupply>);
 
 impl TrialSupply {
-    /// Nothing has come.
+    /// A supply without any bytes so far.
     pub fn new() -> Result<Self, EngineError> {
         ffi::trial_supply().map(Self).map_err(bad)
     }
 
-    /// Must be called once a second. Bytes, and whether requests wait: first of readers, then of seeds.
+    /// Must be called once a second. `came` are the bytes of this second, `asked` is whether requests wait: first of readers,
+    /// then of seeds.
     pub fn tick(&mut self, came: (u64, u64), asked: (bool, bool)) -> Result<(), EngineError> {
         let (readers, seeds) = (as_signed(came.0), as_signed(came.1));
         self.0.pin_mut().tick(readers, seeds, asked.0, asked.1).map_err(bad)
     }
 
-    /// False if a seed is asked for what readers have, too.
+    /// Whether blocks that readers have are requested from readers alone. Otherwise they are requested from seeds, too.
     pub fn readers_suffice(&self) -> Result<bool, EngineError> {
         self.0.readers_suffice().map_err(bad)
     }

@@ -1,4 +1,4 @@
-//! Bounds of `trust.yaml` and of its questions.
+//! Bounds of `trust.yaml` and of the queries about it.
 
 /// The most pinned names: some 20 MB of file.
 pub(super) const MAX_PINS: usize = 100_000;

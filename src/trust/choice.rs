@@ -21,11 +21,11 @@ pub enum Pinning {
 pub struct Choice {
     /// The publisher.
     pub publisher: PublisherKey,
-    /// Whether [`Trust::accept`](super::Trust::accept) pins the name when the model is there.
+    /// Whether [`Trust::accept`](super::Trust::accept) pins the name when the manifest was received.
     pub pinning: Pinning,
 }
 
-/// The facts that a question is answered from.
+/// The facts from which a query is answered.
 pub(super) struct TrustView<'a> {
     pub document: &'a TrustDocument,
     pub policy: TrustPolicy,

@@ -124,7 +124,7 @@ pub struct ListedPublisher {
     /// The user's name for the publisher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alias: Option<Alias>,
-    /// When it was listed.
+    /// The time at which it was listed.
     pub added: When,
 }
 
@@ -136,7 +136,7 @@ pub struct Pin {
     pub name: ModelName,
     /// The owner.
     pub publisher: PublisherKey,
-    /// When it was pinned.
+    /// The time at which it was pinned.
     pub since: When,
 }
 
@@ -148,7 +148,7 @@ pub struct Succession {
     pub key: PublisherKey,
     /// The key that replaces it.
     pub successor: PublisherKey,
-    /// When this node learned of the succession.
+    /// The time at which this node received the succession.
     pub since: When,
 }
 

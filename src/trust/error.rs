@@ -1,4 +1,4 @@
-//! Why a publisher is not accepted, or `trust.yaml` cannot be used.
+//! The errors of trust.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::model::{ModelName, PublisherKey};
 /// Errors show this text if there is no publisher.
 pub(super) const NO_PUBLISHER: &str = "no publisher";
 
-/// Why a publisher is not accepted for a name, or the file cannot be used. Publishers are shown as
+/// A publisher is not accepted for a name, or `trust.yaml` cannot be used. Publishers are shown as
 /// [`Trust::describe`](super::Trust::describe) shows them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TrustError {
@@ -60,12 +60,12 @@ pub enum TrustError {
         /// Their keys, in the same order.
         keys: Vec<PublisherKey>,
     },
-    /// No candidate is the publisher asked for.
+    /// No candidate is the publisher that the user named.
     #[error("{name} is not signed by {wanted}, but by {}", candidates.join(", "))]
     NotOffered {
         /// The name.
         name: ModelName,
-        /// The publisher asked for.
+        /// The publisher that the user named.
         wanted: String,
         /// The candidates, or [`NO_PUBLISHER`].
         candidates: Vec<String>,
@@ -124,7 +124,7 @@ pub enum TrustError {
     /// The file cannot be read, written or understood.
     #[error("{}{}: {reason}", path.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
     File {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// The line, counted from 1, where there is one.
         line: Option<usize>,

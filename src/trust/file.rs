@@ -114,10 +114,10 @@ impl TrustFile {
     }
 }
 
-/// Why the file has no usable content.
+/// The reason why the file has no usable content.
 #[derive(Debug, Clone)]
 enum ReadFailure {
-    /// Reading failed. The cause may pass without a change of the file.
+    /// Reading failed. The cause may be temporary.
     Failed(TrustError),
     /// The content is malformed.
     Malformed(TrustError),

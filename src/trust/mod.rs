@@ -27,9 +27,9 @@
 //! | `known` | publishers that the user of this node has chosen |
 //! | `rotation` | replacing our own key by a new one |
 //! | `witness` | comparing manifests with what a hub lists |
-//! | `error` | why a publisher is not accepted |
+//! | `error` | the errors |
 //!
-//! All questions are answered from memory, after a check whether the file changed. Answers that change the file block for
+//! All queries are answered from memory, after a check whether the file changed. Only a call that changes the file waits for
 //! the disk.
 
 mod bounds;
@@ -68,7 +68,8 @@ use crate::model::keys::PublisherKeypair;
 use crate::model::{InfoHash, ModelName, PublisherKey};
 use crate::paths::Paths;
 
-/// Returns the key by which a publisher has replaced theirs. The former key's signature was checked before.
+/// Returns the key that has replaced a key; none if the key was not replaced. The signature of the former key was checked
+/// before.
 pub type Successors = Arc<dyn Fn(&PublisherKey) -> Option<PublisherKey> + Send + Sync>;
 
 /// The relation of a publisher to a name.
@@ -81,7 +82,7 @@ pub enum Standing {
     Listed,
     /// The publisher is this base directory's own key, and the name has no owner.
     Own,
-    /// Nothing is known about the publisher: `tofu` can accept them.
+    /// The publisher is neither pinned nor listed: `tofu` can accept the publisher.
     Unknown,
     /// The publisher is refused: the name has another owner, the key was replaced, or the policy is `strict`.
     Refused,
@@ -106,7 +107,7 @@ struct Own {
 }
 
 impl Trust {
-    /// The trust of a base directory. Reads nothing yet. A malformed file fails the questions until the file is corrected.
+    /// The trust of a base directory. Reads no file yet. While the file is malformed, all queries fail.
     pub fn open(paths: &Paths, policy: TrustPolicy) -> Self {
         Self {
             policy,

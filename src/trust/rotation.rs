@@ -29,7 +29,7 @@ use crate::paths::Paths;
 /// The most successions that are read; more than a user makes.
 const MAX_SUCCESSIONS: usize = 1000;
 
-/// Why the key could not be replaced.
+/// The reason why the key could not be replaced.
 #[derive(Debug, thiserror::Error)]
 pub enum RotationError {
     /// There is no key to replace.
@@ -50,7 +50,7 @@ pub enum RotationError {
     /// A file could not be used.
     #[error("{}: {source}", path.display())]
     Io {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// The system's error.
         source: io::Error,

@@ -1,4 +1,4 @@
-//! Compares manifests with the hub as a witness. Uses no network.
+//! Compares manifests with the listing of the hub, which is the witness. Uses no network.
 //!
 //! The hub lists the path, the length and a hash of each file of a commit. A manifest that states this commit is compared with
 //! the list. The list has no pieces roots, so equal lists do not show that a pieces root is right: [`stretch`] finds the bytes

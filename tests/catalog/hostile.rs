@@ -266,7 +266,7 @@ async fn partners_are_bounded_but_all_peers_are_answered() {
     member.store.insert(&records(key(0), 1), EPOCH, &|_| false).unwrap();
     for _ in 0..MAX_PARTNERS + 5 {
         let stranger = world.stranger();
-        stranger.engine.call(stranger.swarm, member.engine.address()).unwrap();
+        stranger.engine.connect(stranger.swarm, member.engine.address()).unwrap();
         stranger.answers(|_| Vec::new());
     }
     within(PATIENCE, || member.catalog.status().peers == MAX_PARTNERS + 5).await;
@@ -276,7 +276,7 @@ async fn partners_are_bounded_but_all_peers_are_answered() {
     let digests = member.engine_messages() - sent;
     assert!((MAX_PARTNERS..=MAX_PARTNERS + 10).contains(&digests), "sent {digests} digests");
     let mut late = world.stranger();
-    late.engine.call(late.swarm, member.engine.address()).unwrap();
+    late.engine.connect(late.swarm, member.engine.address()).unwrap();
     let peer = late.greet(0).await;
     late.send(peer, &Message::Want { after: Vec::new() });
     let known = late.receive_matching(|_, message| match message {

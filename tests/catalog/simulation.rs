@@ -258,7 +258,7 @@ impl Simulation {
                 state.found += records.len();
             }
             Action::Notify(_) => {}
-            Action::HangUp { why, .. } => panic!("node {node} disconnects an honest one: {why}"),
+            Action::Disconnect { why, .. } => panic!("node {node} disconnects an honest one: {why}"),
         }
     }
 

@@ -88,7 +88,7 @@ impl Stranger {
     }
 
     /// Waits until the engine disconnects.
-    fn expect_hang_up(mut self) {
+    fn expect_disconnect(mut self) {
         while self.message(255).is_some() {}
     }
 }
@@ -133,7 +133,7 @@ fn too_long_message_ends_the_connection_early() {
             // Its announced length, and only its first bytes.
             stranger.stream.write_all(&(length + 2).to_be_bytes()).unwrap();
             stranger.stream.write_all(&[20, stranger.ours, 1, 2, 3]).unwrap();
-            stranger.expect_hang_up();
+            stranger.expect_disconnect();
             client.farewell(speaker.peer);
         }
     });
@@ -216,7 +216,7 @@ fn number_of_the_extension_may_change_and_end() {
             let _ = stranger.try_extended(0, b"d1:md16:silmaril_catalogi0eee");
             let _ = stranger.try_extended(0, b"d1:md16:silmaril_catalogi6eee");
         }
-        stranger.expect_hang_up();
+        stranger.expect_disconnect();
     });
 }
 

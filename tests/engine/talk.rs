@@ -71,7 +71,7 @@ fn peers_meet_where_one_calls_the_other() {
         let topic = Meeting::Topic(Topic::of("mellon"));
         let at_b = b.session.meet(topic, &[]).unwrap();
         let at_a = a.session.meet(topic, &[]).unwrap();
-        a.session.call(at_a, b.address).unwrap();
+        a.session.connect(at_a, b.address).unwrap();
         let (of_a, of_b) = (a.speaker(), b.speaker());
         assert_eq!((of_a.torrent, of_a.address, of_a.outgoing), (at_a, b.address, true));
         // The port on which A listens, not the one from which it calls.
@@ -269,7 +269,7 @@ fn second_meeting_of_a_swarm_is_an_error() {
             _ => None,
         });
         assert_eq!(failed, second);
-        client.session.look_again(first).unwrap();
+        client.session.search_again(first).unwrap();
     });
 }
 
@@ -289,7 +289,7 @@ fn disconnected_peer_may_connect_again() {
     in_private_net(|| {
         let (mut a, of_a, mut b, of_b) = pair();
         // On loopback all peers have the same address, which is never muted.
-        b.session.hang_up(of_b.peer, true).unwrap();
+        b.session.disconnect(of_b.peer, true).unwrap();
         b.farewell(of_b.peer);
         a.farewell(of_a.peer);
         let again = a.speaker();
@@ -308,12 +308,12 @@ fn banned_peer_does_not_connect_again() {
     liar.session.meet(place, &[judge.address]).unwrap();
     let speaker = judge.speaker();
     assert_eq!(speaker.address, liar.address);
-    judge.session.hang_up(speaker.peer, true).unwrap();
+    judge.session.disconnect(speaker.peer, true).unwrap();
     judge.farewell(speaker.peer);
     let of_judge = liar.speaker();
     liar.farewell(of_judge.peer);
     // It calls again every second or two. This node does not call it either.
-    judge.session.call(court, liar.address).unwrap();
+    judge.session.connect(court, liar.address).unwrap();
     honest.session.meet(place, &[judge.address]).unwrap();
     let deadline = Instant::now() + Duration::from_secs(5);
     let mut heard = Vec::new();
@@ -323,5 +323,5 @@ fn banned_peer_does_not_connect_again() {
         }
     }
     assert_eq!(heard, [honest.address]);
-    assert!(liar.session.call(of_judge.torrent, judge.address).is_ok());
+    assert!(liar.session.connect(of_judge.torrent, judge.address).is_ok());
 }

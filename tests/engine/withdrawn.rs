@@ -7,7 +7,7 @@ use silmaril::torrent::{Event, Swarms};
 
 use super::rig::{Client, SOON, Sample};
 use crate::support::private_net::in_private_net;
-use crate::support::raw_peer::{FLAGS, RawPeer, is_hang_up};
+use crate::support::raw_peer::{FLAGS, RawPeer, is_disconnect};
 use crate::support::raw_peer_message::{Block, Message};
 
 const MIB: usize = 1 << 20;
@@ -223,7 +223,7 @@ fn peer_without_bep_6_gets_the_new_bitfield() {
                 Err(error) => break error,
             }
         };
-        assert!(is_hang_up(&end), "{end}");
+        assert!(is_disconnect(&end), "{end}");
         let mut again =
             RawPeer::dial_as(None, seed.address, &sample.info_hash, WITHOUT_FAST, b"d1:mdee").unwrap();
         let bits = again.receive_until(|message| match message {

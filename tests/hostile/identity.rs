@@ -43,7 +43,7 @@ fn copied_peer_id_keeps_no_peer_out() {
         let _silent = copied(&lab, id);
         let seed = RawSeed::listen(&lab.honest, 7001, &lab.content, Conduct::honest().with_id(id));
         assert_read(&lab, reading);
-        assert_eq!(Seen::count(&seed.seen().hang_ups), 0, "the seed was disconnected");
+        assert_eq!(Seen::count(&seed.seen().disconnections), 0, "the seed was disconnected");
     }
 }
 
@@ -94,7 +94,7 @@ fn catalog_flood_cuts_no_honest_seed_at_the_same_address() {
     flood_catalog(&lab);
     flood_catalog(&lab);
     lab.assert_reads(&mounted);
-    assert_eq!(Seen::count(&seed.seen().hang_ups), 0, "the seed was disconnected");
+    assert_eq!(Seen::count(&seed.seen().disconnections), 0, "the seed was disconnected");
     // A new connection of the address is served.
     leech(&mut lab.dial(&lab.evil, &lab.reader), &lab.content, 0..lab.content.pieces).unwrap();
 }

@@ -127,7 +127,7 @@ impl Scene {
         let blocks = |seed: &RawSeed| Seen::count(&seed.seen().blocks);
         println!("requested from the liars: {:?}", self.liars.iter().map(blocks).collect::<Vec<_>>());
         println!("requested from the honest peer: {}", blocks(&self.honest));
-        assert_eq!(Seen::count(&self.honest.seen().hang_ups), 0, "the honest peer was disconnected");
+        assert_eq!(Seen::count(&self.honest.seen().disconnections), 0, "the honest peer was disconnected");
         // 64 requests at a time, and as many again before the liar is suspected.
         let per_piece = piece_length / BLOCK_LEN as u32;
         let per_liar = 2 * (64 / per_piece).max(1) + 1;

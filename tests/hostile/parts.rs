@@ -357,7 +357,7 @@ fn honest_peer_is_not_blamed_for_blocks_that_are_judged_twice() {
                 }
             }
             reader.check();
-            assert_eq!(Seen::count(&honest.seen().hang_ups), 0, "the honest peer was disconnected");
+            assert_eq!(Seen::count(&honest.seen().disconnections), 0, "the honest peer was disconnected");
         }
     });
 }

@@ -93,10 +93,10 @@ fn an_honest_seed_is_never_disconnected() {
     lab.assert_reads(&mounted);
     let seen = seed.seen();
     assert!(Seen::count(&seen.blocks) > 0);
-    assert_eq!(Seen::count(&seen.hang_ups), 0, "the mount closed the connection");
+    assert_eq!(Seen::count(&seen.disconnections), 0, "the mount closed the connection");
     lab.assert_got(lab.get(&peers, &[]));
     // The connection of `get` ends with it; the connection of the mount does not.
-    until("`get` has closed its connection", READ, || Seen::count(&seen.hang_ups) == 1);
+    until("`get` has closed its connection", READ, || Seen::count(&seen.disconnections) == 1);
 }
 
 /// The seed has opened the connection, and the victim does not trust it yet.
@@ -110,5 +110,5 @@ fn a_seed_that_connects_is_never_disconnected() {
     let sum = reading.finish(READ).ok();
     assert_eq!(sum.split(' ').next(), Some(&*lab.expected["b.bin"]));
     lab.assert_reads(&mounted);
-    assert_eq!(Seen::count(&seed.seen().hang_ups), 0, "the mount closed the connection");
+    assert_eq!(Seen::count(&seed.seen().disconnections), 0, "the mount closed the connection");
 }

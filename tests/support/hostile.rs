@@ -143,7 +143,7 @@ fn attack_with(
                     (0..BURST).for_each(|_| messages.next().iter().for_each(|message| send(*peer, message)));
                 }
                 if connected.is_empty() {
-                    peers.iter().for_each(|peer| drop(session.call(swarm, *peer)));
+                    peers.iter().for_each(|peer| drop(session.connect(swarm, *peer)));
                 }
             }
         }

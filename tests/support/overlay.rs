@@ -325,7 +325,7 @@ impl Overlay for Node {
         })
     }
 
-    fn call(&self, id: TorrentId, peer: SocketAddr) -> Result<(), EngineError> {
+    fn connect(&self, id: TorrentId, peer: SocketAddr) -> Result<(), EngineError> {
         self.act(|inner, node| {
             let from = inner.hosts[node].address;
             inner.calls.push((from, peer));
@@ -335,7 +335,7 @@ impl Overlay for Node {
         })
     }
 
-    fn look_again(&self, id: TorrentId) -> Result<(), EngineError> {
+    fn search_again(&self, id: TorrentId) -> Result<(), EngineError> {
         self.act(|inner, node| {
             if let Some(meeting) = inner.hosts[node].torrents.get(&id).copied() {
                 inner.find_members(node, meeting);
@@ -357,7 +357,7 @@ impl Overlay for Node {
         })
     }
 
-    fn hang_up(&self, peer: PeerId, hostile: bool) -> Result<(), EngineError> {
+    fn disconnect(&self, peer: PeerId, hostile: bool) -> Result<(), EngineError> {
         self.act(|inner, node| {
             let Some((_, far)) = inner.links.get(&peer).copied() else { return };
             if hostile {

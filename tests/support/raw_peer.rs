@@ -195,14 +195,14 @@ impl RawPeer {
     pub fn is_answered(&mut self, range: HashRange) -> bool {
         match self.wait_for_answer(range) {
             Ok(()) => true,
-            Err(error) if is_hang_up(&error) => false,
+            Err(error) if is_disconnect(&error) => false,
             Err(error) => panic!("the node neither answered nor hung up: {error}"),
         }
     }
 }
 
 /// Whether an error means that the other end has closed the connection.
-pub fn is_hang_up(error: &Error) -> bool {
+pub fn is_disconnect(error: &Error) -> bool {
     use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }

@@ -29,7 +29,7 @@ pub fn blocks_of(content: &Content, pieces: Range<u32>) -> Vec<Block> {
     content.files.iter().flat_map(of_file).filter(|block| pieces.contains(&block.piece)).collect()
 }
 
-/// Downloads pieces as an honest peer does. Fails if the daemon refuses a block, hangs up or sends a wrong byte.
+/// Downloads pieces as an honest peer does. Fails if the daemon refuses a block, disconnects or sends a wrong byte.
 pub fn leech(peer: &mut RawPeer, content: &Content, pieces: Range<u32>) -> Result<()> {
     leech_after(peer, content, pieces, || {})
 }

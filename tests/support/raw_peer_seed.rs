@@ -84,7 +84,7 @@ pub struct Seen {
     pub connections: AtomicU64,
     /// Connections that the daemon has closed after a request. (It closes a second connection to the same peer right
     /// after the handshakes.)
-    pub hang_ups: AtomicU64,
+    pub disconnections: AtomicU64,
     /// Requests for blocks.
     pub blocks: AtomicU64,
     /// Requests for hashes.
@@ -211,7 +211,7 @@ impl Shared {
         let thread = std::thread::spawn(move || {
             let used = shared.converse(peer);
             if used && !shared.stopping.load(Ordering::Relaxed) {
-                shared.seen.hang_ups.fetch_add(1, Ordering::Relaxed);
+                shared.seen.disconnections.fetch_add(1, Ordering::Relaxed);
             }
         });
         self.threads.lock().unwrap().push(thread);

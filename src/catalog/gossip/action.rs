@@ -125,7 +125,7 @@ pub enum Action {
     /// while: do not hold a lock.
     Answer(PeerId, Question),
     /// End a connection.
-    HangUp {
+    Disconnect {
         /// The peer.
         peer: PeerId,
         /// Whether it misbehaved, so that it is refused for a while.

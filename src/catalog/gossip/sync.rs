@@ -292,7 +292,7 @@ impl Gossip {
         if records.is_empty() {
             sync.fruitless += 1;
             if sync.fruitless > MAX_FRUITLESS {
-                return self.hang_up(peer, false, "it does not have what it claims");
+                return self.disconnect(peer, false, "it does not have what it claims");
             }
             return self.fetch_more(now, peer, source);
         }
@@ -334,7 +334,7 @@ impl Gossip {
             sync.failures += 1;
             sync.not_before = Some(now + REST * sync.failures);
             if sync.failures >= MAX_FAILURES {
-                return self.hang_up(peer, false, "it does not answer");
+                return self.disconnect(peer, false, "it does not answer");
             }
         }
         if state.partner.is_some() && !sync.digest_seen && state.records > 0 && now >= since + DIGEST_WITHIN {

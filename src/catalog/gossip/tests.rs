@@ -188,7 +188,7 @@ fn greeted_by(addresses: impl Iterator<Item = std::net::IpAddr>) -> (usize, usiz
     }
     let partners = gossip.peers.values().filter(|peer| peer.partner.is_some()).count();
     let actions = std::iter::from_fn(|| gossip.next_action());
-    (actions.filter(|action| matches!(action, Action::HangUp { .. })).count(), partners)
+    (actions.filter(|action| matches!(action, Action::Disconnect { .. })).count(), partners)
 }
 
 #[test]

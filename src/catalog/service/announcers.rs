@@ -63,7 +63,7 @@ impl Announcers {
     /// Calls announced addresses. Repeats a lookup that was started before the DHT had nodes.
     pub fn on_event(&mut self, event: &CatalogEvent) {
         match event {
-            CatalogEvent::DhtPeers(topic, addresses) if *topic == self.topic => self.call(addresses),
+            CatalogEvent::DhtPeers(topic, addresses) if *topic == self.topic => self.connect(addresses),
             CatalogEvent::DhtReady if self.looked_up_at.is_some() => self.look_up(),
             _ => {}
         }
@@ -74,11 +74,11 @@ impl Announcers {
         self.called.contains(address)
     }
 
-    fn call(&mut self, addresses: &[SocketAddr]) {
+    fn connect(&mut self, addresses: &[SocketAddr]) {
         for address in addresses {
             if self.core.swarm().is_some() && self.called.len() < MAX_CALLED && self.called.insert(*address) {
                 self.called_at = Some(Instant::now());
-                self.core.call(*address);
+                self.core.connect(*address);
             }
         }
     }

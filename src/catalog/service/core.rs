@@ -134,9 +134,9 @@ impl Core {
     }
 
     /// Calls a host in the catalog's swarm, unless it is connected.
-    pub fn call(&self, address: SocketAddr) {
+    pub fn connect(&self, address: SocketAddr) {
         if let Some(swarm) = self.swarm()
-            && let Err(error) = self.overlay.call(swarm, address)
+            && let Err(error) = self.overlay.connect(swarm, address)
         {
             tracing::debug!(%address, %error, "could not call a peer");
         }
@@ -160,7 +160,7 @@ impl Core {
         // Messages of a peer without a queue are dropped. A model's data continues over its connection.
         let accepted = self.inbox.connected(Instant::now().into_std(), peer, connection);
         if !accepted && connection.of_catalog {
-            self.hang_up(peer, false, "there are too many connections");
+            self.disconnect(peer, false, "there are too many connections");
         }
     }
 
@@ -172,7 +172,7 @@ impl Core {
                 let dropped = self.dropped.fetch_add(1, Ordering::Relaxed);
                 tracing::trace!(peer = peer.0, dropped, "a message is dropped unread");
             }
-            budget::Verdict::Hostile => self.hang_up(peer, true, "it floods us with messages"),
+            budget::Verdict::Hostile => self.disconnect(peer, true, "it floods us with messages"),
         }
     }
 
@@ -261,7 +261,7 @@ impl Core {
                 self.step(|gossip, now| gossip.answered(now, peer, &question, &answer, took));
                 self.send(peer, &answer);
             }
-            Action::HangUp { peer, hostile, why } => self.hang_up(peer, hostile, why),
+            Action::Disconnect { peer, hostile, why } => self.disconnect(peer, hostile, why),
             Action::Store(origin, records) => self.store_or_log(origin, &records),
             Action::Notify(Notice::Ready(peer)) => self.emit(&CatalogEvent::PeerReady(peer)),
             Action::Notify(Notice::Gone(peer)) => self.emit(&CatalogEvent::PeerLeft(peer)),
@@ -284,11 +284,11 @@ impl Core {
         }
     }
 
-    fn hang_up(&self, peer: PeerId, hostile: bool, why: &'static str) {
+    fn disconnect(&self, peer: PeerId, hostile: bool, why: &'static str) {
         let address = self.address(peer);
         tracing::debug!(peer = peer.0, ?address, hostile, why, "closing the connection to a peer");
         self.inbox.mute(peer);
-        if let Err(error) = self.overlay.hang_up(peer, hostile) {
+        if let Err(error) = self.overlay.disconnect(peer, hostile) {
             tracing::debug!(peer = peer.0, %error, "could not close the connection to a peer");
         }
     }

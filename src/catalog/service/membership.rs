@@ -72,10 +72,10 @@ pub(super) async fn keep(core: Arc<Core>) {
 fn search(core: &Core, members: usize) {
     join(core);
     let Some(swarm) = core.swarm() else { return };
-    if let Err(error) = core.overlay.look_again(swarm) {
+    if let Err(error) = core.overlay.search_again(swarm) {
         tracing::debug!(%error, "could not search for members of the catalog's swarm");
     }
     if members == 0 {
-        core.settings.peers.list().into_iter().for_each(|peer| core.call(peer));
+        core.settings.peers.list().into_iter().for_each(|peer| core.connect(peer));
     }
 }
