@@ -173,7 +173,7 @@ public:
                          // Kept blocks were read again, and a program has changed them. No peer is to blame.
                          if (s.proof && !v2.empty() && s.proof->blocks.keeps_any(number) &&
                              s.proof->compare(number, v2) == Proof::Verdict::wrong &&
-                             !s.proves_kept(number, v2)) {
+                             !s.proves_kept(number, v2, granules_of(s, number))) {
                              s.proof->blocks.forget(number);
                              report(Note::Kind::piece_damaged, s.torrent, number);
                              error = given_up();

@@ -315,10 +315,20 @@ bool Storage::keeps(std::int64_t offset, std::int64_t length) const {
     return false;
 }
 
-bool Storage::proves_kept(int piece, lt::span<lt::sha256_hash const> hashes) const {
+bool Storage::proves_kept(int piece, lt::span<Hash const> blocks,
+                          std::optional<std::vector<Hash>> const& granules) const {
     auto const kept = proof->blocks.kept(piece);
-    for (int block = 0; block < int(std::min(kept.size(), std::size_t(hashes.size()))); ++block)
-        if (kept[std::size_t(block)] && proof->blocks.hash(piece, block) != hashes[block]) return false;
+    int const count = int(std::min(kept.size(), std::size_t(blocks.size())));
+    for (int block = 0; block < count; ++block) {
+        if (!kept[std::size_t(block)]) continue;
+        auto const expected = proof->blocks.hash(piece, block);
+        if (expected && *expected == blocks[block]) continue;
+        int const first = block - block % per_granule;
+        auto const granule = blocks.subspan(first, std::min(per_granule, count - first));
+        if (expected || !granules ||
+            root_of(granule, per_granule) != (*granules)[std::size_t(first / per_granule)])
+            return false;
+    }
     return true;
 }
 

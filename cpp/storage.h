@@ -93,8 +93,10 @@ public:
     // pieces that libtorrent has passed before and that are now proved.
     std::vector<int> judge(int piece, lt::span<lt::sha256_hash> blocks);
 
-    // Whether the hashes of the piece's kept blocks are right, as far as they are known.
-    bool proves_kept(int piece, lt::span<lt::sha256_hash const> blocks) const;
+    // Whether the hashes of the piece's kept blocks are right. A block whose proved hash is not known any
+    // more is proved by its granule. `granules`: their proved hashes, if they are saved.
+    bool proves_kept(int piece, lt::span<Hash const> blocks,
+                     std::optional<std::vector<Hash>> const& granules) const;
     // Whether a write of this piece has failed since the last `forget`.
     bool failed(int piece);
     // Resets the hashes and the failure of the piece.

@@ -120,16 +120,23 @@ fn reader_of_parts(sample: &Sample) -> (Arc<Content>, RawSeed, Reader<'_>) {
     (content, seed, reader)
 }
 
+/// A peer that has no piece, and is connected to a reader.
+#[track_caller]
+fn dial(reader: &Reader, content: &Content) -> RawPeer {
+    let extensions = format!("d1:md15:silmaril_offersi{OFFERS}eee");
+    let to = reader.client.address;
+    let mut peer = RawPeer::dial_as(None, to, &content.info_hash, FLAGS, extensions.as_bytes()).unwrap();
+    peer.send(&Message::HaveNone).unwrap();
+    peer
+}
+
 #[test]
 fn only_offered_parts_of_a_piece_are_served_and_only_until_they_are_deleted() {
     in_private_net(|| {
         let sample = sample();
         let (content, _seed, reader) = reader_of_parts(&sample);
 
-        let extensions = format!("d1:md15:silmaril_offersi{OFFERS}eee");
-        let to = reader.client.address;
-        let mut peer = RawPeer::dial_as(None, to, &content.info_hash, FLAGS, extensions.as_bytes()).unwrap();
-        peer.send(&Message::HaveNone).unwrap();
+        let mut peer = dial(&reader, &content);
         peer.send(&Message::Interested).unwrap();
         // The second and the third granule.
         wait_for_offer(&mut peer, 3, [0x60, 0]);
@@ -263,5 +270,32 @@ fn wrong_part_of_a_piece_on_its_way_is_noticed_before_the_piece_is_complete() {
         first.client.session.connect_peer(first.id, honest.address()).unwrap();
         first.wait(2, 0..PIECE / BLOCK);
         second.wait(2, 0..PIECE / BLOCK);
+    });
+}
+
+/// Blocks of an earlier run are right. The peer that sends the rest of their piece sends a wrong block.
+#[test]
+fn wrong_block_next_to_verified_ones_is_not_taken_for_damage() {
+    in_private_net(|| {
+        let sample = sample();
+        let (content, _seed, first) = reader_of_parts(&sample);
+        // It has the hashes of all granules.
+        let mut peer = dial(&first, &content);
+        wait_for_offer(&mut peer, 3, [0x60, 0]);
+        let mut reader = first.again(vec![(PieceIndex(3), 4..12)]);
+        let liar = Conduct::honest().with_blocks(|content, block| {
+            vec![if block.begin / BLOCK == 20 { wrong(block) } else { right(content, block) }]
+        });
+        let liar = RawSeed::listen_here(&content, liar);
+        reader.client.session.connect_peer(reader.id, liar.address()).unwrap();
+        reader.client.session.request(reader.id, PieceIndex(3), Duration::ZERO).unwrap();
+        reader.client.wait_for("ban", SOON, |event| match event {
+            Event::PeerDisconnected(_, peer, _) if *peer == liar.address() => Some(()),
+            Event::PieceDamaged(..) => panic!("verified blocks count as damaged"),
+            _ => None,
+        });
+        let honest = RawSeed::listen_here(&content, Conduct::honest());
+        reader.client.session.connect_peer(reader.id, honest.address()).unwrap();
+        reader.wait(3, 0..PIECE / BLOCK);
     });
 }

@@ -50,11 +50,21 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(sample: &'a Sample, peers: Vec<std::net::SocketAddr>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start(sample, tempfile::tempdir().unwrap(), AddTorrent { peers, ..sample.add(Path::new("")) })
+    }
+
+    /// The next run of the reader, which has these blocks.
+    pub(super) fn again(self, blocks: Vec<(PieceIndex, Range<u32>)>) -> Self {
+        let Self { sample, client, dir, .. } = self;
+        drop(client);
+        Self::start(sample, dir, AddTorrent { blocks, ..sample.add(Path::new("")) })
+    }
+
+    fn start(sample: &'a Sample, dir: tempfile::TempDir, add: AddTorrent) -> Self {
         let mut client = Client::with(NetworkConfig { encryption: Encryption::Off, ..network() });
         let care = FileCare { doubted: false, granules: Some(dir.path().join("granules")) };
-        let file_care = vec![care];
-        let id = client.add(AddTorrent { peers, file_care, ..sample.add(dir.path()) });
+        let file_paths = sample.paths_in(dir.path());
+        let id = client.add(AddTorrent { file_paths, file_care: vec![care], ..add });
         Self { sample, client, id, dir, known: BTreeSet::new(), refused: BTreeSet::new() }
     }
 
