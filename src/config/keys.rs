@@ -81,7 +81,8 @@ configuration! {
         trust: TrustPolicy = "tofu";
         /// Compare manifests of publishers that you did not choose with the list of files that the hub has for their commit. A
         /// manifest that contradicts the hub is refused, and the hub decides between publishers that dispute a name. The hub
-        /// learns the names and commits of these manifests. `hub.lazy: false` and `HF_HUB_OFFLINE=1` prevent it, too.
+        /// learns the names and commits of these manifests, and which parts of their files are compared. `hub.lazy: false`
+        /// and `HF_HUB_OFFLINE=1` prevent it, too.
         hub_witness: Flag = "true";
     }
 

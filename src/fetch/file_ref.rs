@@ -49,14 +49,35 @@ impl FileRef {
 
     /// The file as it is read now: a file that was read from a hub continues as a file of its manifest, once that is known.
     /// None if the manifest has no such file.
+    /// So does a file of a manifest that was found to contradict the hub, as the file of the same commit at the hub.
     pub fn present(&self) -> Option<Self> {
+        let refutation = self.revision.refutation.as_ref();
+        if let Some(of_hub) = refutation.and_then(|refutation| refutation.successor()) {
+            return self.same_at_hub(of_hub)?.present();
+        }
         let Some(successor) = self.revision.hub.as_ref().and_then(|hub| hub.successor()) else {
             return Some(self.clone());
         };
         let FileEntry { path, size, .. } = &self.revision.manifest.files[self.file];
         let same = |entry: &FileEntry| entry.path == *path && entry.size == *size;
         let file = successor.manifest.files.iter().position(same)?;
-        Some(Self { revision: successor, file })
+        Self { revision: successor, file }.present()
+    }
+
+    /// The same file of a revision that is read from a hub.
+    fn same_at_hub(&self, revision: Arc<StoredRevision>) -> Option<Self> {
+        let FileEntry { path, size, .. } = &self.revision.manifest.files[self.file];
+        let identity = self.revision.listed.as_ref()?.identity(self.file);
+        let listing = &revision.hub.as_ref()?.listing;
+        let file = listing
+            .files
+            .iter()
+            .position(|file| file.path == *path && file.size == *size && file.identity == identity)?;
+        Some(Self { revision, file })
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.revision.manifest.files[self.file].path
     }
 
     pub(super) fn has_successor(&self) -> bool {

@@ -22,11 +22,11 @@
 //!
 //! Around the state: `reads`, `events` and `outcomes` (events of the engine), `timer`, `saving` (files), `layers` (piece layers
 //! that no peer sent), `deletion`, `damage`, `hold`, `status`,
-//! `figures` (counters), `small_files` (fetched together).
+//! `figures` (counters), `small_files` (fetched together), `witness` (the hub, with which `listed` and `comparing` compare bytes).
 
 mod claim;
+mod comparing;
 mod contents;
-mod contradictions;
 mod core;
 mod damage;
 mod deadline;
@@ -51,6 +51,7 @@ mod peers;
 mod readahead;
 mod reads;
 mod routing;
+mod samples;
 mod saving;
 mod search;
 mod settings;
@@ -68,6 +69,7 @@ mod waiters;
 mod wants;
 pub mod web;
 mod window;
+mod witness;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -87,16 +89,19 @@ pub use exposure::Exposure;
 pub use figures::ReadFigures;
 pub use file_ref::{FileRef, ReadError};
 pub use hold::{EvictionHold, NotReleased};
+pub use listed::different_sha256;
 pub use saving::places;
 pub use settings::FetchSettings;
 pub use status::{StalledRead, TransferStatus};
+pub use witness::{HubBytes, HubWitness};
 
-use contradictions::Contradictions;
 use core::Core;
 use guards::ReadGuards;
 use hub::HubReads;
+use samples::Samples;
 use small_files::Prefetched;
 use transfer::{Phase, Transfer};
+use witness::WitnessLink;
 
 /// The scheduler of all transfers of one node.
 pub struct Fetch {
@@ -109,7 +114,8 @@ pub struct Fetch {
     cancelled: Arc<AtomicBool>,
     figures: Arc<ReadFigures>,
     prefetched: Prefetched,
-    contradictions: Contradictions,
+    samples: Samples,
+    witness: WitnessLink,
 }
 
 impl Fetch {
@@ -127,7 +133,8 @@ impl Fetch {
             cancelled: Arc::default(),
             figures: Arc::default(),
             prefetched: Prefetched::default(),
-            contradictions: Contradictions::default(),
+            samples: Samples::default(),
+            witness: WitnessLink::default(),
         })
     }
 

@@ -21,10 +21,10 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 
 impl Fetch {
     /// Reads bytes `offset..offset + len` of a file, cut at its end, if all of them are verified. Does not wait.
-    pub fn try_read(&self, file: &FileRef, offset: u64, len: u64) -> Option<Vec<u8>> {
+    pub fn try_read(self: &Arc<Self>, file: &FileRef, offset: u64, len: u64) -> Option<Vec<u8>> {
         let present = file.present();
         let file = present.as_ref()?;
-        if file.is_unchecked() {
+        if self.must_compare(file) {
             return None;
         }
         let range = file.cut(offset, len);
@@ -42,13 +42,14 @@ impl Fetch {
                 self.core.with(|state| state.contents.touch(file, range, &mut state.transfers));
             }
         }
+        self.sample_later(file, &file.cut(offset, len));
         self.figures.stored(bytes.len() as u64);
         Some(bytes)
     }
 
     /// [`Self::try_read`] without fetching anything ahead of the reader.
     pub fn try_read_only(&self, file: &FileRef, offset: u64, len: u64) -> Option<Vec<u8>> {
-        let file = file.present().filter(|file| !file.is_unchecked())?;
+        let file = file.present().filter(|file| !self.must_compare(file))?;
         read_cached(&file, &file.cut(offset, len))
     }
 
@@ -68,28 +69,58 @@ impl Fetch {
         len: u64,
         is_shown: &(dyn Fn() -> bool + Send + Sync),
     ) -> Result<Vec<u8>, ReadError> {
-        let present = file.present().ok_or(ReadError::Left)?;
-        let file = match present.revision.hub {
-            Some(_) => match self.read_from_hub(&present, offset, len).await? {
-                Some(bytes) => return Ok(bytes),
-                // Its manifest became known during the read.
-                None => file.present().ok_or(ReadError::Left)?,
-            },
-            None => present,
-        };
-        let file = &file;
-        let range = file.cut(offset, len);
+        for _ in 0..ATTEMPTS {
+            let present = file.present().ok_or(ReadError::Left)?;
+            let present = match present.revision.hub {
+                Some(_) => match self.read_from_hub(&present, offset, len).await? {
+                    Some(bytes) => return Ok(bytes),
+                    // Its manifest became known during the read.
+                    None => file.present().ok_or(ReadError::Left)?,
+                },
+                None => present,
+            };
+            let read = self.read_compared(&present, present.cut(offset, len), is_shown).await;
+            let Some(refusal) = present.refusal() else { return read };
+            // The manifest contradicts the hub: the read continues there, if that is possible.
+            if !self.has_moved_to_hub(&present).await {
+                return Err(refusal);
+            }
+        }
+        Err(ReadError::Left)
+    }
+
+    /// [`Self::read_while`] for a file of a manifest.
+    async fn read_compared(
+        self: &Arc<Self>,
+        file: &FileRef,
+        range: Range<u64>,
+        is_shown: &(dyn Fn() -> bool + Send + Sync),
+    ) -> Result<Vec<u8>, ReadError> {
         if range.is_empty() {
             return Ok(Vec::new());
         }
         self.check_listed(file, is_shown).await?;
+        self.sample(file, &range, is_shown).await;
+        if let Some(refusal) = file.refusal() {
+            return Err(refusal);
+        }
         let (began, is_stored) = (Instant::now(), file.content().has(range.clone()));
-        let result = self.read_awaiting(file, range, is_shown).await;
+        let result = self.read_awaiting(file, range.clone(), is_shown).await;
         match &result {
             Ok(bytes) if is_stored => self.figures.stored(bytes.len() as u64),
             result => self.figures.waited(result, began.elapsed()),
         }
+        if result.is_ok() {
+            self.sample_later(file, &range);
+        }
         result
+    }
+
+    /// Waits until the readers of a manifest that contradicts the hub continue at the hub. Returns whether they do.
+    async fn has_moved_to_hub(&self, file: &FileRef) -> bool {
+        let Some(refutation) = &file.revision.refutation else { return false };
+        let ended = tokio::time::timeout(self.settings.read_timeout, refutation.ended()).await;
+        ended.is_ok() && refutation.successor().is_some()
     }
 
     pub(super) async fn read_awaiting(
@@ -97,6 +128,26 @@ impl Fetch {
         file: &FileRef,
         range: Range<u64>,
         is_shown: &(dyn Fn() -> bool + Send + Sync),
+    ) -> Result<Vec<u8>, ReadError> {
+        self.await_and_read(file, range, is_shown, true).await
+    }
+
+    /// [`Self::read_awaiting`] without fetching anything ahead.
+    pub(super) async fn read_apart(
+        self: &Arc<Self>,
+        file: &FileRef,
+        range: Range<u64>,
+        is_shown: &(dyn Fn() -> bool + Send + Sync),
+    ) -> Result<Vec<u8>, ReadError> {
+        self.await_and_read(file, range, is_shown, false).await
+    }
+
+    async fn await_and_read(
+        self: &Arc<Self>,
+        file: &FileRef,
+        range: Range<u64>,
+        is_shown: &(dyn Fn() -> bool + Send + Sync),
+        moves_window: bool,
     ) -> Result<Vec<u8>, ReadError> {
         let content = file.content();
         let _guard = self.guards.guard(content, &range);
@@ -107,7 +158,8 @@ impl Fetch {
         while attempts < ATTEMPTS && began.elapsed() < self.settings.read_timeout {
             make_fetchable(content, &range).await;
             self.learn_tensors(content);
-            let request = WaitRequest { file: file.clone(), range: range.clone(), kind: WaitKind::Read };
+            let request =
+                WaitRequest { file: file.clone(), range: range.clone(), kind: WaitKind::Read, moves_window };
             self.wait_for(vec![request], self.settings.read_timeout, is_shown).await?;
             let (reading, bytes) = (content.clone(), range.clone());
             // A panic was reported; a runtime that ends drops this future too.
@@ -189,7 +241,7 @@ impl Fetch {
         let requests = parts.iter().map(|(file, range)| {
             let file = FileRef { revision: revision.clone(), file: *file };
             let range = file.cut(range.start, range.end.saturating_sub(range.start));
-            WaitRequest { file, range, kind: WaitKind::Job }
+            WaitRequest { file, range, kind: WaitKind::Job, moves_window: false }
         });
         let requests: Vec<WaitRequest> = requests.filter(|request| !request.range.is_empty()).collect();
         for request in &requests {

@@ -140,11 +140,11 @@ impl FetchState {
         if self.stopped {
             return Err(ReadError::Stopped);
         }
-        let WaitRequest { file, range, kind } = request;
+        let WaitRequest { file, range, kind, moves_window } = request;
         let Some(key) = file.content().key() else { return Ok(None) };
         let is_read = *kind == WaitKind::Read;
         if request.is_verified() {
-            if is_read {
+            if *moves_window {
                 self.contents.touch(file, range.clone(), &mut self.transfers);
             }
             return Ok(None);
@@ -170,7 +170,7 @@ impl FetchState {
         if !self.contents.insert_waiter(&key, id, waiter, &mut self.transfers) {
             return Err(ReadError::Stopped);
         }
-        if is_read {
+        if *moves_window {
             self.contents.touch(file, range.clone(), &mut self.transfers);
         }
         self.transfers.start_search(via.0);

@@ -30,6 +30,8 @@ pub(super) struct WaitRequest {
     /// Bytes of the file; not empty.
     pub range: Range<u64>,
     pub kind: WaitKind,
+    /// Whether the bytes behind it are fetched ahead of the reader.
+    pub moves_window: bool,
 }
 
 impl WaitRequest {

@@ -422,6 +422,7 @@ async fn a_disputed_name_can_be_looked_up_by_publisher() {
                     is_local: false,
                     hub: None,
                     listed: None,
+                    refutation: None,
                 };
                 tree.publish(super::view::ShownModels {
                     by_publisher: vec![Arc::new(found)],

@@ -119,7 +119,8 @@ impl Reads {
         if let Some(bytes) = cached {
             return finish(file, offset, len, Ok(bytes), reply);
         }
-        if !is_shown() {
+        // A refuted manifest is not shown, and its readers continue at the hub.
+        if !is_shown() && !file.is_refuted() {
             return reply.fail(TreeError::Stale.errno());
         }
         if only_cached {

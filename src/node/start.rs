@@ -27,6 +27,7 @@ use super::seeds::Seeds;
 use super::shared_lookups::NetworkLookups;
 use super::unresolved::Unresolved;
 use super::web::Web;
+use super::witness::link::NodeWitness;
 use super::witness::{self, Witness};
 use super::{Library, Node, NodeError, control, rotation};
 use crate::catalog::CatalogSettings;
@@ -122,8 +123,6 @@ impl Node {
         let config = &library.config.hub;
         let own = HubAccess::of_node(&web, &config.endpoint, config.lazy);
         let (contradictions, contradicted) = mpsc::unbounded_channel();
-        // The receiver ends with the node.
-        fetch.on_contradiction(move |file, difference| drop(contradictions.send((file, difference))));
         let (hub_models, completed) = HubModels::open(&library, &fetch, own);
         let disputes = Arc::new(Disputes::new(library.clone(), catalog.clone(), local.clone()));
         let node = Arc::new(Self {
@@ -162,6 +161,7 @@ impl Node {
             library,
             lock: Arc::new(lock),
         });
+        node.fetch.set_witness(Arc::new(NodeWitness { node: Arc::downgrade(&node), contradictions }));
         node.seeds.apply_all_rules();
         let server = control::serve(Arc::downgrade(&node), &node.library.paths)?;
         *node.server.lock() = Some(server);

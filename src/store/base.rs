@@ -1,9 +1,10 @@
 //! The store below its views: its parts, and the contents of revisions.
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
@@ -13,7 +14,7 @@ use super::live::LiveContents;
 use super::parts::Parts;
 use super::torrents::TorrentFiles;
 use super::witnessed::Witnessed;
-use super::{ContentKey, StoreError, StoredRevision, syncing};
+use super::{ContentKey, Refutation, StoreError, StoredRevision, syncing};
 use crate::model::Manifest;
 use crate::model::files::MAX_FILE;
 use crate::paths::Paths;
@@ -31,6 +32,8 @@ pub struct Store {
     pub(crate) torrents: TorrentFiles,
     /// The results of the comparison of manifests with the hub.
     pub(crate) witnessed: Witnessed,
+    /// The state of the manifests in use that agree with the hub's list, by their signature.
+    refutations: Mutex<HashMap<String, Weak<Refutation>>>,
     /// Held while contents move or are evicted, so that no file is renamed or emptied between the check of it and its use by
     /// another thread. The first lock of all: taken before the locks of live contents, the journals of contents and the locks
     /// of the placements, never twice, and not by readers.
@@ -70,6 +73,7 @@ impl Store {
             dirs: ModelDirs { models: paths.models.clone(), named: named.models.clone() },
             torrents: TorrentFiles { paths: paths.clone() },
             witnessed: Witnessed::open(paths.witnessed()),
+            refutations: Mutex::default(),
             parts: Arc::new(Parts::open(paths, boot, locked)?),
             moving: Mutex::new(()),
         }))
@@ -99,7 +103,29 @@ impl Store {
         }
         let layout = manifest.layout();
         let listed = self.witnessed.listed(&manifest).map(Arc::new);
-        Ok(Arc::new(StoredRevision { manifest, layout, contents, is_local: false, hub: None, listed }))
+        let refutation = listed.is_some().then(|| self.refutation(&manifest));
+        Ok(Arc::new(StoredRevision {
+            manifest,
+            layout,
+            contents,
+            is_local: false,
+            hub: None,
+            listed,
+            refutation,
+        }))
+    }
+
+    /// The state of a manifest that revisions with it share.
+    fn refutation(&self, manifest: &Manifest) -> Arc<Refutation> {
+        let signature = manifest.signature.clone().unwrap_or_default();
+        let mut all = self.refutations.lock();
+        if let Some(known) = all.get(&signature).and_then(Weak::upgrade) {
+            return known;
+        }
+        all.retain(|_, known| known.strong_count() > 0);
+        let made = Arc::new(Refutation::default());
+        all.insert(signature, Arc::downgrade(&made));
+        made
     }
 
     /// The content of a key, opened if no revision has it now. It may be in one of the directories `staging`.

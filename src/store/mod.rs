@@ -76,7 +76,7 @@ pub use partial_mirrors::PartialMirrors;
 pub use placed::PlacedFiles;
 pub use placement::Stamp;
 pub use registry::Registry;
-pub use revision::{HubModel, StoredRevision};
+pub use revision::{HubModel, Refutation, StoredRevision};
 pub use room::{Room, Rooms, kept_free};
 pub use scrub::Pass;
 pub use staging::Staging;

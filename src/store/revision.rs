@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use fixedbitset::FixedBitSet;
 use parking_lot::RwLock;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
 
 use super::parts::Parts;
 use super::placement::PlacedFile;
@@ -36,6 +37,44 @@ pub struct StoredRevision {
     /// The hashes that a hub lists for the files, if the publisher of the manifest is one that the user did not choose, and the hub
     /// lists its files.
     pub listed: Option<Arc<ListedFiles>>,
+    /// Whether bytes of it were found to contradict the hub; none if `listed` is none. All revisions with the manifest share it.
+    pub refutation: Option<Arc<Refutation>>,
+}
+
+/// That bytes of a manifest contradict the hub, and the revision with which its readers continue.
+#[derive(Debug, Default)]
+pub struct Refutation {
+    difference: OnceLock<String>,
+    /// Empty until [`Self::end`].
+    successor: watch::Sender<Option<Option<Arc<StoredRevision>>>>,
+}
+
+impl Refutation {
+    /// Refuses the manifest from now on: no byte of it may be read. Returns whether this is the first difference.
+    pub fn refute(&self, difference: String) -> bool {
+        self.difference.set(difference).is_ok()
+    }
+
+    /// What the manifest and the hub have different, if that was found.
+    pub fn difference(&self) -> Option<&str> {
+        self.difference.get().map(String::as_str)
+    }
+
+    /// Has readers continue with the same commit at the hub; without one, they fail.
+    pub fn end(&self, successor: Option<Arc<StoredRevision>>) {
+        self.successor.send_replace(Some(successor));
+    }
+
+    /// The same commit at the hub, once it is known.
+    pub fn successor(&self) -> Option<Arc<StoredRevision>> {
+        self.successor.borrow().clone().flatten()
+    }
+
+    /// Waits for [`Self::end`]. The caller has a deadline.
+    pub async fn ended(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.successor.subscribe().wait_for(Option::is_some).await;
+    }
 }
 
 /// A model that is read from a hub.
@@ -99,6 +138,7 @@ impl StoredRevision {
             is_local: true,
             hub: None,
             listed: None,
+            refutation: None,
         }))
     }
 

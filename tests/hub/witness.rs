@@ -7,8 +7,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::rig::{LARGE, SHORT, info_hash, mount_with, status};
-use crate::support::fixtures::{hashes, noise};
+use super::rig::{LARGE, SHORT, info_hash, mount_with, read_at, status};
+use crate::support::fixtures::{dd, hashes, noise};
 use crate::support::host::{Host, Mounted};
 use crate::support::manifests;
 use crate::support::mirror::{HubNet, mirror_and_share, mirrored, tree};
@@ -252,35 +252,86 @@ fn first_byte_of_a_false_small_file_is_never_read() {
     mounted.unmount();
 }
 
-#[test]
-fn get_of_a_false_small_file_fails_and_then_uses_the_hub() {
+/// A host that knows only the false manifest gets the true files in one command.
+fn get_continues_at_the_hub(lie: Lie, difference: &str) {
     let scene = Scene::new("");
-    let (mallory, _false) = scene.liar(Lie::Small);
+    let (mallory, _false) = scene.liar(lie);
     let carol = &scene.carol;
     let daemon = carol.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     await_records(carol, &[&mallory]);
-    let refused = carol.run(&["get", NAME]).error(1);
-    assert!(refused.contains("config.json has the git object id"), "{refused}");
-    assert!(!mirrored(carol, NAME).join("config.json").exists());
-    until("the model is deleted", PATIENCE, || info_hash(carol, NAME).is_none());
-    carol.run(&["get", NAME, "--seed=false"]).ok();
+    let got = carol.run(&["get", NAME, "--seed=false"]);
+    let printed = format!("{}{}", got.stdout, got.stderr);
+    got.ok();
+    assert!(printed.contains("contradicts the hub") && printed.contains(difference), "{printed}");
     assert_eq!(tree(&mirrored(carol, NAME)), scene.files());
+    assert!(status(carol)["refuted"].to_string().contains(difference));
 }
 
 #[test]
-fn get_of_a_false_pieces_root_is_refused_from_then_on() {
+fn get_of_a_false_small_file_continues_at_the_hub() {
+    get_continues_at_the_hub(Lie::Small, "config.json has the git object id");
+}
+
+#[test]
+fn get_of_a_false_pieces_root_continues_at_the_hub() {
+    get_continues_at_the_hub(Lie::Root, "the bytes of large.bin do not have the SHA-256");
+}
+
+/// Mounts a model of which only the false manifest is known, and of which the hub does not describe the newest state, so that the
+/// mount shows the false manifest.
+fn mount_of_a_liar<'a>(scene: &'a Scene, mallory: &Host) -> Mounted<'a> {
+    let faults = scene.net.hub.faults();
+    faults.always("revision/main", Fault::Status(503));
+    let mounted = scene.carol.mount(&[]);
+    assert_eq!(fs::read(mounted.path(NAME).join("sub/a file+.json")).unwrap(), b"[1]");
+    assert_eq!(info_hash(&scene.carol, NAME), info_hash(mallory, "evil/m"));
+    faults.clear();
+    mounted
+}
+
+#[test]
+fn first_byte_of_a_false_part_is_never_read() {
     let scene = Scene::new("");
     let (mallory, _false) = scene.liar(Lie::Root);
     let carol = &scene.carol;
     let daemon = carol.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     await_records(carol, &[&mallory]);
-    let refused = carol.run(&["get", NAME]).error(1);
-    assert!(refused.contains("large.bin"), "{refused}");
-    assert!(!mirrored(carol, NAME).join("large.bin").exists());
-    until("the manifest is refused", PATIENCE, || status(carol)["refuted"].to_string().contains("large.bin"));
-    until("the model is deleted", PATIENCE, || info_hash(carol, NAME).is_none());
-    carol.run(&["get", NAME, "--seed=false"]).ok();
-    assert_eq!(tree(&mirrored(carol, NAME)), scene.files());
+    let mounted = mount_of_a_liar(&scene, &mallory);
+    // The first read of the file is that of the false bytes: it waits, and continues at the hub.
+    let (at, len) = (1_200_000, 100_000);
+    let read = read_at(&mounted.path(NAME).join("large.bin"), at, len).unwrap();
+    assert!(read == LARGE.with(|large| large[at as usize..][..len].to_vec()), "false bytes were read");
+    until("the manifest is refused", PATIENCE, || {
+        status(carol)["refuted"].to_string().contains("the bytes of large.bin at the hub")
+    });
+    // The name of the directory is valid for a moment after the model was replaced.
+    let refreshed = || read_all(&mounted.path(NAME)) == scene.files();
+    until("all files are those of the hub", PATIENCE, refreshed);
+    mounted.unmount();
+}
+
+#[test]
+fn first_read_waits_a_short_time_for_a_hub_that_stalls() {
+    let scene = Scene::new("");
+    let alice = scene.net.host("alice", SHORT);
+    let _true = mirror_and_share(&alice, &[NAME]);
+    let carol = &scene.carol;
+    let daemon = carol.spawn(&["daemon", "-f"]);
+    daemon.wait_for_line("running", PATIENCE);
+    await_records(carol, &[&alice]);
+    let faults = scene.net.hub.faults();
+    faults.always("revision/main", Fault::Status(503));
+    let mounted = carol.mount(&[]);
+    assert_eq!(fs::read(mounted.path(NAME).join("sub/a file+.json")).unwrap(), b"[1]");
+    scene.net.hub.cdn_faults().always("large.bin", Fault::Stalled(0));
+    let large = mounted.path(NAME).join("large.bin");
+    dd(&large, 1000, 70, 1, PATIENCE).ok();
+    let read = read_at(&large, 70_000, 1000).unwrap();
+    assert!(read == LARGE.with(|large| large[70_000..71_000].to_vec()));
+    assert_eq!(status(carol)["refuted"], json!([]));
+    let asked = scene.net.hub.log().of("large.bin");
+    assert!(asked.iter().any(|asked| asked.site == "cdn"), "the hub was not asked");
+    mounted.unmount();
 }

@@ -41,32 +41,52 @@ pub(super) async fn run(
         request = &renamed;
         from_hub = from_hub::get(node, request, &access, &progress).await?;
     }
-    let (mut received, mut origin, mut refusal, mut refuted) = (0, None, None, None);
-    match from_hub {
-        FromHub::Some(report) => return Ok(*report),
-        FromHub::Complete { bytes, warning } => {
-            (received, origin, refuted) = (bytes, Some(ManifestOrigin::Hub), warning);
-        }
-        FromHub::Found => origin = Some(ManifestOrigin::Found),
-        FromHub::Refused(error) => refusal = Some(error),
-        FromHub::No | FromHub::Renamed(_) => {}
-    }
-    let mut changes = 0..MAX_CHANGES;
+    let (mut received, mut changes) = (0, 0..MAX_CHANGES);
+    let mut refuted: Vec<String> = Vec::new();
     loop {
-        match get_as_known_now(node, request, &access, &progress).await {
-            Err(e) if (e.is_left() || e.is_incomplete()) && changes.next().is_some() => {}
-            Ok(mut report) => {
-                report.origin = origin.unwrap_or(report.origin);
-                report.downloaded += received;
-                report.downloaded_web += received;
+        let (mut origin, mut refusal) = (None, None);
+        match from_hub {
+            FromHub::Some(mut report) => {
                 report.warnings.extend(refuted);
-                return Ok(report);
+                return Ok(*report);
             }
-            // The reason of the hub is more useful.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(refusal.unwrap_or(error)),
-            Err(error) => return Err(error),
+            FromHub::Complete { bytes, warning } => {
+                received += bytes;
+                origin = Some(ManifestOrigin::Hub);
+                // The same manifest may have been refused during this call.
+                refuted.extend(warning.filter(|_| refuted.is_empty()));
+            }
+            FromHub::Found => origin = Some(ManifestOrigin::Found),
+            FromHub::Refused(error) => refusal = Some(error),
+            FromHub::No | FromHub::Renamed(_) => {}
         }
+        let error = loop {
+            match get_as_known_now(node, request, &access, &progress).await {
+                Err(e) if (e.is_left() || e.is_incomplete()) && changes.next().is_some() => {}
+                Ok(Got::Report(mut report)) => {
+                    report.origin = origin.unwrap_or(report.origin);
+                    report.downloaded += received;
+                    report.downloaded_web += received;
+                    report.warnings.extend(refuted);
+                    return Ok(*report);
+                }
+                Ok(Got::Refuted(error)) if changes.next().is_some() => break error,
+                // The reason of the hub is more useful.
+                Err(error) if error.kind() == ErrorKind::NotFound => return Err(refusal.unwrap_or(error)),
+                Ok(Got::Refuted(error)) | Err(error) => return Err(error),
+            }
+        };
+        // Another manifest may be right, or the model comes from the hub.
+        refuted.push(error.to_string());
+        from_hub = from_hub::get(node, request, &access, &progress).await?;
     }
+}
+
+/// The result of a `get` with one manifest.
+enum Got {
+    Report(Box<GetReport>),
+    /// Bytes of the manifest contradict the hub: it is refused now.
+    Refuted(NodeError),
 }
 
 async fn get_as_known_now(
@@ -74,10 +94,23 @@ async fn get_as_known_now(
     request: &GetRequest,
     access: &Arc<HubAccess>,
     progress: &(impl Fn(GetProgress) + Send + Sync),
+) -> Result<Got, NodeError> {
+    let wanted = wanted(node, request, access, progress).await?;
+    let revision = node.library.store.revision(wanted.manifest.clone())?;
+    match get_revision(node, request, wanted, &revision, progress).await {
+        Ok(report) => Ok(Got::Report(Box::new(report))),
+        Err(error) => Ok(Got::Refuted(witness::contents::refused(node, &revision).await.ok_or(error)?)),
+    }
+}
+
+async fn get_revision(
+    node: &Arc<Node>,
+    request: &GetRequest,
+    Wanted { manifest, origin, warning }: Wanted,
+    revision: &Arc<StoredRevision>,
+    progress: &(impl Fn(GetProgress) + Send + Sync),
 ) -> Result<GetReport, NodeError> {
     let model = &request.model;
-    let Wanted { manifest, origin, warning } = wanted(node, request, access, progress).await?;
-    let revision = node.library.store.revision(manifest.clone())?;
     let files = select(&manifest, &request.include, &request.exclude)?;
     let dest = match &request.output {
         Some(dir) => {
@@ -89,25 +122,25 @@ async fn get_as_known_now(
     node.session.trust_hosts(&request.peers);
     node.fetch.introduce(&manifest.torrent.info_hash, &request.peers);
     // Another command may be getting the same model: its progress is shown as well.
-    let showing = || progress(fetching(node, &revision, &files, want));
+    let showing = || progress(fetching(node, revision, &files, want));
     // A thread that moves files keeps the turn, also when the future is dropped.
     let turn = Arc::new(with_ticks(node.jobs.turn(&manifest.torrent.info_hash), showing).await);
 
-    adopt(node, &revision, &turn, &dest, progress).await?;
+    adopt(node, revision, &turn, &dest, progress).await?;
     let (to, which) = (dest.clone(), files.clone());
-    let staging = on_store(node, &revision, &turn, move |store, revision| {
+    let staging = on_store(node, revision, &turn, move |store, revision| {
         // Before anything is downloaded.
         store.staging().check_vacant(revision, &which, &to)?;
         store.staging().stage(revision, &to)
     });
     staging.await?;
     let here = |files: &[usize]| -> u64 { files.iter().map(|&i| revision.contents[i].cached_bytes()).sum() };
-    let permitted = space::check(&node.library, &revision, &files, Some(&dest)).and_then(|()| {
+    let permitted = space::check(&node.library, revision, &files, Some(&dest)).and_then(|()| {
         if here(&files) < want { node.reach.check_model(model, &request.peers) } else { Ok(()) }
     });
     if let Err(refusal) = permitted {
         let to = dest.clone();
-        let removing = on_store(node, &revision, &turn, move |store, revision| {
+        let removing = on_store(node, revision, &turn, move |store, revision| {
             store.staging().unstage_empty(revision, &to)
         });
         if let Err(error) = removing.await {
@@ -117,17 +150,17 @@ async fn get_as_known_now(
     }
     let over_http = || node.fetch.progress(&manifest.torrent.info_hash).map_or(0, |s| s.downloaded_web);
     let (before, web_before) = (here(&files), over_http());
-    let fetched = space::fetch_files((&node.library, &node.fetch), &revision, &files, Some(&dest));
+    let fetched = space::fetch_files((&node.library, &node.fetch), revision, &files, Some(&dest));
     let fetching = with_ticks(while_finding_holders(node, &manifest, fetched), showing);
     if request.verify {
-        let begun = HashCheck::new(&revision, &files);
+        let begun = HashCheck::new(revision, &files);
         tokio::select! {
             fetched = fetching => fetched?,
             () = begun.follow() => {}
         }
         showing();
         let damaged = check(begun, want, progress).await?;
-        witness::contents::record_hashed(node, &revision, &files, &damaged).await;
+        witness::contents::record_hashed(node, revision, &files, &damaged).await;
         if !damaged.is_empty() {
             return Err(NodeError::Damaged { model: manifest.model_ref(), files: damaged });
         }
@@ -135,10 +168,10 @@ async fn get_as_known_now(
         fetching.await?;
         showing();
     }
-    witness::contents::check_small(node, &revision, &files).await?;
+    witness::contents::check_small(node, revision, &files).await?;
     let (to, which) = (dest.clone(), files.clone());
     let whole = files.len() == manifest.files.len();
-    let publishing = on_store(node, &revision, &turn, move |store, revision| {
+    let publishing = on_store(node, revision, &turn, move |store, revision| {
         let kept = store.staging().publish(revision, &which, &to)?;
         // Files of a mirror without its large files that are not part of the model belong to no model.
         if whole && store.dirs.is_own(&revision.manifest.model_ref(), &to) {
@@ -153,8 +186,8 @@ async fn get_as_known_now(
         former_states::clear(node, &manifest, &dest).await?;
     }
     node.changed();
-    let seeded = seed_after_get(node, &revision, request.seed)?;
-    let code = code_in(&revision, &files).await;
+    let seeded = seed_after_get(node, revision, request.seed)?;
+    let code = code_in(revision, &files).await;
     let downloaded = want.saturating_sub(before);
     // Bytes that were received and discarded do not count.
     let downloaded_web = over_http().saturating_sub(web_before).min(downloaded);

@@ -216,6 +216,14 @@ impl HubModels {
         }
     }
 
+    /// The access with which manifests are compared with the hub: that of the latest mount or command, or the node's own. None if
+    /// none of them may ask.
+    pub fn witness_access(&self) -> Option<Arc<HubAccess>> {
+        let users = self.users.lock();
+        let own = users.is_empty().then_some(&self.own);
+        users.iter().rev().chain(own).find(|access| access.is_online).cloned()
+    }
+
     /// For `status`: the models that are in use.
     pub fn status(&self) -> Vec<HubStatus> {
         let all = self.all();

@@ -23,11 +23,40 @@ const HISTORY_FOR: Duration = Duration::from_secs(60);
 const QUESTIONS: f64 = 32.0;
 const QUESTIONS_PER_SECOND: f64 = 0.5;
 
+/// The files of which parts may be compared at a time, and how many more each second.
+const COMPARISONS: f64 = 64.0;
+const COMPARISONS_PER_SECOND: f64 = 1.0;
+
 /// The files of a commit; none if the hub does not know the commit.
 pub(super) type Files = Option<Arc<Vec<HubFile>>>;
 
 /// The commits of a revision, the newest first.
 pub(super) type History = Arc<Vec<GitOid>>;
+
+/// How many requests may be sent: at most `most` at a time, and `per_second` more each second.
+struct Allowance {
+    most: f64,
+    per_second: f64,
+    /// What is left, and when.
+    left: Mutex<(f64, Instant)>,
+}
+
+impl Allowance {
+    fn new(most: f64, per_second: f64) -> Self {
+        Self { most, per_second, left: Mutex::new((most, Instant::now())) }
+    }
+
+    fn charge(&self, now: Instant) -> bool {
+        let mut left = self.left.lock();
+        let refill = now.saturating_duration_since(left.1).as_secs_f64() * self.per_second;
+        *left = ((left.0 + refill).min(self.most), now);
+        let is_enough = left.0 >= 1.0;
+        if is_enough {
+            left.0 -= 1.0;
+        }
+        is_enough
+    }
+}
 
 /// The answers that are remembered.
 pub(super) struct Asks {
@@ -36,7 +65,8 @@ pub(super) struct Asks {
     pub histories: Mutex<LruCache<ModelRef, (History, Instant)>>,
     /// Simultaneous questions for one list or history are asked once.
     pub turns: Jobs<ModelName>,
-    left: Mutex<(f64, Instant)>,
+    questions: Allowance,
+    comparisons: Allowance,
 }
 
 impl Default for Asks {
@@ -45,7 +75,8 @@ impl Default for Asks {
             lists: Mutex::new(LruCache::new(KEPT)),
             histories: Mutex::new(LruCache::new(KEPT)),
             turns: Jobs::default(),
-            left: Mutex::new((QUESTIONS, Instant::now())),
+            questions: Allowance::new(QUESTIONS, QUESTIONS_PER_SECOND),
+            comparisons: Allowance::new(COMPARISONS, COMPARISONS_PER_SECOND),
         }
     }
 }
@@ -53,14 +84,12 @@ impl Default for Asks {
 impl Asks {
     /// Charges one question. Returns whether it may be asked.
     pub fn charge(&self, now: Instant) -> bool {
-        let mut left = self.left.lock();
-        let refill = now.saturating_duration_since(left.1).as_secs_f64() * QUESTIONS_PER_SECOND;
-        *left = ((left.0 + refill).min(QUESTIONS), now);
-        let is_enough = left.0 >= 1.0;
-        if is_enough {
-            left.0 -= 1.0;
-        }
-        is_enough
+        self.questions.charge(now)
+    }
+
+    /// Charges the comparison of parts of one file. Returns whether it may be made.
+    pub fn charge_comparison(&self, now: Instant) -> bool {
+        self.comparisons.charge(now)
     }
 
     pub fn known_list(&self, at: &(ModelName, GitOid)) -> Option<Files> {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use futures_util::TryStreamExt as _;
 
 use super::answers::{Asks, Files, History, LONGEST_KEPT};
-use crate::mirror::{MirrorError, RemoteFile, RepositorySource as _};
+use crate::mirror::{HubSource, MirrorError, RemoteFile, RepositorySource as _};
 use crate::model::{GitOid, ModelRef};
 use crate::node::Node;
 use crate::node::hub::access::HubAccess;
@@ -16,6 +16,16 @@ use crate::store::HubFile;
 
 /// The most bytes that are read and discarded where the hub sends a whole file instead of a part.
 const MAX_SKIPPED: u64 = 1 << 20;
+
+/// Whether the hub can be asked about a model now.
+pub(super) fn can_ask(node: &Node, access: &HubAccess, model: &ModelRef) -> bool {
+    let endpoint = &node.library.config.hub.endpoint;
+    access.is_online
+        && !access.is_unreachable()
+        && access.pause().is_none()
+        && node.witness.may_ask(&model.name)
+        && node.reach.check_repository(endpoint, &model.to_string()).is_ok()
+}
 
 /// Asks the hub about one model, with the access of one mount or command.
 pub(super) struct Question<'a> {
@@ -111,7 +121,8 @@ impl Question<'_> {
         if !self.asks().charge(Instant::now()) {
             return None;
         }
-        match self.request(commit, &remote(file), part).await {
+        let source = self.access.source_at(&self.model.name, commit);
+        match request_part(&source, &remote(file), part).await {
             Ok(bytes) => bytes,
             Err(error) => {
                 tracing::debug!(model = %self.model, path = file.path, %error, "the hub did not send a part of a file");
@@ -119,26 +130,25 @@ impl Question<'_> {
             }
         }
     }
+}
 
-    async fn request(
-        &self,
-        commit: GitOid,
-        file: &RemoteFile,
-        part: Range<u64>,
-    ) -> Result<Option<Vec<u8>>, MirrorError> {
-        let source = self.access.source_at(&self.model.name, commit);
-        let _permit = source.permit().await;
-        let opened = source.open_range(file, part.clone()).await?;
-        let Some(mut body) = opened.from(part.start, MAX_SKIPPED) else { return Ok(None) };
-        let len = usize::try_from(part.end - part.start).unwrap_or(usize::MAX);
-        let mut bytes = Vec::new();
-        while bytes.len() < len {
-            let Some(next) = body.try_next().await? else { return Ok(None) };
-            bytes.extend_from_slice(&next);
-        }
-        bytes.truncate(len);
-        Ok(Some(bytes))
+/// Bytes of a file of a repository. None if the hub did not send all of them.
+pub(super) async fn request_part(
+    source: &HubSource,
+    file: &RemoteFile,
+    part: Range<u64>,
+) -> Result<Option<Vec<u8>>, MirrorError> {
+    let _permit = source.permit().await;
+    let opened = source.open_range(file, part.clone()).await?;
+    let Some(mut body) = opened.from(part.start, MAX_SKIPPED) else { return Ok(None) };
+    let len = usize::try_from(part.end - part.start).unwrap_or(usize::MAX);
+    let mut bytes = Vec::new();
+    while bytes.len() < len {
+        let Some(next) = body.try_next().await? else { return Ok(None) };
+        bytes.extend_from_slice(&next);
     }
+    bytes.truncate(len);
+    Ok(Some(bytes))
 }
 
 fn is_unknown(error: &MirrorError) -> bool {

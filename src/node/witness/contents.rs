@@ -2,13 +2,22 @@
 //! manifest. The manifest and its bytes are deleted.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::fetch::FileRef;
-use crate::model::Identity;
-use crate::node::{Node, NodeError, blocking, remove};
+use super::ask::can_ask;
+use crate::fetch::{FileRef, different_sha256};
+use crate::model::{Identity, ModelRef};
+use crate::mount::RequestedModel;
+use crate::node::{Node, NodeError, blocking, hub, readable, remove};
 use crate::store::{Judgement, StoredRevision, Verdict};
+
+/// How long the hub may take to describe a model of which the manifest is refused.
+const LOOKUP_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a `get` waits until a refused manifest is deleted.
+const REFUSED_WITHIN: Duration = Duration::from_secs(60);
 
 /// A file whose bytes do not have the hash that the hub lists, and the difference.
 pub(in crate::node) type Contradiction = (FileRef, String);
@@ -25,11 +34,27 @@ pub(in crate::node) async fn run(node: Weak<Node>, mut found: mpsc::UnboundedRec
     }
 }
 
+/// Ends the wait of the readers of a refused manifest, however the refusal ends.
+struct EndOnDrop<'a> {
+    revision: &'a StoredRevision,
+    successor: Option<Arc<StoredRevision>>,
+}
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(refutation) = &self.revision.refutation {
+            refutation.end(self.successor.take());
+        }
+    }
+}
+
 async fn refuse(
     node: &Arc<Node>,
     revision: &Arc<StoredRevision>,
     difference: String,
 ) -> Result<(), NodeError> {
+    let mut end = EndOnDrop { revision, successor: None };
+    let _turn = node.witness.refusing.lock().await;
     let manifest = revision.manifest.clone();
     let model = manifest.model_ref();
     let (this, judged, of) = (node.clone(), manifest.clone(), model.clone());
@@ -54,10 +79,39 @@ async fn refuse(
     // The job that found it has the files until it fails.
     drop(node.jobs.turn(&manifest.torrent.info_hash).await);
     let known = node.library.registry.get(&model);
-    if known.is_some_and(|known| known.signature == manifest.signature) {
-        remove::run(node, &model).await?;
+    let removed = match known.filter(|known| known.signature == manifest.signature) {
+        Some(_) => remove::run(node, &model).await,
+        None => Ok(()),
+    };
+    end.successor = at_hub(node, &model).await;
+    removed
+}
+
+/// If a manifest was found to contradict the hub, waits until it is deleted, and returns the error.
+pub(in crate::node) async fn refused(node: &Arc<Node>, revision: &Arc<StoredRevision>) -> Option<NodeError> {
+    let refutation = revision.refutation.as_ref()?;
+    let difference = refutation.difference()?;
+    if tokio::time::timeout(REFUSED_WITHIN, refutation.ended()).await.is_err() {
+        tracing::warn!(model = %revision.manifest.model_ref(), "a refused manifest was not deleted in time");
     }
-    Ok(())
+    let publisher = match revision.manifest.signed_by() {
+        Some(key) => node.library.trust.describe(&key),
+        None => "no publisher".to_owned(),
+    };
+    Some(NodeError::refuted(revision.manifest.model_ref(), &publisher, difference))
+}
+
+/// The model as it is read from the hub. None if it cannot be.
+async fn at_hub(node: &Arc<Node>, model: &ModelRef) -> Option<Arc<StoredRevision>> {
+    let access = node.hub.witness_access().filter(|access| can_ask(node, access, model))?;
+    let sought = RequestedModel { model: model.clone(), publisher: None };
+    if !readable::is_for_the_hub(node, &sought, &access) {
+        return None;
+    }
+    let found = hub::lookup::look_up(node, model, &access, LOOKUP_WITHIN).await;
+    let explain =
+        |error: &NodeError| tracing::info!(%model, %error, "a refused model is not read from the hub");
+    found.inspect_err(explain).ok().filter(|found| found.hub.is_some())
 }
 
 /// Compares the small files among complete files of a revision with the identifiers that the hub lists. Fails at the first file with
@@ -98,10 +152,8 @@ pub(in crate::node) async fn record_hashed(
         }
     }
     if let Some(&file) = wrong.first() {
-        let path = &manifest.files[file].path;
-        let difference =
-            format!("the bytes of {path} do not have the SHA-256 that the manifest and the hub state");
-        node.fetch.report_contradiction(&FileRef { revision: revision.clone(), file }, &difference);
+        let difference = different_sha256(&manifest.files[file].path);
+        node.fetch.report_contradiction(&FileRef { revision: revision.clone(), file }, difference);
     }
     let (store, manifest) = (node.library.store.clone(), manifest.clone());
     let recording = blocking::run(move || {

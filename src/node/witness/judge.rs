@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 
-use super::ask::Question;
+use super::ask::{Question, can_ask};
 use crate::catalog::Candidate;
 use crate::model::{FileEntry, GitOid, Identity, Manifest, ModelRef, PieceLayers, Sha256Digest, commit};
 use crate::node::candidates::{Judge, Opinion};
@@ -88,14 +88,8 @@ impl HubJudge<'_> {
     /// None if the hub is not asked about this name, or cannot be asked now.
     fn question(&self) -> Option<Question<'_>> {
         let (node, model) = (self.node, self.model);
-        let access = self.access.filter(|access| access.is_online && !access.is_unreachable())?;
-        let endpoint = &node.library.config.hub.endpoint;
-        let is_reached = node.reach.check_repository(endpoint, &model.to_string()).is_ok();
-        (is_reached && access.pause().is_none() && node.witness.may_ask(&model.name)).then_some(Question {
-            node,
-            access,
-            model,
-        })
+        let access = self.access.filter(|access| can_ask(node, access, model))?;
+        Some(Question { node, access, model })
     }
 }
 

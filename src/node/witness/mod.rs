@@ -1,14 +1,15 @@
 //! The hub as a witness: manifests of publishers that the user did not choose are compared with what the hub lists for their
 //! commit.
 //!
-//! [`judge`] decides about the candidates of a name. [`ask`] sends the requests, with limits, and caches the answers. [`contents`]
-//! compares complete files. Results are stored in [`Witnessed`](crate::store::Witnessed). Where the hub cannot be asked, or does not know the name or the commit,
+//! [`judge`] decides about the candidates of a name. [`ask`] sends the requests, with limits, and caches the answers. [`link`] sends
+//! parts of files to the scheduler, which compares them before a reader gets bytes. [`contents`] compares complete files. Results are stored in [`Witnessed`](crate::store::Witnessed). Where the hub cannot be asked, or does not know the name or the commit,
 //! names are decided as without a witness.
 
 mod answers;
 mod ask;
 pub(super) mod contents;
 mod judge;
+pub(super) mod link;
 
 use answers::Asks;
 pub(super) use judge::HubJudge;
@@ -24,13 +25,20 @@ pub(super) struct Witness {
     /// Names that are never looked up.
     never: NeverResolve,
     asks: Asks,
+    /// Held while a manifest is refused: two refusals must not delete one model at the same time.
+    refusing: tokio::sync::Mutex<()>,
 }
 
 impl Witness {
     /// Fails if the patterns of `mount.never_resolve` cannot be used.
     pub fn new(library: &Library) -> Result<Self, NodeError> {
         let never = NeverResolve::new(&library.config.mount.never_resolve).map_err(NodeError::internal)?;
-        Ok(Self { is_on: library.config.security.hub_witness, never, asks: Asks::default() })
+        Ok(Self {
+            is_on: library.config.security.hub_witness,
+            never,
+            asks: Asks::default(),
+            refusing: Default::default(),
+        })
     }
 
     /// Whether the hub may be asked about a name.

@@ -61,6 +61,7 @@ impl StoredRevision {
             is_local: false,
             hub,
             listed: None,
+            refutation: None,
         }))
     }
 }
