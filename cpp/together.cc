@@ -4,6 +4,7 @@
 #include <libtorrent/peer_connection_handle.hpp>
 #include <libtorrent/piece_picker.hpp>
 #include <libtorrent/request_blocks.hpp>
+#include <numeric>
 #include <utility>
 
 #include "choice.h"
@@ -146,23 +147,30 @@ std::int64_t Together::patience_of(lt::piece_index_t const piece) const {
 std::vector<lt::piece_block> Together::free_blocks(lt::piece_picker const& picker,
                                                    lt::piece_index_t const piece,
                                                    lt::peer_connection const& reader, Offers const& offers,
-                                                   bool const in_order) {
+                                                   bool const in_order, int const most) {
+    std::vector<lt::piece_block> free;
+    auto const offered = offers.pieces().find(static_cast<int>(piece));
+    bool const whole = reader.has_piece(piece);
     lt::piece_picker::downloading_piece state;
     picker.piece_info(piece, state);
-    int const count = picker.blocks_in_piece(piece);
     bool const begun = int(state.requested + state.writing + state.finished) > 0;
+    if ((!whole && offered == offers.pieces().end()) || (begun && state.locked)) return free;
     auto const known =
         begun ? picker.blocks_for_piece(state) : lt::span<lt::piece_picker::block_info const>();
-    bool const whole = reader.has_piece(piece);
-    std::vector<int> granules;
-    for (int first = 0; first < count; first += per_granule)
-        if (whole || offers.has(static_cast<int>(piece), first, first)) granules.push_back(first);
+    // Padding is not requested.
+    int const count = picker.blocks_in_piece(piece) - picker.pad_bytes_in_piece(piece) / block_size;
+    std::vector<int> granules(std::size_t((count + per_granule - 1) / per_granule));
+    std::iota(granules.begin(), granules.end(), 0);
     if (!in_order) std::shuffle(granules.begin(), granules.end(), m_random);
-    std::vector<lt::piece_block> free;
-    for (int const first : granules)
-        for (int block = first; block < std::min(first + per_granule, count); ++block)
-            if (!begun || known[block].state == lt::piece_picker::block_info::state_none)
-                free.emplace_back(piece, block);
+    for (int const granule : granules) {
+        if (!whole && !offered->second[std::size_t(granule)]) continue;
+        int const end = std::min((granule + 1) * per_granule, count);
+        for (int block = granule * per_granule; block < end; ++block) {
+            if (begun && known[block].state != lt::piece_picker::block_info::state_none) continue;
+            free.emplace_back(piece, block);
+            if (int(free.size()) == most) return free;
+        }
+    }
     return free;
 }
 
@@ -200,7 +208,7 @@ bool Together::choose(lt::peer_connection& peer, Pace const& pace, Offers const&
         bool const begun = int(state.requested + state.writing + state.finished) > 0;
         if (begun && int(state.requested + state.writing + state.finished) >= picker.blocks_in_piece(piece))
             continue;
-        if (!whole && free_blocks(picker, piece, peer, offers, true).empty()) continue;
+        if (!whole && free_blocks(picker, piece, peer, offers, true, 1).empty()) continue;
         if (overdue >= 0 && pieces.empty() && spares_seeds(*torrent, now)) wait = patience_of(piece);
         auto const number = number_of(piece);
         pieces.push_back({number, own.count(piece) > 0, sent_by_another.count(piece) > 0,
@@ -215,8 +223,7 @@ bool Together::choose(lt::peer_connection& peer, Pace const& pace, Offers const&
         if (at < 0) break;
         auto const piece = indexes[std::size_t(at)];
         bool const in_order = peer.is_seed() || pieces[std::size_t(at)].overdue >= 0;
-        auto free = free_blocks(picker, piece, peer, offers, in_order);
-        if (int(free.size()) > room) free.resize(std::size_t(room));
+        auto const free = free_blocks(picker, piece, peer, offers, in_order, room);
         room -= int(free.size());
         blocks.insert(blocks.end(), free.begin(), free.end());
         m_begun.emplace(piece, now);

@@ -99,11 +99,11 @@ private:
     // Whether there are too few seeds to ask them immediately for a piece that a read waits for.
     bool spares_seeds(lt::torrent const& torrent, Clock::time_point now) const;
     std::int64_t patience_of(lt::piece_index_t piece) const;
-    // The blocks of a piece that no peer was asked for and that a reader has or offers. `in_order`: in the
-    // order in which they are read.
+    // At most `most` blocks of a piece that no peer was asked for and that a reader has or offers.
+    // `in_order`: in the order in which they are read.
     std::vector<lt::piece_block> free_blocks(lt::piece_picker const& picker, lt::piece_index_t piece,
                                              lt::peer_connection const& reader, Offers const& offers,
-                                             bool in_order);
+                                             bool in_order, int most);
     // Requests blocks, if there are some to request from the peer.
     void ask(lt::peer_connection& peer) const;
     void turn();
