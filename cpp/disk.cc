@@ -102,21 +102,17 @@ public:
                      std::function<void(lt::storage_error const&)> handler, lt::disk_job_flags_t) override {
         auto const storage = at(index);
         int const piece = static_cast<int>(r.piece);
-        if (auto const& proof = storage->proof) {
-            bool const barred = proof->blocks.is_barred(piece) && observer;
-            // A late block must not replace proved bytes.
-            if (barred || proof->proved(piece) || proof->blocks.keeps(piece, r.start / block_size)) {
-                post([handler = std::move(handler), error = barred ? dropped() : lt::storage_error()] {
-                    handler(error);
-                });
-                return false;
-            }
-        }
+        bool const barred = observer && storage->proof && storage->proof->blocks.is_barred(piece);
         auto bytes = std::make_shared<std::vector<char> const>(from, from + r.length);
+        if (barred || !storage->accept(piece, r.start, bytes)) {
+            post([handler = std::move(handler), error = barred ? dropped() : lt::storage_error()] {
+                handler(error);
+            });
+            return false;
+        }
         // Writes of pieces from add_piece have no observer. If such a write fails, libtorrent does not reset
         // the piece. Therefore success is reported; then the hash does not match, and that resets the piece.
         bool const given = !observer;
-        storage->accept(piece, r.start, bytes);
         bool const full = m_queued.fetch_add(r.length) + r.length > m_max_queued;
         if (full && observer) {
             std::lock_guard const lock(m_observers_mutex);

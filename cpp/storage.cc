@@ -14,10 +14,12 @@ constexpr int hash_chunk = 256 * 1024;
 constexpr int granule_size = 64 * 1024;
 }  // namespace
 
-void Storage::accept(int piece, int start, Bytes bytes) {
+bool Storage::accept(int piece, int start, Bytes bytes) {
     std::lock_guard const lock(m_mutex);
+    if (proof && (proof->proved(piece) || proof->blocks.keeps(piece, start / block_size))) return false;
     ++m_pieces[piece].running;
     m_accepted[{piece, start}] = std::move(bytes);
+    return true;
 }
 
 void Storage::end_accepted(int piece, int start, Bytes const& bytes) {

@@ -45,8 +45,9 @@ public:
     std::shared_ptr<Proof> const proof;  // null while a torrent is created
     TorrentFiles files;
 
-    // Accepts a block. From now on `read` returns it.
-    void accept(int piece, int start, Bytes bytes);
+    // Accepts a block. From now on `read` returns it. False, and does nothing, if the block is kept or its
+    // piece is proved: a late block must not replace proved bytes.
+    bool accept(int piece, int start, Bytes bytes);
     struct Flushed {
         FileError error;
         bool refused = false;  // the bytes of the piece are being deleted: nothing was written
