@@ -27,10 +27,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-pub use action::{Action, Ask, GossipConnection, NodeId, Notice, PeerAnswer, RecordOrigin, Speaker, Tag};
-use answers::{Question, RecordSource};
+pub use action::{Action, GossipConnection, NodeId, Notice, RecordOrigin, Speaker, Tag};
+use answers::{PeerRequest, RecordSource};
 use asks::Asks;
-use budget::Bucket;
+use budget::{Bucket, WorkBuckets};
 use purse::Purses;
 use spread::Fresh;
 pub use spread::SPREAD_EVERY;
@@ -78,9 +78,8 @@ struct Peer {
     /// The connection is being closed, or has no gossip any more: messages are ignored.
     closing: bool,
     sync: Sync,
-    parked: VecDeque<Question>,
-    lookups: Bucket,
-    queries: Bucket,
+    parked: VecDeque<PeerRequest>,
+    work: WorkBuckets,
     answered: Bucket,
 }
 
@@ -94,8 +93,7 @@ pub struct Gossip {
     fresh: Fresh,
     purses: Purses,
     asks: Asks,
-    lookups: Bucket,
-    queries: Bucket,
+    work: WorkBuckets,
     answered: Bucket,
     next_pull: Instant,
     actions: VecDeque<Action>,
@@ -114,8 +112,7 @@ impl Gossip {
             wanted_of: HashMap::new(),
             purses: Purses::default(),
             asks: Asks::default(),
-            lookups: Bucket::new(budget::ALL_LOOKUPS, now),
-            queries: Bucket::new(budget::ALL_QUERIES, now),
+            work: WorkBuckets::of_all(now),
             answered: Bucket::new(budget::ALL_ANSWERED_BYTES, now),
             actions: VecDeque::new(),
         }
@@ -180,8 +177,7 @@ impl Gossip {
             closing: false,
             sync: Sync::new(now),
             parked: VecDeque::new(),
-            lookups: Bucket::new(budget::LOOKUPS, now),
-            queries: Bucket::new(budget::QUERIES, now),
+            work: WorkBuckets::of_peer(now),
             answered: Bucket::new(budget::ANSWERED_BYTES, now),
         };
         self.peers.insert(peer, state);
@@ -225,25 +221,13 @@ impl Gossip {
             Message::Hello { .. } => {}
             Message::Have { known, more } => self.claims(now, peer, &known, more, source),
             Message::Want { after } if after.is_empty() => self.digest_wanted(now, peer),
-            Message::Want { after } => self.question(now, peer, Question::Want(after)),
-            Message::Query { id, query, cursor } => {
-                self.question(now, peer, Question::Query { id, query, cursor });
+            Message::Want { after } => self.request(now, peer, PeerRequest::Want(after)),
+            Message::Question(id, question) => {
+                self.request(now, peer, PeerRequest::Question(id, question));
             }
-            Message::Lookup { id, model } => self.question(now, peer, Question::Lookup { id, model }),
-            Message::GetManifest { manifest, part } => {
-                self.question(now, peer, Question::Part(manifest, part));
-            }
-            Message::Records { query: None, records, .. } => self.pushed(now, peer, records),
-            Message::Records { query: Some(answers::WANT_ID), records, cursor, .. } => {
-                self.wanted(now, peer, records, cursor.is_some(), source);
-            }
-            Message::Records { query: Some(id), records, complete, cursor } => {
-                self.answered_by(now, peer, id, PeerAnswer::Found { records, complete, cursor });
-            }
-            Message::Holds { id, records, held } => {
-                self.answered_by(now, peer, id, PeerAnswer::Holds { records, held });
-            }
-            Message::Manifest { manifest, part, bytes } => self.part(peer, manifest, part, bytes),
+            Message::Pushed(records) => self.pushed(now, peer, records),
+            Message::Wanted { records, more } => self.wanted(now, peer, records, more, source),
+            Message::Answer(id, answer) => self.answered_by(now, peer, id, answer),
         }
     }
 
@@ -354,39 +338,31 @@ impl Gossip {
         }
     }
 
-    /// A question of a peer: answered now, later or never, within the peer's budget.
-    fn question(&mut self, now: Instant, peer: PeerId, question: Question) {
+    /// Accepts a request of a peer. It is answered now or later, within the peer's budget, or dropped if too many wait.
+    fn request(&mut self, now: Instant, peer: PeerId, request: PeerRequest) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         if state.parked.len() < budget::MAX_PARKED {
-            state.parked.push_back(question);
+            state.parked.push_back(request);
             self.answer_parked(now, peer);
         }
     }
 
     fn answer_parked(&mut self, now: Instant, peer: PeerId) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
-        while let Some(question) = state.parked.front() {
-            let cost = question.cost();
+        while let Some(request) = state.parked.front() {
+            let cost = request.cost();
             let bytes = state.answered.available(now) >= cost && self.answered.available(now) >= cost;
-            let allowed = bytes
-                && match question {
-                    Question::Query { .. } => {
-                        let (of_peer, of_all) = (&mut state.queries, &mut self.queries);
-                        Bucket::take_of_both(of_peer, of_all, now, budget::QUERY_AT_FIRST)
-                    }
-                    Question::Lookup { .. } => {
-                        let (of_peer, of_all) = (&mut state.lookups, &mut self.lookups);
-                        Bucket::take_of_both(of_peer, of_all, now, budget::LOOKUP_AT_FIRST)
-                    }
-                    Question::Digest(_) | Question::Want(_) | Question::Part(..) => true,
-                };
-            if !allowed {
+            let is_allowed = |work| {
+                let (of_peer, of_all) = (state.work.of(work), self.work.of(work));
+                Bucket::take_of_both(of_peer, of_all, now, work.at_first())
+            };
+            if !bytes || !request.work().is_none_or(is_allowed) {
                 return;
             }
             state.answered.spend(now, cost);
             self.answered.spend(now, cost);
-            let question = state.parked.pop_front().expect("it is in front");
-            self.actions.push_back(Action::Answer(peer, question));
+            let request = state.parked.pop_front().expect("it is in front");
+            self.actions.push_back(Action::Answer(peer, request));
         }
     }
 

@@ -25,7 +25,7 @@ pub const MAX_HAVE: usize = 1000;
 pub const MAX_WANT: usize = 1000;
 /// The most records of one message. Records of 250 bytes, the shortest there are, fill a message with so many.
 pub const MAX_RECORDS: usize = 256;
-/// The most entries of [`Message::Holds`]: 13 KB, of which no honest node needs more than a few.
+/// The most entries of [`PeerAnswer::Holds`]: 13 KB, of which no honest node needs more than a few.
 pub const MAX_HELD: usize = 128;
 /// The longest cursor, in bytes. Names, version and key of a record take up to 331.
 pub const MAX_CURSOR: usize = 400;
@@ -79,51 +79,54 @@ pub enum Message {
         /// Publishers, each with the sequence after which records are wanted.
         after: Vec<(PublisherKey, i64)>,
     },
-    /// Records: wanted, pushed, or found by a query.
-    Records {
-        /// The query that this answers.
-        query: Option<u32>,
-        /// The records, verified by decoding.
+    /// Records that are new to the sender.
+    Pushed(Vec<SharedRecord>),
+    /// Answer to `Want`: records, verified by decoding.
+    Wanted {
+        /// Publisher by publisher, in the order of the request.
         records: Vec<SharedRecord>,
-        /// Indices of the records whose models the sender has completely.
-        complete: Vec<u32>,
-        /// Where the next page of the answer begins.
-        cursor: Option<Vec<u8>>,
+        /// Whether the sender has more of them.
+        more: bool,
     },
-    /// Asks for records that match.
-    Query {
-        /// Chosen by the asker.
-        id: u32,
-        /// The query.
-        query: Query,
-        /// Where the page begins: the cursor of an earlier answer.
-        cursor: Option<Vec<u8>>,
-    },
-    /// Asks which manifests of a name the peer can send.
-    Lookup {
-        /// Chosen by the asker.
-        id: u32,
-        /// The model and its revision.
-        model: ModelRef,
-    },
-    /// Answer to `Lookup`: records, and manifests held.
+    /// A question, and its number, which the asker chooses. The number of a part of a manifest is not sent.
+    Question(u32, PeerQuestion),
+    /// The answer to the question with this number. The number of a part of a manifest is not sent.
+    Answer(u32, PeerAnswer),
+}
+
+/// A question of one node to another. [`gossip::answers`](crate::catalog::gossip::answers) answers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerQuestion {
+    /// Asks for records of a model, and for the manifests of it that the peer can send.
+    Lookup(ModelRef),
+    /// Asks for records that match. A page begins at the cursor of an earlier answer.
+    Query(Query, Option<Vec<u8>>),
+    /// Asks for a part of a manifest: the SHA-256 of the manifest, and the number of the part, from 0, of [`MANIFEST_PART`]
+    /// bytes.
+    Part(Sha256Digest, u32),
+}
+
+/// The answer to a [`PeerQuestion`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerAnswer {
+    /// To a lookup.
     Holds {
-        /// The number of the lookup.
-        id: u32,
-        /// Known records of that model.
+        /// Known records of the model.
         records: Vec<SharedRecord>,
-        /// Manifests of that model that the sender holds.
+        /// Manifests of the model that the sender claims to hold.
         held: Vec<HeldManifest>,
     },
-    /// Asks for a part of a manifest.
-    GetManifest {
-        /// SHA-256 of the manifest.
-        manifest: Sha256Digest,
-        /// The number of the part, from 0, of [`MANIFEST_PART`] bytes.
-        part: u32,
+    /// To a query.
+    Found {
+        /// The records, verified by decoding.
+        records: Vec<SharedRecord>,
+        /// Indices of the records whose models the sender claims to have completely.
+        complete: Vec<u32>,
+        /// The beginning of the next page; none after the last one.
+        cursor: Option<Vec<u8>>,
     },
     /// A part of a manifest; empty if the sender does not hold it.
-    Manifest {
+    Part {
         /// SHA-256 of the manifest.
         manifest: Sha256Digest,
         /// The number of the part.
@@ -133,7 +136,42 @@ pub enum Message {
     },
 }
 
-/// Why a message is refused. The connection to its sender is then closed.
+/// Identifies an open question to a peer: its number, or the part that it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum QuestionKey {
+    Number(u32),
+    Part(Sha256Digest, u32),
+}
+
+impl PeerQuestion {
+    /// Identifies this question with this number.
+    pub(super) fn key(&self, number: u32) -> QuestionKey {
+        match self {
+            Self::Lookup(_) | Self::Query(..) => QuestionKey::Number(number),
+            Self::Part(manifest, part) => QuestionKey::Part(*manifest, *part),
+        }
+    }
+}
+
+impl PeerAnswer {
+    /// Identifies the question with this number that this answers.
+    pub(super) fn key(&self, number: u32) -> QuestionKey {
+        match self {
+            Self::Holds { .. } | Self::Found { .. } => QuestionKey::Number(number),
+            Self::Part { manifest, part, .. } => QuestionKey::Part(*manifest, *part),
+        }
+    }
+
+    /// The records in the answer.
+    pub(super) fn records(&self) -> &[SharedRecord] {
+        match self {
+            Self::Holds { records, .. } | Self::Found { records, .. } => records,
+            Self::Part { .. } => &[],
+        }
+    }
+}
+
+/// The reason why a message is refused. The connection to its sender is then closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// The bytes are not a message.
@@ -159,7 +197,11 @@ impl Message {
 
     fn records_mut(&mut self) -> Option<&mut Vec<SharedRecord>> {
         match self {
-            Self::Records { records, .. } | Self::Holds { records, .. } => Some(records),
+            Self::Pushed(records)
+            | Self::Wanted { records, .. }
+            | Self::Answer(_, PeerAnswer::Holds { records, .. } | PeerAnswer::Found { records, .. }) => {
+                Some(records)
+            }
             _ => None,
         }
     }

@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use silmaril::catalog::gossip::MAX_PARTNERS;
-use silmaril::catalog::gossip::answers::WANT_ID;
 use silmaril::catalog::gossip::budget::{MAX_EXCESS, UNASKED_BYTES};
-use silmaril::catalog::message::{Have, MANIFEST_PART, Message};
+use silmaril::catalog::message::{Have, MANIFEST_PART, Message, PeerAnswer, PeerQuestion};
 use silmaril::catalog::record::SharedRecord;
 use silmaril::catalog::service::topic_of;
 use silmaril::catalog::{EXPIRY, MAX_AHEAD};
@@ -20,7 +19,7 @@ use crate::support::clock::pass;
 use crate::support::overlay::Network;
 
 fn push(records: Vec<SharedRecord>) -> Message {
-    Message::Records { query: None, records, complete: Vec::new(), cursor: None }
+    Message::Pushed(records)
 }
 
 fn claim(publisher: PublisherKey, sequence: i64, count: u32) -> Have {
@@ -122,8 +121,7 @@ async fn flood_by_one_key_displaces_no_other_publisher() {
             let from = after[0].1 as usize;
             let some = all[from.min(all.len())..].iter().take(120).cloned().collect::<Vec<_>>();
             counted.fetch_add(some.len(), Ordering::Relaxed);
-            let cursor = (!some.is_empty()).then(|| vec![1]);
-            vec![Message::Records { query: Some(WANT_ID), records: some, complete: Vec::new(), cursor }]
+            vec![Message::Wanted { more: !some.is_empty(), records: some }]
         }
         _ => Vec::new(),
     });
@@ -157,10 +155,7 @@ async fn peer_with_false_claims_is_dropped() {
             OverlayEvent::Received(peer, bytes) => {
                 if let Some(Message::Want { .. }) = Message::decode(&bytes).unwrap() {
                     counted.fetch_add(1, Ordering::Relaxed);
-                    let (records, complete) = (Vec::new(), Vec::new());
-                    let nothing =
-                        Message::Records { query: Some(WANT_ID), records, complete, cursor: Some(vec![1]) };
-                    liar.send(peer, &nothing);
+                    liar.send(peer, &Message::Wanted { records: Vec::new(), more: true });
                 }
             }
             OverlayEvent::Left(peer) => peers.retain(|p| *p != peer),
@@ -195,15 +190,18 @@ async fn false_answers_do_not_become_results() {
     let other = Model::new(key(1), "org/other");
     let wrong = other.record.clone();
     world.stranger().answers(move |message| match message {
-        Message::Lookup { id, .. } => {
-            vec![Message::Holds { id, records: vec![wrong.clone()], held: Vec::new() }]
+        Message::Question(id, PeerQuestion::Lookup(_)) => {
+            vec![Message::Answer(id, PeerAnswer::Holds { records: vec![wrong.clone()], held: Vec::new() })]
         }
-        Message::Query { id, .. } => {
+        Message::Question(id, PeerQuestion::Query(..)) => {
             let (records, complete) = (vec![wrong.clone()], vec![0]);
-            vec![Message::Records { query: Some(id), records, complete, cursor: Some(b"nonsense".to_vec()) }]
+            vec![Message::Answer(
+                id,
+                PeerAnswer::Found { records, complete, cursor: Some(b"nonsense".to_vec()) },
+            )]
         }
-        Message::GetManifest { manifest, part } => {
-            vec![Message::Manifest { manifest, part, bytes: vec![0; MANIFEST_PART] }]
+        Message::Question(_, PeerQuestion::Part(manifest, part)) => {
+            vec![Message::Answer(0, PeerAnswer::Part { manifest, part, bytes: vec![0; MANIFEST_PART] })]
         }
         _ => Vec::new(),
     });
@@ -227,14 +225,14 @@ async fn answers_to_a_greedy_peer_are_bounded() {
     let peer = greedy.greet(0).await;
     for id in 1..=1000 {
         let query = "".parse().unwrap();
-        greedy.send(peer, &Message::Query { id, query, cursor: None });
+        greedy.send(peer, &Message::Question(id, PeerQuestion::Query(query, None)));
     }
     pass(Duration::from_secs(10)).await;
     let answers = member.engine_messages();
     // The answers that the budget permits immediately, and the questions that wait.
     assert!((30..130).contains(&answers), "{answers} answers in ten seconds");
     for part in 0..1000 {
-        greedy.send(peer, &Message::GetManifest { manifest: Sha256Digest([0; 32]), part });
+        greedy.send(peer, &Message::Question(0, PeerQuestion::Part(Sha256Digest([0; 32]), part)));
     }
     pass(Duration::from_secs(10)).await;
     let answers = member.engine_messages() - answers;

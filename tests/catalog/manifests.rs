@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use silmaril::catalog::message::{HeldManifest, MANIFEST_PART, Message};
+use silmaril::catalog::message::{HeldManifest, MANIFEST_PART, Message, PeerAnswer, PeerQuestion};
 use silmaril::catalog::service::PART_WITHIN;
 use silmaril::catalog::{Candidate, CatalogError, SearchPatience};
 use silmaril::torrent::{Meeting, Overlay};
@@ -55,9 +55,9 @@ async fn stalled_peer_is_replaced() {
     let json = Arc::clone(&model.manifest);
     world.stranger().answers(move |message| match message {
         // This peer has the first parts, and never sends the rest.
-        Message::GetManifest { manifest, part } if part < 3 => {
+        Message::Question(_, PeerQuestion::Part(manifest, part)) if part < 3 => {
             let bytes = json.chunks(MANIFEST_PART).nth(part as usize).unwrap().to_vec();
-            vec![Message::Manifest { manifest, part, bytes }]
+            vec![Message::Answer(0, PeerAnswer::Part { manifest, part, bytes })]
         }
         _ => Vec::new(),
     });
@@ -135,9 +135,12 @@ async fn holder_is_met_in_the_models_swarm_which_is_then_left() {
             let silmaril::torrent::OverlayEvent::Received(peer, bytes) = event else { continue };
             let reply = match Message::decode(&bytes).unwrap().unwrap() {
                 Message::Hello { .. } => Message::Hello { version: 1, node: [7; 20], records: 0 },
-                Message::GetManifest { manifest, part } => {
+                Message::Question(_, PeerQuestion::Part(manifest, part)) => {
                     counted.fetch_add(1, Ordering::Relaxed);
-                    Message::Manifest { manifest, part, bytes: answering.manifest.to_vec() }
+                    Message::Answer(
+                        0,
+                        PeerAnswer::Part { manifest, part, bytes: answering.manifest.to_vec() },
+                    )
                 }
                 other => panic!("{other:?} is of no use in a model's swarm"),
             };
@@ -188,7 +191,9 @@ async fn silent_claimants_do_not_delay_the_honest_holder() {
     };
     for _ in 0..30 {
         world.stranger().answers(move |message| match message {
-            Message::Lookup { id, .. } => vec![Message::Holds { id, records: vec![], held: vec![claim] }],
+            Message::Question(id, PeerQuestion::Lookup(_)) => {
+                vec![Message::Answer(id, PeerAnswer::Holds { records: vec![], held: vec![claim] })]
+            }
             _ => Vec::new(),
         });
     }
@@ -208,8 +213,8 @@ async fn invented_manifests_do_not_use_up_memory() {
     let (asker, holder) = (world.member(&[]), world.member(&[]));
     world.stranger().answers(|message| match message {
         // Sends only the first parts, so that the asker waits for as many bytes as possible.
-        Message::GetManifest { manifest, part: part @ 0..4 } => {
-            vec![Message::Manifest { manifest, part, bytes: vec![0; MANIFEST_PART] }]
+        Message::Question(_, PeerQuestion::Part(manifest, part @ 0..4)) => {
+            vec![Message::Answer(0, PeerAnswer::Part { manifest, part, bytes: vec![0; MANIFEST_PART] })]
         }
         _ => Vec::new(),
     });

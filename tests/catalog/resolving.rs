@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use silmaril::catalog::message::{HeldManifest, Message};
+use silmaril::catalog::message::{HeldManifest, Message, PeerAnswer, PeerQuestion};
 use silmaril::catalog::service::{GRACE, LAN_SOON, LAN_WITHIN, MISS, WAVE, topic_of};
 use silmaril::catalog::{
     CatalogError, CatalogSettings, News, Record, RecordBody, SearchPatience, SignedRecord,
@@ -299,9 +299,9 @@ async fn miss_is_remembered_until_it_is_old_or_news_arrives() {
     let asked = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&asked);
     other.answers(move |message| match message {
-        Message::Lookup { id, .. } => {
+        Message::Question(id, PeerQuestion::Lookup(_)) => {
             counted.fetch_add(1, Ordering::Relaxed);
-            vec![Message::Holds { id, records: Vec::new(), held: Vec::new() }]
+            vec![Message::Answer(id, PeerAnswer::Holds { records: Vec::new(), held: Vec::new() })]
         }
         _ => Vec::new(),
     });
@@ -405,7 +405,7 @@ async fn claims_of_one_peer_are_bounded() {
     let model = Model::new(key(0), "org/model");
     let held = model.held();
     world.stranger().answers(move |message| match message {
-        Message::Lookup { id, .. } => {
+        Message::Question(id, PeerQuestion::Lookup(_)) => {
             let claim = |n: u8| HeldManifest {
                 publisher: silmaril::model::PublisherKey([n; 32]),
                 manifest: held.digest,
@@ -413,7 +413,10 @@ async fn claims_of_one_peer_are_bounded() {
                 info_hash: held.info_hash,
                 complete: true,
             };
-            vec![Message::Holds { id, records: Vec::new(), held: (0..100).map(claim).collect() }]
+            vec![Message::Answer(
+                id,
+                PeerAnswer::Holds { records: Vec::new(), held: (0..100).map(claim).collect() },
+            )]
         }
         _ => Vec::new(),
     });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use silmaril::catalog::message::Message;
+use silmaril::catalog::message::{Message, PeerAnswer, PeerQuestion};
 use silmaril::catalog::service::{MAX_PAGES, SETTLED};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -126,11 +126,11 @@ async fn pages_of_one_peer_are_bounded_and_checked() {
     let unwanted = Model::new(key(0), "org/bert").record;
     let many = records(key(2), MAX_PAGES * 4);
     world.stranger().answers(move |message| match message {
-        Message::Query { id, .. } => {
+        Message::Question(id, PeerQuestion::Query(..)) => {
             let n = counted.fetch_add(1, Ordering::Relaxed);
             let records = vec![unwanted.clone(), many[n].clone()];
             let cursor = Some(n.to_be_bytes().to_vec());
-            vec![Message::Records { query: Some(id), records, complete: vec![0, 1], cursor }]
+            vec![Message::Answer(id, PeerAnswer::Found { records, complete: vec![0, 1], cursor })]
         }
         _ => Vec::new(),
     });

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use silmaril::catalog::Query;
+use silmaril::catalog::gossip::Notice;
 use silmaril::catalog::gossip::answers::RecordSource;
 use silmaril::catalog::gossip::{Action, Gossip, GossipConnection, RecordOrigin, TICK};
-use silmaril::catalog::gossip::{Ask, Notice, PeerAnswer};
-use silmaril::catalog::message::{Have, HeldManifest, Message};
+use silmaril::catalog::message::{Have, HeldManifest, Message, PeerAnswer, PeerQuestion};
 use silmaril::catalog::record::SharedRecord;
 use silmaril::catalog::service::WAVE;
 use silmaril::catalog::store::{Page, StoreOutcome};
@@ -243,9 +243,9 @@ impl Simulation {
         let state = &mut self.nodes[node];
         match action {
             Action::Send(peer, message) => self.send(node, peer, message),
-            Action::Answer(peer, question) => {
-                let answer = question.answer(&state.store);
-                state.gossip.answered(now, peer, &question, &answer, Duration::ZERO);
+            Action::Answer(peer, request) => {
+                let answer = request.answer(&state.store);
+                state.gossip.answered(now, peer, &request, &answer, Duration::ZERO);
                 self.send(node, peer, answer);
             }
             Action::Store(origin, records) => {
@@ -253,7 +253,7 @@ impl Simulation {
                     records.iter().map(|record| state.store.take(record)).collect();
                 state.gossip.stored(now, origin, &records, &outcomes, &state.store);
             }
-            Action::Notify(Notice::Answered { answer: PeerAnswer::Holds { records, .. }, .. }) => {
+            Action::Notify(Notice::Answered { answer: Some(PeerAnswer::Holds { records, .. }), .. }) => {
                 state.answers += 1;
                 state.found += records.len();
             }
@@ -405,9 +405,9 @@ fn simulate(nodes: usize, records: usize, publishers: usize) -> Figures {
     let asked: Vec<PeerId> =
         sim.nodes[newcomer].gossip.speakers().iter().map(|s| s.peer).take(WAVE).collect();
     for peer in &asked {
-        let ask = Ask::Lookup(model.clone());
+        let question = PeerQuestion::Lookup(model.clone());
         sim.step(newcomer, |gossip, now, _| {
-            assert!(gossip.ask(now, *peer, ask, 0, Duration::from_secs(3)));
+            assert!(gossip.ask(now, *peer, question, 0, Duration::from_secs(3)));
         });
     }
     let lookup = sim.until(Duration::from_secs(10), |s| s.nodes[newcomer].answers == asked.len()).unwrap();

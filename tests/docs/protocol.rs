@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use sha1::Digest as _;
 use silmaril::catalog::gossip::budget;
-use silmaril::catalog::message::{self, Message};
+use silmaril::catalog::message::{self, Message, PeerAnswer, PeerQuestion};
 use silmaril::catalog::{EXPIRY, MAX_AHEAD, RecordBody, SignedRecord, query};
 use silmaril::model::{Manifest, files, manifest};
 use silmaril::torrent::overlay::{FIRST_PORT, MAX_ITEM, MAX_MESSAGE};
@@ -73,28 +73,38 @@ fn examples_of_messages_decode() {
     let have = (known[0].publisher, known[0].sequence, known[0].count);
     assert_eq!((known.len(), have), (1, (publisher, record.record().sequence, 1)));
     assert_eq!(examples.message("want"), Message::Want { after: vec![(publisher, 0)] });
-    let Message::Records { query: Some(0), records, .. } = examples.message("records") else {
+    let Message::Wanted { records, .. } = examples.message("records") else {
         panic!("not the answer to want")
     };
     assert_eq!(records[0].to_bytes(), record.to_bytes());
-    let Message::Query { id: 1, query, .. } = examples.message("query") else { panic!("not query") };
+    let Message::Question(1, PeerQuestion::Query(query, _)) = examples.message("query") else {
+        panic!("not query")
+    };
     assert!(query.matches(record.record()));
-    let Message::Records { query: Some(1), records, complete, .. } = examples.message("found") else {
+    let Message::Answer(1, PeerAnswer::Found { records, complete, .. }) = examples.message("found") else {
         panic!("not the answer to query")
     };
     assert_eq!((records.len(), complete), (1, vec![0]));
-    let Message::Lookup { id: 2, model: wanted } = examples.message("lookup") else { panic!("not lookup") };
+    let Message::Question(2, PeerQuestion::Lookup(wanted)) = examples.message("lookup") else {
+        panic!("not lookup")
+    };
     assert_eq!(wanted, model.model_ref());
-    let Message::Holds { id: 2, records, held } = examples.message("holds") else { panic!("not holds") };
+    let Message::Answer(2, PeerAnswer::Holds { records, held }) = examples.message("holds") else {
+        panic!("not holds")
+    };
     assert_eq!((records.len(), held.len()), (1, 1));
     assert_eq!(
         (held[0].publisher, held[0].manifest, held[0].len),
         (publisher, model.manifest, model.manifest_len)
     );
     assert_eq!((held[0].info_hash, held[0].complete), (model.info_hash, true));
-    let Message::GetManifest { manifest, part: 0 } = examples.message("get") else { panic!("not get") };
+    let Message::Question(_, PeerQuestion::Part(manifest, 0)) = examples.message("get") else {
+        panic!("not get")
+    };
     assert_eq!(manifest, model.manifest);
-    let Message::Manifest { bytes, part: 0, .. } = examples.message("part") else { panic!("not part") };
+    let Message::Answer(_, PeerAnswer::Part { bytes, part: 0, .. }) = examples.message("part") else {
+        panic!("not part")
+    };
     assert_eq!(bytes, examples.bytes("manifest"));
 }
 

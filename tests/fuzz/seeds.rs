@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use silmaril::catalog::message::{Have, HeldManifest, Message};
+use silmaril::catalog::message::{Have, HeldManifest, Message, PeerAnswer, PeerQuestion};
 use silmaril::catalog::{ModelRecord, Query, Record, RecordBody, SharedRecord, SignedRecord};
 use silmaril::model::keys::PublisherKeypair;
 use silmaril::model::{
@@ -73,19 +73,21 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("want", Message::Want { after: vec![(publisher, 4)] }),
         (
             "records",
-            Message::Records {
-                query: Some(3),
-                records: records.clone(),
-                complete: vec![0, 2],
-                cursor: Some(vec![0, 255]),
-            },
+            Message::Answer(
+                3,
+                PeerAnswer::Found {
+                    records: records.clone(),
+                    complete: vec![0, 2],
+                    cursor: Some(vec![0, 255]),
+                },
+            ),
         ),
-        ("none", Message::Records { query: Some(3), records: vec![], complete: vec![], cursor: None }),
-        ("query", Message::Query { id: 1, query, cursor: Some(b"a/b\0main\0".to_vec()) }),
-        ("lookup", Message::Lookup { id: 2, model: "datasets/a/b@v1".parse().unwrap() }),
-        ("holds", Message::Holds { id: 2, records, held: vec![held; 2] }),
-        ("get", Message::GetManifest { manifest, part: 1 }),
-        ("part", Message::Manifest { manifest, part: 0, bytes: b"{}".to_vec() }),
+        ("none", Message::Answer(3, PeerAnswer::Found { records: vec![], complete: vec![], cursor: None })),
+        ("query", Message::Question(1, PeerQuestion::Query(query, Some(b"a/b\0main\0".to_vec())))),
+        ("lookup", Message::Question(2, PeerQuestion::Lookup("datasets/a/b@v1".parse().unwrap()))),
+        ("holds", Message::Answer(2, PeerAnswer::Holds { records, held: vec![held; 2] })),
+        ("get", Message::Question(0, PeerQuestion::Part(manifest, 1))),
+        ("part", Message::Answer(0, PeerAnswer::Part { manifest, part: 0, bytes: b"{}".to_vec() })),
     ]
 }
 

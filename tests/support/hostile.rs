@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use silmaril::catalog::message::{Have, HeldManifest, MANIFEST_PART, Message};
+use silmaril::catalog::message::{Have, HeldManifest, MANIFEST_PART, Message, PeerAnswer, PeerQuestion};
 use silmaril::catalog::record::SharedRecord;
 use silmaril::catalog::{ModelRecord, Record, RecordBody, SignedRecord};
 use silmaril::model::keys::PublisherKeypair;
@@ -156,8 +156,8 @@ fn hello(records: u32) -> Message {
     Message::Hello { version: 1, node, records }
 }
 
-fn records(query: Option<u32>, records: Vec<SharedRecord>) -> Vec<u8> {
-    Message::Records { query, records, complete: vec![], cursor: None }.encode()
+fn pushed(record: SharedRecord) -> Vec<u8> {
+    Message::Pushed(vec![record]).encode()
 }
 
 /// Makes the messages of an attack.
@@ -201,31 +201,32 @@ impl AttackMessages {
         let fresh = || PublisherKeypair::generate().unwrap();
         Some(match self.attack {
             Attack::Forge => {
-                let mut forged = records(None, vec![self.record(&self.key, &self.named(), now)]);
+                let mut forged = pushed(self.record(&self.key, &self.named(), now));
                 let at = forged.windows(7).position(|w| w == b"3:sig64").unwrap() + 10;
                 forged[at] ^= 1;
                 forged
             }
             Attack::Garbage => noise(self.count, 1 + (self.count as usize * 977) % MAX_MESSAGE),
-            Attack::FloodOfOne => records(None, vec![self.record(&self.key, &self.named(), now)]),
-            Attack::FloodOfMany => records(None, vec![self.record(&fresh(), &self.named(), now)]),
-            Attack::Squat => records(None, vec![self.record(&self.key, &self.name, now)]),
+            Attack::FloodOfOne => pushed(self.record(&self.key, &self.named(), now)),
+            Attack::FloodOfMany => pushed(self.record(&fresh(), &self.named(), now)),
+            Attack::Squat => pushed(self.record(&self.key, &self.name, now)),
             Attack::Untimely => {
                 let time = if self.count.is_multiple_of(2) { now + 3 * 24 * 3600 } else { 1_000_000 };
-                records(None, vec![self.record(&self.key, &self.named(), time)])
+                pushed(self.record(&self.key, &self.named(), time))
             }
             Attack::Lie => self.claims().encode(),
             Attack::Silence => return None,
             Attack::Ask => match self.count % 4 {
-                0 => Message::Query { id: self.count as u32, query: "a".parse().unwrap(), cursor: None }
-                    .encode(),
-                1 => Message::Lookup { id: self.count as u32, model: self.model() }.encode(),
-                2 => {
-                    Message::GetManifest { manifest: Sha256Digest([1; 32]), part: self.count as u32 }.encode()
-                }
+                0 => self.question(PeerQuestion::Query("a".parse().unwrap(), None)),
+                1 => self.question(PeerQuestion::Lookup(self.model())),
+                2 => self.question(PeerQuestion::Part(Sha256Digest([1; 32]), self.count as u32)),
                 _ => Message::Want { after: vec![] }.encode(),
             },
         })
+    }
+
+    fn question(&self, question: PeerQuestion) -> Vec<u8> {
+        Message::Question(self.count as u32, question).encode()
     }
 
     fn model(&self) -> ModelRef {
@@ -249,7 +250,7 @@ impl AttackMessages {
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
         self.count += 1;
         match question {
-            Message::Lookup { id, .. } => {
+            Message::Question(id, PeerQuestion::Lookup(_)) => {
                 let held = (0..100)
                     .map(|i| HeldManifest {
                         publisher: self.key.public(),
@@ -259,18 +260,23 @@ impl AttackMessages {
                         complete: true,
                     })
                     .collect();
-                vec![Message::Holds { id, records: vec![], held }.encode()]
+                vec![Message::Answer(id, PeerAnswer::Holds { records: vec![], held }).encode()]
             }
-            Message::GetManifest { manifest, part } => {
+            Message::Question(_, PeerQuestion::Part(manifest, part)) => {
                 let bytes = noise(u64::from(part), MANIFEST_PART);
-                vec![Message::Manifest { manifest, part, bytes }.encode()]
+                vec![Message::Answer(0, PeerAnswer::Part { manifest, part, bytes }).encode()]
             }
-            Message::Query { id, .. } => {
+            Message::Question(id, PeerQuestion::Query(..)) => {
                 let found = vec![self.record(&self.key, &self.named(), now)];
                 let cursor = Some(noise(self.count, 64));
-                vec![Message::Records { query: Some(id), records: found, complete: vec![0], cursor }.encode()]
+                vec![
+                    Message::Answer(id, PeerAnswer::Found { records: found, complete: vec![0], cursor })
+                        .encode(),
+                ]
             }
-            Message::Want { .. } => vec![self.claims().encode(), records(Some(0), vec![])],
+            Message::Want { .. } => {
+                vec![self.claims().encode(), Message::Wanted { records: vec![], more: false }.encode()]
+            }
             _ => vec![],
         }
     }

@@ -1,12 +1,10 @@
-//! The vocabulary between the gossip and its owner: connections, origins of records, questions and tasks.
+//! The vocabulary between the gossip and its owner: connections, origins of records, notices and tasks.
 
 use std::net::SocketAddr;
 
-use super::answers::Question;
-use crate::catalog::message::{HeldManifest, Message};
-use crate::catalog::query::Query;
+use super::answers::PeerRequest;
+use crate::catalog::message::{Message, PeerAnswer};
 use crate::catalog::record::SharedRecord;
-use crate::model::{ModelRef, Sha256Digest};
 use crate::torrent::{AddressGroup, PeerId};
 
 /// Identifies a run of a node.
@@ -55,49 +53,6 @@ impl RecordOrigin {
 /// Identifies the asking operation; returned with the answer.
 pub type Tag = u64;
 
-/// A question.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Ask {
-    /// Records of a model, and manifests that the peer holds.
-    Lookup(ModelRef),
-    /// A page of search results.
-    Query(Query, Option<Vec<u8>>),
-    /// A part of a manifest.
-    Part(Sha256Digest, u32),
-}
-
-/// An answer.
-#[derive(Debug, Clone, PartialEq)]
-pub enum PeerAnswer {
-    /// To a lookup.
-    Holds {
-        /// Records of the model.
-        records: Vec<SharedRecord>,
-        /// Manifests that the peer claims to hold.
-        held: Vec<HeldManifest>,
-    },
-    /// To a query.
-    Found {
-        /// The records.
-        records: Vec<SharedRecord>,
-        /// Indices of the records whose models the peer claims to have completely.
-        complete: Vec<u32>,
-        /// Where the next page begins.
-        cursor: Option<Vec<u8>>,
-    },
-    /// A part of a manifest; empty if the peer does not hold it.
-    Part {
-        /// SHA-256 of the manifest.
-        manifest: Sha256Digest,
-        /// The number of the part.
-        part: u32,
-        /// Its bytes.
-        bytes: Vec<u8>,
-    },
-    /// No answer arrived before the deadline, or the peer has left.
-    Silence,
-}
-
 /// A notice to waiting operations.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Notice {
@@ -111,8 +66,8 @@ pub enum Notice {
         tag: Tag,
         /// The peer that was asked.
         peer: PeerId,
-        /// The answer.
-        answer: PeerAnswer,
+        /// The answer; none if it did not arrive before the deadline, or if the peer has left.
+        answer: Option<PeerAnswer>,
     },
 }
 
@@ -121,9 +76,9 @@ pub enum Notice {
 pub enum Action {
     /// Send a message.
     Send(PeerId, Message),
-    /// Answer a question from a [`RecordSource`](super::answers::RecordSource), send the answer, and report it by [`Gossip::answered`](super::Gossip::answered). Answering may take a
-    /// while: do not hold a lock.
-    Answer(PeerId, Question),
+    /// Answer a request from a [`RecordSource`](super::answers::RecordSource), send the answer, and report it by
+    /// [`Gossip::answered`](super::Gossip::answered). This may take a while: do not hold a lock.
+    Answer(PeerId, PeerRequest),
     /// End a connection.
     Disconnect {
         /// The peer.

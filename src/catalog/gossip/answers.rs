@@ -1,8 +1,11 @@
-//! Questions of peers, and the data that answers come from.
+//! The requests of peers: their costs, the answers, and the data from which they are answered.
 
 use std::sync::Arc;
 
-use crate::catalog::message::{Have, HeldManifest, MANIFEST_PART, MAX_HAVE, Message};
+use super::budget::Work;
+use crate::catalog::message::{
+    Have, HeldManifest, MANIFEST_PART, MAX_HAVE, Message, PeerAnswer, PeerQuestion,
+};
 use crate::catalog::query::Query;
 use crate::catalog::record::{RecordBody, SharedRecord};
 use crate::catalog::store::Page;
@@ -49,41 +52,34 @@ pub trait RecordSource {
     fn manifest(&self, digest: &Sha256Digest) -> Option<Arc<[u8]>>;
 }
 
-/// A question of a peer.
+/// A request of a peer.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Question {
+pub enum PeerRequest {
     /// The page of our digest after a publisher.
     Digest(Option<PublisherKey>),
     /// Records of publishers after a sequence.
     Want(Vec<(PublisherKey, i64)>),
-    /// A page of search results.
-    Query {
-        /// The peer's number of the question.
-        id: u32,
-        /// The query.
-        query: Query,
-        /// Where the page begins.
-        cursor: Option<Vec<u8>>,
-    },
-    /// Records of a model, and manifests that this node holds.
-    Lookup {
-        /// The peer's number of the question.
-        id: u32,
-        /// The model.
-        model: ModelRef,
-    },
-    /// A part of a manifest.
-    Part(Sha256Digest, u32),
+    /// A question, and the number that the peer chose for it.
+    Question(u32, PeerQuestion),
 }
 
-impl Question {
+impl PeerRequest {
     /// The most bytes of the answer.
     pub(super) fn cost(&self) -> f64 {
         let bytes = match self {
-            Self::Digest(_) | Self::Want(_) | Self::Query { .. } => RECORD_BYTES,
-            Self::Lookup { .. } | Self::Part(..) => MANIFEST_PART,
+            Self::Digest(_) | Self::Want(_) | Self::Question(_, PeerQuestion::Query(..)) => RECORD_BYTES,
+            Self::Question(_, PeerQuestion::Lookup(_) | PeerQuestion::Part(..)) => MANIFEST_PART,
         };
         bytes as f64
+    }
+
+    /// The work of the answer that is charged in addition to its bytes.
+    pub(super) fn work(&self) -> Option<Work> {
+        match self {
+            Self::Question(_, PeerQuestion::Query(..)) => Some(Work::Query),
+            Self::Question(_, PeerQuestion::Lookup(_)) => Some(Work::Lookup),
+            Self::Digest(_) | Self::Want(_) | Self::Question(_, PeerQuestion::Part(..)) => None,
+        }
     }
 
     /// The answer. May read the whole catalog.
@@ -94,37 +90,38 @@ impl Question {
                 Message::Have { more: known.len() == DIGEST_PAGE, known }
             }
             Self::Want(after) => wanted(after, source),
-            Self::Query { id, query, cursor } => {
-                let page = source.search(query, cursor.as_deref(), SEARCH_PAGE);
-                let is_complete = |record: &SharedRecord| {
-                    record.model().is_some_and(|model| source.is_complete(&model.info_hash))
-                };
-                let complete = (0u32..).zip(&page.records).filter(|(_, r)| is_complete(r)).map(|(i, _)| i);
-                Message::Records {
-                    query: Some(*id),
-                    complete: complete.collect(),
-                    records: page.records,
-                    cursor: page.next,
-                }
+            Self::Question(id, question) => Message::Answer(*id, answer(question, source)),
+        }
+    }
+}
+
+fn answer(question: &PeerQuestion, source: &dyn RecordSource) -> PeerAnswer {
+    match question {
+        PeerQuestion::Query(query, cursor) => {
+            let page = source.search(query, cursor.as_deref(), SEARCH_PAGE);
+            let is_complete = |record: &SharedRecord| {
+                record.model().is_some_and(|model| source.is_complete(&model.info_hash))
+            };
+            let complete = (0u32..).zip(&page.records).filter(|(_, r)| is_complete(r)).map(|(i, _)| i);
+            PeerAnswer::Found { complete: complete.collect(), records: page.records, cursor: page.next }
+        }
+        PeerQuestion::Lookup(model) => {
+            let mut held = source.held(model);
+            held.sort_by_key(|held| !held.complete);
+            held.truncate(MAX_HOLDS);
+            let mut records = source.records_of(model);
+            if records.len() > MAX_HOLDS {
+                choose(&mut records, &held);
             }
-            Self::Lookup { id, model } => {
-                let mut held = source.held(model);
-                held.sort_by_key(|held| !held.complete);
-                held.truncate(MAX_HOLDS);
-                let mut records = source.records_of(model);
-                if records.len() > MAX_HOLDS {
-                    choose(&mut records, &held);
-                }
-                let publishers = records.iter().map(|record| record.record().publisher);
-                let publishers = publishers.chain(held.iter().map(|held| held.publisher));
-                records.extend(successions(publishers.collect(), source));
-                Message::Holds { id: *id, records, held }
-            }
-            Self::Part(manifest, part) => {
-                let json = source.manifest(manifest);
-                let bytes = json.as_deref().and_then(|json| json.chunks(MANIFEST_PART).nth(*part as usize));
-                Message::Manifest { manifest: *manifest, part: *part, bytes: bytes.unwrap_or(&[]).to_vec() }
-            }
+            let publishers = records.iter().map(|record| record.record().publisher);
+            let publishers = publishers.chain(held.iter().map(|held| held.publisher));
+            records.extend(successions(publishers.collect(), source));
+            PeerAnswer::Holds { records, held }
+        }
+        PeerQuestion::Part(manifest, part) => {
+            let json = source.manifest(manifest);
+            let bytes = json.as_deref().and_then(|json| json.chunks(MANIFEST_PART).nth(*part as usize));
+            PeerAnswer::Part { manifest: *manifest, part: *part, bytes: bytes.unwrap_or(&[]).to_vec() }
         }
     }
 }
@@ -145,12 +142,6 @@ fn choose(records: &mut Vec<SharedRecord>, held: &[HeldManifest]) {
     tracing::debug!(left_out, "a lookup is answered with some of the known records");
     records.truncate(MAX_HOLDS);
 }
-
-/// The number of the answer to a `want`; queries are numbered from 1.
-pub const WANT_ID: u32 = 0;
-
-/// The cursor of such an answer when there are more records: the asker continues after the last one.
-pub const MORE: [u8; 1] = [1];
 
 /// As many records as fit into one message, publisher by publisher in the order of the request.
 fn wanted(after: &[(PublisherKey, i64)], source: &dyn RecordSource) -> Message {
@@ -176,12 +167,7 @@ fn wanted(after: &[(PublisherKey, i64)], source: &dyn RecordSource) -> Message {
             }
         }
     }
-    Message::Records {
-        query: Some(WANT_ID),
-        records,
-        complete: Vec::new(),
-        cursor: more.then(|| MORE.to_vec()),
-    }
+    Message::Wanted { records, more }
 }
 
 /// The successor records of these publishers, and of their successors: without them, the asker regards a publisher and

@@ -1,21 +1,14 @@
-//! Questions of the service to peers. Each has a deadline, and is answered exactly once, possibly with silence.
+//! Questions of the service to peers. Each has a deadline, and one notice: the answer, or that there is none.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::{Action, Ask, Gossip, Notice, PeerAnswer, RecordOrigin, Tag};
-use crate::catalog::message::Message;
-use crate::model::Sha256Digest;
+use super::{Action, Gossip, Notice, RecordOrigin, Tag};
+use crate::catalog::message::{Message, PeerAnswer, PeerQuestion, QuestionKey};
 use crate::torrent::PeerId;
 
 /// The most open questions to one peer.
 const MAX_OPEN: usize = 64;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum QuestionKey {
-    Number(u32),
-    Part(Sha256Digest, u32),
-}
 
 /// All open questions.
 #[derive(Debug, Default)]
@@ -42,7 +35,7 @@ impl Asks {
     fn end_questions(&mut self, is_over: impl Fn(PeerId, Instant) -> bool) -> Vec<Notice> {
         self.open
             .extract_if(|(peer, _), (_, due)| is_over(*peer, *due))
-            .map(|((peer, _), (tag, _))| Notice::Answered { tag, peer, answer: PeerAnswer::Silence })
+            .map(|((peer, _), (tag, _))| Notice::Answered { tag, peer, answer: None })
             .collect()
     }
 }
@@ -50,42 +43,36 @@ impl Asks {
 impl Gossip {
     /// Asks a peer. The answer is a [`Notice`] with the tag, within `timeout`. Returns `false` if the peer cannot be asked
     /// now: it has left, or has too many open questions.
-    pub fn ask(&mut self, now: Instant, peer: PeerId, ask: Ask, tag: Tag, timeout: Duration) -> bool {
+    pub fn ask(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        question: PeerQuestion,
+        tag: Tag,
+        timeout: Duration,
+    ) -> bool {
         let ready = self.peers.get(&peer).is_some_and(|p| p.node.is_some() && !p.closing);
         if !ready || self.asks.open.keys().filter(|(p, _)| *p == peer).count() >= MAX_OPEN {
             return false;
         }
         self.asks.last_number = self.asks.last_number % (u32::MAX / 2) + 1;
         let id = self.asks.last_number;
-        let (key, message) = match ask {
-            Ask::Lookup(model) => (QuestionKey::Number(id), Message::Lookup { id, model }),
-            Ask::Query(query, cursor) => (QuestionKey::Number(id), Message::Query { id, query, cursor }),
-            Ask::Part(manifest, part) => {
-                (QuestionKey::Part(manifest, part), Message::GetManifest { manifest, part })
-            }
-        };
+        let key = question.key(id);
         if self.asks.open.contains_key(&(peer, key)) {
             return false;
         }
         self.asks.open.insert((peer, key), (tag, now + timeout));
-        self.send(peer, message);
+        self.send(peer, Message::Question(id, question));
         true
     }
 
-    pub(super) fn part(&mut self, peer: PeerId, manifest: Sha256Digest, part: u32, bytes: Vec<u8>) {
-        if let Some(tag) = self.asks.answered(peer, QuestionKey::Part(manifest, part)) {
-            let answer = PeerAnswer::Part { manifest, part, bytes };
-            self.actions.push_back(Action::Notify(Notice::Answered { tag, peer, answer }));
-        }
-    }
-
-    /// An answer with records: the catalog stores them, within the peer's budget, before the asking operation is notified.
+    /// Processes an answer. The catalog stores its records, within the peer's budget, before the asking operation is notified.
     /// So the operation finds in the store what the answer contains about the publishers.
     pub(super) fn answered_by(&mut self, now: Instant, peer: PeerId, id: u32, answer: PeerAnswer) {
-        let Some(tag) = self.asks.answered(peer, QuestionKey::Number(id)) else { return };
-        let (PeerAnswer::Holds { records, .. } | PeerAnswer::Found { records, .. }) = &answer else { return };
-        let records = records.clone();
-        self.learn(now, RecordOrigin::Found(peer), records);
-        self.actions.push_back(Action::Notify(Notice::Answered { tag, peer, answer }));
+        let Some(tag) = self.asks.answered(peer, answer.key(id)) else { return };
+        if !answer.records().is_empty() {
+            self.learn(now, RecordOrigin::Found(peer), answer.records().to_vec());
+        }
+        self.actions.push_back(Action::Notify(Notice::Answered { tag, peer, answer: Some(answer) }));
     }
 }

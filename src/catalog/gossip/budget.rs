@@ -43,30 +43,30 @@ pub const DIGESTS: Rate = Rate { per_second: 1.0 / 60.0, burst: 3.0 };
 
 /// Seconds of work for the searches of a peer. One page may read the whole catalog, some 50 ms for 100 000 records; a search
 /// of 32 pages is answered without delay.
-pub const QUERIES: Rate = Rate { per_second: 0.1, burst: 2.0 };
+const QUERIES: Rate = Rate { per_second: 0.1, burst: 2.0 };
 
 /// The same for all peers together: at most half a core.
-pub const ALL_QUERIES: Rate = Rate { per_second: 0.5, burst: 5.0 };
+const ALL_QUERIES: Rate = Rate { per_second: 0.5, burst: 5.0 };
 
 /// The charge in advance for a page of results, in seconds.
-pub const QUERY_AT_FIRST: f64 = 0.05;
+const QUERY_AT_FIRST: f64 = 0.05;
 
 /// The least charge for a page, in seconds.
-pub const QUERY_AT_LEAST: f64 = 0.002;
+const QUERY_AT_LEAST: f64 = 0.002;
 
 /// Seconds of work for the lookups of a peer; its user makes a few for each model opened. A lookup of a name with many false
 /// records reads 1000 records, which takes 10 ms and more; a common lookup costs the least charge. So a burst may have 47,
 /// and a second 10.
-pub const LOOKUPS: Rate = Rate { per_second: 0.05, burst: 0.25 };
+const LOOKUPS: Rate = Rate { per_second: 0.05, burst: 0.25 };
 
 /// The same for all peers together: at most half a core.
-pub const ALL_LOOKUPS: Rate = Rate { per_second: 0.5, burst: 5.0 };
+const ALL_LOOKUPS: Rate = Rate { per_second: 0.5, burst: 5.0 };
 
 /// The charge in advance for a lookup, in seconds.
-pub const LOOKUP_AT_FIRST: f64 = 0.02;
+const LOOKUP_AT_FIRST: f64 = 0.02;
 
 /// The least charge for a lookup, in seconds.
-pub const LOOKUP_AT_LEAST: f64 = 0.005;
+const LOOKUP_AT_LEAST: f64 = 0.005;
 
 /// Bytes of answers. The largest manifest, 16 MiB, takes 6 s.
 pub const ANSWERED_BYTES: Rate = Rate { per_second: 2.0 * 1024.0 * 1024.0, burst: 4.0 * 1024.0 * 1024.0 };
@@ -125,12 +125,63 @@ impl Bucket {
     }
 }
 
-/// Whether a message of ours asks for an answer.
+/// A kind of work with a budget of its own, in seconds.
+#[derive(Debug, Clone, Copy)]
+pub enum Work {
+    /// A page of search results.
+    Query,
+    /// The records and manifests of one model.
+    Lookup,
+}
+
+impl Work {
+    /// The charge in advance.
+    pub fn at_first(self) -> f64 {
+        match self {
+            Self::Query => QUERY_AT_FIRST,
+            Self::Lookup => LOOKUP_AT_FIRST,
+        }
+    }
+
+    /// The least charge.
+    pub fn at_least(self) -> f64 {
+        match self {
+            Self::Query => QUERY_AT_LEAST,
+            Self::Lookup => LOOKUP_AT_LEAST,
+        }
+    }
+}
+
+/// The budgets for the work of answers, of one peer or of all peers together.
+#[derive(Debug)]
+pub struct WorkBuckets {
+    queries: Bucket,
+    lookups: Bucket,
+}
+
+impl WorkBuckets {
+    /// The full budgets of one peer.
+    pub fn of_peer(now: Instant) -> Self {
+        Self { queries: Bucket::new(QUERIES, now), lookups: Bucket::new(LOOKUPS, now) }
+    }
+
+    /// The full budgets of all peers together.
+    pub fn of_all(now: Instant) -> Self {
+        Self { queries: Bucket::new(ALL_QUERIES, now), lookups: Bucket::new(ALL_LOOKUPS, now) }
+    }
+
+    /// The budget for a kind of work.
+    pub fn of(&mut self, work: Work) -> &mut Bucket {
+        match work {
+            Work::Query => &mut self.queries,
+            Work::Lookup => &mut self.lookups,
+        }
+    }
+}
+
+/// Whether a message of this node asks for an answer.
 pub fn is_question(message: &Message) -> bool {
-    matches!(
-        message,
-        Message::Want { .. } | Message::Query { .. } | Message::Lookup { .. } | Message::GetManifest { .. }
-    )
+    matches!(message, Message::Want { .. } | Message::Question(..))
 }
 
 /// The decision about a message before it is decoded.

@@ -106,17 +106,16 @@ impl Gossip {
     fn send_records(&mut self, peer: PeerId, records: Vec<SharedRecord>) {
         let mut batch: Vec<SharedRecord> = Vec::new();
         let mut bytes = 0;
-        let message = |records| Message::Records { query: None, records, complete: Vec::new(), cursor: None };
         for record in records {
             let len = record_bytes(&record);
             if bytes + len > RECORD_BYTES && !batch.is_empty() {
-                self.send(peer, message(std::mem::take(&mut batch)));
+                self.send(peer, Message::Pushed(std::mem::take(&mut batch)));
                 bytes = 0;
             }
             bytes += len;
             batch.push(record);
         }
-        self.send(peer, message(batch));
+        self.send(peer, Message::Pushed(batch));
     }
 
     /// Sends a digest of changes when it is due.

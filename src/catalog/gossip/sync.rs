@@ -7,10 +7,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use super::answers::{Question, RecordSource, WANT_ID, WANT_PAGE};
-use super::budget::{
-    Bucket, DIGESTS, LOOKUP_AT_FIRST, LOOKUP_AT_LEAST, QUERY_AT_FIRST, QUERY_AT_LEAST, WANTS,
-};
+use super::answers::{PeerRequest, RecordSource, WANT_PAGE};
+use super::budget::{Bucket, DIGESTS, WANTS};
 use super::{Action, Gossip, RecordOrigin};
 use crate::catalog::message::{Have, Message};
 use crate::catalog::record::SharedRecord;
@@ -378,7 +376,7 @@ impl Gossip {
         if after.is_none() && !sync.digests.take(now, 1.0) {
             return self.send(peer, Message::Have { known: Vec::new(), more: false });
         }
-        self.question(now, peer, Question::Digest(after));
+        self.request(now, peer, PeerRequest::Digest(after));
     }
 
     /// Whether a peer is reading our digest page by page: it would mistake any other digest for the next page.
@@ -386,38 +384,28 @@ impl Gossip {
         self.peers.get(&peer).is_some_and(|state| state.sync.digest_after.is_some())
     }
 
-    /// Reports that a question of a peer was answered by this message, and how long that took.
+    /// Reports that a request of a peer was answered by this message, and how long that took.
     pub fn answered(
         &mut self,
         now: Instant,
         peer: PeerId,
-        question: &Question,
+        request: &PeerRequest,
         answer: &Message,
         took: Duration,
     ) {
-        // The charge in advance was an estimate.
-        let more = |at_first: f64, at_least: f64| took.as_secs_f64().max(at_least) - at_first;
-        let state = self.peers.get_mut(&peer);
-        let (more, of_all, of_peer) = match question {
-            Question::Query { .. } => {
-                let of_peer = state.map(|state| &mut state.queries);
-                (more(QUERY_AT_FIRST, QUERY_AT_LEAST), Some(&mut self.queries), of_peer)
+        let mut state = self.peers.get_mut(&peer);
+        if let Some(work) = request.work() {
+            // The charge in advance was an estimate.
+            let more = took.as_secs_f64().max(work.at_least()) - work.at_first();
+            self.work.of(work).spend(now, more);
+            if let Some(state) = &mut state {
+                state.work.of(work).spend(now, more);
             }
-            Question::Lookup { .. } => {
-                let of_peer = state.map(|state| &mut state.lookups);
-                (more(LOOKUP_AT_FIRST, LOOKUP_AT_LEAST), Some(&mut self.lookups), of_peer)
-            }
-            Question::Digest(_) | Question::Want(_) | Question::Part(..) => (0.0, None, None),
-        };
-        for bucket in of_all.into_iter().chain(of_peer) {
-            bucket.spend(now, more);
         }
-        if let (Question::Digest(_), Message::Have { known, more: true }, Some(state)) =
-            (question, answer, self.peers.get_mut(&peer))
+        if let (PeerRequest::Digest(_), Message::Have { known, more: true }, Some(state)) =
+            (request, answer, state)
         {
             state.sync.digest_after = known.last().map(|have| have.publisher);
         }
     }
 }
-
-const _: () = assert!(WANT_ID == 0, "asks number their questions from 1");

@@ -1,7 +1,7 @@
 //! The limits of the state machine, with an empty catalog. Everything else is tested with a network, in `tests/catalog`.
 
 use super::*;
-use crate::catalog::message::{Have, HeldManifest};
+use crate::catalog::message::{Have, HeldManifest, PeerAnswer, PeerQuestion};
 use crate::catalog::query::Query;
 use crate::catalog::store::Page;
 use crate::model::{InfoHash, ModelRef, Sha256Digest};
@@ -68,11 +68,11 @@ fn greeted(now: Instant) -> Gossip {
 }
 
 fn query(id: u32) -> Message {
-    Message::Query { id, query: "llama".parse().unwrap(), cursor: None }
+    Message::Question(id, PeerQuestion::Query("llama".parse().unwrap(), None))
 }
 
 fn lookup(id: u32) -> Message {
-    Message::Lookup { id, model: "org/model".parse().unwrap() }
+    Message::Question(id, PeerQuestion::Lookup("org/model".parse().unwrap()))
 }
 
 /// Asks for pages of search results, each of which takes this long; returns how many are answered.
@@ -91,9 +91,9 @@ fn answers(
     for (peer, question) in questions {
         gossip.message(now, peer, question, &Knows::default());
         while let Some(action) = gossip.next_action() {
-            let Action::Answer(peer, question) = action else { continue };
-            let answer = question.answer(&Knows::default());
-            gossip.answered(now, peer, &question, &answer, each);
+            let Action::Answer(peer, request) = action else { continue };
+            let answer = request.answer(&Knows::default());
+            gossip.answered(now, peer, &request, &answer, each);
             count += 1;
         }
     }
@@ -168,8 +168,10 @@ fn held_manifests_are_not_hidden_by_false_records() {
         complete,
     };
     let knows = Knows { held: vec![held(98, false), held(99, true)], records: records.clone() };
-    let lookup = Question::Lookup { id: 1, model: "org/model".parse().unwrap() };
-    let Message::Holds { records: sent, held, .. } = lookup.answer(&knows) else { panic!("another answer") };
+    let lookup = PeerRequest::Question(1, PeerQuestion::Lookup("org/model".parse().unwrap()));
+    let Message::Answer(1, PeerAnswer::Holds { records: sent, held }) = lookup.answer(&knows) else {
+        panic!("another answer")
+    };
     assert!(sent.len() < records.len());
     assert_eq!(sent[..2], [records[99].clone(), records[98].clone()]);
     assert_eq!(held[0].manifest, Sha256Digest([99; 32]));

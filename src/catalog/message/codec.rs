@@ -2,7 +2,7 @@
 
 use super::{
     Have, HeldManifest, MANIFEST_PART, MAX_CURSOR, MAX_HAVE, MAX_HELD, MAX_RECORDS, MAX_WANT, Message,
-    MessageError, Unchecked,
+    MessageError, PeerAnswer, PeerQuestion, Unchecked,
 };
 use crate::catalog::query::{MAX_QUERY, Query};
 use crate::catalog::record::{RecordError, SharedRecord, UncheckedRecord};
@@ -10,6 +10,12 @@ use crate::catalog::wire::{Fields, Malformed, MessageWriter};
 use crate::model::manifest::MAX_MANIFEST;
 use crate::model::{InfoHash, PublisherKey, Sha256Digest};
 use crate::torrent::overlay::MAX_MESSAGE;
+
+/// The number in an answer to `want`. Questions are numbered from 1.
+const OF_WANT: u32 = 0;
+
+/// The cursor in an answer to `want` when there are more records.
+const MORE: [u8; 1] = [1];
 
 /// The `N` bytes of an entry from an offset on.
 fn part<const N: usize>(entry: &[u8], at: usize) -> [u8; N] {
@@ -110,11 +116,13 @@ impl Unchecked {
                 let read = records_of(&fields)?;
                 let complete = complete(&fields, &read)?;
                 records = read.into_iter().flatten().collect();
-                Message::Records {
-                    query: fields.maybe_number("q")?,
-                    records: Vec::new(),
-                    complete,
-                    cursor: cursor(&fields)?,
+                let cursor = cursor(&fields)?;
+                match fields.maybe_number("q")? {
+                    None => Message::Pushed(Vec::new()),
+                    Some(OF_WANT) => Message::Wanted { records: Vec::new(), more: cursor.is_some() },
+                    Some(id) => {
+                        Message::Answer(id, PeerAnswer::Found { records: Vec::new(), complete, cursor })
+                    }
                 }
             }
             b"query" => {
@@ -125,33 +133,28 @@ impl Unchecked {
                 let cursor = cursor(&fields)?;
                 // The query may have terms of a later version.
                 let Ok(query) = text.parse::<Query>() else { return Ok(None) };
-                Message::Query { id, query, cursor }
+                Message::Question(id, PeerQuestion::Query(query, cursor))
             }
-            b"lookup" => Message::Lookup {
-                id: fields.number("q")?,
-                model: fields.text("n")?.parse().map_err(|_| Malformed("a name is invalid"))?,
-            },
+            b"lookup" => {
+                let model = fields.text("n")?.parse().map_err(|_| Malformed("a name is invalid"))?;
+                Message::Question(fields.number("q")?, PeerQuestion::Lookup(model))
+            }
             b"holds" => {
                 records = records_of(&fields)?.into_iter().flatten().collect();
-                Message::Holds {
-                    id: fields.number("q")?,
-                    records: Vec::new(),
-                    held: fields.entries("m", MAX_HELD)?.iter().map(held).collect::<Result<_, _>>()?,
-                }
+                let held = fields.entries("m", MAX_HELD)?.iter().map(held).collect::<Result<_, _>>()?;
+                Message::Answer(fields.number("q")?, PeerAnswer::Holds { records: Vec::new(), held })
             }
             b"get" => {
-                Message::GetManifest { manifest: Sha256Digest(fields.array("m")?), part: number(&fields)? }
+                let manifest = Sha256Digest(fields.array("m")?);
+                Message::Question(0, PeerQuestion::Part(manifest, number(&fields)?))
             }
             b"part" => {
                 let bytes = fields.bytes("b")?;
                 if bytes.len() > MANIFEST_PART {
                     return Err(Malformed("the part is too long").into());
                 }
-                Message::Manifest {
-                    manifest: Sha256Digest(fields.array("m")?),
-                    part: number(&fields)?,
-                    bytes: bytes.to_vec(),
-                }
+                let (manifest, part) = (Sha256Digest(fields.array("m")?), number(&fields)?);
+                Message::Answer(0, PeerAnswer::Part { manifest, part, bytes: bytes.to_vec() })
             }
             _ => return Ok(None),
         };
@@ -213,29 +216,31 @@ impl Message {
                     concat::<40>(&[publisher.as_bytes(), &after.to_be_bytes()])
                 }),
             ),
-            Message::Records { query, records, complete, cursor } => {
-                let mut fields = of("records").strings("r", wire(records).into_iter());
-                if let Some(query) = query {
-                    fields = fields.number("q", (*query).into());
-                }
+            Message::Pushed(records) => of("records").strings("r", wire(records).into_iter()),
+            Message::Wanted { records, more } => of("records")
+                .strings("r", wire(records).into_iter())
+                .number("q", OF_WANT.into())
+                .maybe_bytes("at", more.then_some(&MORE)),
+            Message::Answer(id, PeerAnswer::Found { records, complete, cursor }) => {
+                let fields = of("records").strings("r", wire(records).into_iter()).number("q", (*id).into());
                 let complete = (!complete.is_empty()).then(|| bits(complete, records.len()));
                 fields.maybe_bytes("all", complete.as_deref()).maybe_bytes("at", cursor.as_deref())
             }
-            Message::Query { id, query, cursor } => of("query")
+            Message::Question(id, PeerQuestion::Query(query, cursor)) => of("query")
                 .number("q", (*id).into())
                 .bytes("text", query.as_str().as_bytes())
                 .maybe_bytes("at", cursor.as_deref()),
-            Message::Lookup { id, model } => {
+            Message::Question(id, PeerQuestion::Lookup(model)) => {
                 of("lookup").number("q", (*id).into()).bytes("n", model.to_string().as_bytes())
             }
-            Message::Holds { id, records, held: manifests } => of("holds")
+            Message::Answer(id, PeerAnswer::Holds { records, held: manifests }) => of("holds")
                 .number("q", (*id).into())
                 .strings("r", wire(records).into_iter())
                 .bytes("m", &entries(manifests, held_entry)),
-            Message::GetManifest { manifest, part } => {
+            Message::Question(_, PeerQuestion::Part(manifest, part)) => {
                 of("get").bytes("m", manifest.as_bytes()).number("p", (*part).into())
             }
-            Message::Manifest { manifest, part, bytes } => {
+            Message::Answer(_, PeerAnswer::Part { manifest, part, bytes }) => {
                 of("part").bytes("m", manifest.as_bytes()).number("p", (*part).into()).bytes("b", bytes)
             }
         }

@@ -26,27 +26,26 @@ fn all() -> Vec<Message> {
     let records = vec![record("a/b", 1), record("a/c", 2), record("a/d", 3)];
     let key = PublisherKey([9; 32]);
     let manifest = Sha256Digest([6; 32]);
+    let found =
+        PeerAnswer::Found { records: records.clone(), complete: vec![0, 2], cursor: Some(vec![0, 255]) };
     vec![
         Message::Hello { version: 1, node: [7; 20], records: 4_000_000_000 },
         Message::Have { known: vec![], more: false },
         Message::Have { known: vec![Have { publisher: key, sequence: i64::MAX, count: 5 }; 3], more: true },
         Message::Want { after: vec![(key, 0), (PublisherKey([1; 32]), 1 << 40)] },
-        Message::Records { query: None, records: records.clone(), complete: vec![], cursor: None },
-        Message::Records {
-            query: Some(3),
-            records: records.clone(),
-            complete: vec![0, 2],
-            cursor: Some(vec![0, 255]),
-        },
-        Message::Records { query: Some(3), records: vec![], complete: vec![], cursor: None },
-        Message::Query { id: 1, query: "llama tag:code size<20GB".parse().unwrap(), cursor: None },
-        Message::Query { id: 1, query: Query::default(), cursor: Some(vec![1; MAX_CURSOR]) },
-        Message::Lookup { id: 2, model: "datasets/a/b@v1".parse().unwrap() },
-        Message::Holds { id: 2, records, held: vec![held(1), held(2)] },
-        Message::Holds { id: 2, records: vec![], held: vec![] },
-        Message::GetManifest { manifest, part: 0 },
-        Message::Manifest { manifest, part: 1024, bytes: vec![1; MANIFEST_PART] },
-        Message::Manifest { manifest, part: 0, bytes: vec![] },
+        Message::Pushed(records.clone()),
+        Message::Wanted { records: records.clone(), more: true },
+        Message::Wanted { records: vec![], more: false },
+        Message::Answer(3, found),
+        Message::Answer(3, PeerAnswer::Found { records: vec![], complete: vec![], cursor: None }),
+        Message::Question(1, PeerQuestion::Query("llama tag:code size<20GB".parse().unwrap(), None)),
+        Message::Question(1, PeerQuestion::Query(Query::default(), Some(vec![1; MAX_CURSOR]))),
+        Message::Question(2, PeerQuestion::Lookup("datasets/a/b@v1".parse().unwrap())),
+        Message::Answer(2, PeerAnswer::Holds { records, held: vec![held(1), held(2)] }),
+        Message::Answer(2, PeerAnswer::Holds { records: vec![], held: vec![] }),
+        Message::Question(0, PeerQuestion::Part(manifest, 0)),
+        Message::Answer(0, PeerAnswer::Part { manifest, part: 1024, bytes: vec![1; MANIFEST_PART] }),
+        Message::Answer(0, PeerAnswer::Part { manifest, part: 0, bytes: vec![] }),
     ]
 }
 
@@ -61,10 +60,11 @@ fn messages_survive_encoding() {
 #[test]
 fn full_messages_fit() {
     let have = Have { publisher: PublisherKey([9; 32]), sequence: 1, count: 1 };
+    let part = PeerAnswer::Part { manifest: Sha256Digest([6; 32]), part: 1, bytes: vec![0; MANIFEST_PART] };
     let full = [
         Message::Have { known: vec![have; MAX_HAVE], more: true },
         Message::Want { after: vec![(PublisherKey([9; 32]), 1); MAX_WANT] },
-        Message::Manifest { manifest: Sha256Digest([6; 32]), part: 1, bytes: vec![0; MANIFEST_PART] },
+        Message::Answer(0, part),
     ];
     for message in full {
         let bytes = message.encode();
@@ -99,7 +99,7 @@ fn known_records_are_not_checked_again() {
     assert_eq!((verified, asked), (Err(RecordError::BadSignature.into()), 2));
 
     let only = Unchecked::decode(&message(&[&known.to_bytes()])).unwrap().unwrap();
-    let Message::Records { records, .. } = only.verify(|_| Some(known.clone())).unwrap() else { panic!() };
+    let Message::Pushed(records) = only.verify(|_| Some(known.clone())).unwrap() else { panic!() };
     assert!(SharedRecord::ptr_eq(&records[0], &known));
 }
 
@@ -117,11 +117,12 @@ fn messages_of_later_versions_are_ignored() {
     let (one, two) = (record("a/b", 1), record("a/c", 2));
     let bytes = MessageWriter::default()
         .bytes("t", b"records")
+        .number("q", 5)
         .strings("r", [one.to_bytes(), later.to_vec(), two.to_bytes()].into_iter())
         .bytes("all", &[0b0010_0000])
         .finish();
-    let expected = Message::Records { query: None, records: vec![one, two], complete: vec![1], cursor: None };
-    assert_eq!(Message::decode(&bytes), Ok(Some(expected)));
+    let found = PeerAnswer::Found { records: vec![one, two], complete: vec![1], cursor: None };
+    assert_eq!(Message::decode(&bytes), Ok(Some(Message::Answer(5, found))));
 }
 
 #[test]
@@ -169,7 +170,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_messages_never_panic(which in 0usize..15, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn damaged_messages_never_panic(which in 0..all().len(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut bytes = all()[which].encode();
         let at = at.index(bytes.len());
         bytes[at] = byte;

@@ -19,8 +19,8 @@ use super::types::CatalogSettings;
 use crate::catalog::UnixTime;
 use crate::catalog::gossip::answers::RecordSource;
 use crate::catalog::gossip::{Action, Gossip, GossipConnection, NodeId, RecordOrigin, Speaker, TICK, budget};
-use crate::catalog::gossip::{Ask, Notice, PeerAnswer, Tag};
-use crate::catalog::message::{Message, MessageError, Unchecked};
+use crate::catalog::gossip::{Notice, Tag};
+use crate::catalog::message::{Message, MessageError, PeerAnswer, PeerQuestion, Unchecked};
 use crate::catalog::record::SharedRecord;
 use crate::catalog::store::{CatalogStoreError, StoreOutcome};
 use crate::model::{InfoHash, ModelRef, PublisherKey};
@@ -44,10 +44,11 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
 pub(super) enum CatalogEvent {
     /// A peer can be asked from now on.
     PeerReady(PeerId),
-    /// A peer has left. Its open questions are answered with silence before.
+    /// A peer has left. Its open questions have ended before, without answers.
     PeerLeft(PeerId),
-    /// A peer has answered. Of the listeners, only the one that asked receives this.
-    Answered(PeerId, PeerAnswer),
+    /// A question to a peer has ended: with its answer, or without one after its deadline. Of the listeners, only the one that
+    /// asked receives this.
+    Answered(PeerId, Option<PeerAnswer>),
     /// Addresses that announced themselves at a topic of the DHT.
     DhtPeers(Topic, Vec<SocketAddr>),
     /// The DHT's item of a publisher and salt, or none.
@@ -133,12 +134,12 @@ impl Core {
         *self.swarm.lock()
     }
 
-    /// Calls a host in the catalog's swarm, unless it is connected.
+    /// Connects to a host in the catalog's swarm, unless it is connected.
     pub fn connect(&self, address: SocketAddr) {
         if let Some(swarm) = self.swarm()
             && let Err(error) = self.overlay.connect(swarm, address)
         {
-            tracing::debug!(%address, %error, "could not call a peer");
+            tracing::debug!(%address, %error, "could not connect to a peer");
         }
     }
 
@@ -172,7 +173,7 @@ impl Core {
                 let dropped = self.dropped.fetch_add(1, Ordering::Relaxed);
                 tracing::trace!(peer = peer.0, dropped, "a message is dropped unread");
             }
-            budget::Verdict::Hostile => self.disconnect(peer, true, "it floods us with messages"),
+            budget::Verdict::Hostile => self.disconnect(peer, true, "it sends too many messages"),
         }
     }
 
@@ -202,7 +203,7 @@ impl Core {
         EventListener { core: Arc::clone(self), tag, events }
     }
 
-    /// The address of a peer; with the port that can be called, if it is known.
+    /// The address of a peer; with the port on which the peer listens, if it is known.
     pub fn address(&self, peer: PeerId) -> Option<SocketAddr> {
         self.gossip.lock().address(peer)
     }
@@ -253,12 +254,12 @@ impl Core {
     fn act(&self, action: Action) {
         match action {
             Action::Send(peer, message) => self.send(peer, &message),
-            Action::Answer(peer, question) => {
+            Action::Answer(peer, request) => {
                 // Real time, not tokio's clock, since the work is charged.
                 let begun = std::time::Instant::now();
-                let answer = question.answer(&self.local);
+                let answer = request.answer(&self.local);
                 let took = begun.elapsed();
-                self.step(|gossip, now| gossip.answered(now, peer, &question, &answer, took));
+                self.step(|gossip, now| gossip.answered(now, peer, &request, &answer, took));
                 self.send(peer, &answer);
             }
             Action::Disconnect { peer, hostile, why } => self.disconnect(peer, hostile, why),
@@ -392,9 +393,9 @@ pub(super) struct EventListener {
 
 impl EventListener {
     /// Asks a peer; `false` if the peer cannot be asked now.
-    pub fn ask(&self, peer: PeerId, ask: Ask, timeout: Duration) -> bool {
+    pub fn ask(&self, peer: PeerId, question: PeerQuestion, timeout: Duration) -> bool {
         let mut asked = false;
-        self.core.step(|gossip, now| asked = gossip.ask(now, peer, ask, self.tag, timeout));
+        self.core.step(|gossip, now| asked = gossip.ask(now, peer, question, self.tag, timeout));
         asked
     }
 

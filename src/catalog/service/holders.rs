@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::core::{CatalogEvent, Core, Subscriber};
 use super::inquiry::{self, AskedPeers, Inquiry};
-use crate::catalog::gossip::{Ask, PeerAnswer};
 use crate::catalog::message::HeldManifest;
+use crate::catalog::message::{PeerAnswer, PeerQuestion};
 use crate::model::{InfoHash, ModelRef, Sha256Digest};
 use crate::torrent::PeerId;
 
@@ -102,7 +102,7 @@ impl Holders {
 impl Subscriber for Holders {
     fn on_event(&self, core: &Core, event: &CatalogEvent) {
         match event {
-            CatalogEvent::Answered(peer, PeerAnswer::Holds { held, .. }) => {
+            CatalogEvent::Answered(peer, Some(PeerAnswer::Holds { held, .. })) => {
                 if let Some(address) = core.address(*peer) {
                     self.claims_to_hold(*peer, address, held);
                 }
@@ -122,7 +122,7 @@ pub(super) async fn look_for(
     info_hash: &InfoHash,
     found: impl FnMut(SocketAddr) + Send,
 ) {
-    let question = Ask::Lookup(model.clone());
+    let question = PeerQuestion::Lookup(model.clone());
     let mut search = HolderSearch { holders, info_hash, question, asked: 0, reported: HashSet::new(), found };
     // The end of the catalog is the end of the search.
     let _ = inquiry::run(&mut AskedPeers::new(core), &mut search).await;
@@ -131,7 +131,7 @@ pub(super) async fn look_for(
 struct HolderSearch<'a, F> {
     holders: &'a Holders,
     info_hash: &'a InfoHash,
-    question: Ask,
+    question: PeerQuestion,
     /// How many peers were asked.
     asked: usize,
     reported: HashSet<SocketAddr>,

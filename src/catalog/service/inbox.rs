@@ -223,7 +223,7 @@ impl Queues {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::message::Message;
+    use crate::catalog::message::{Message, PeerAnswer};
     use crate::model::Sha256Digest;
 
     #[test]
@@ -249,8 +249,11 @@ mod tests {
         let (inbox, now) = (Inbox::default(), Instant::now());
         let connection = GossipConnection { of_catalog: true, address: ([10, 0, 0, 1], 1).into() };
         let peers: Vec<PeerId> = (0..8).map(PeerId).collect();
-        let pushed = || Message::Records { query: None, records: vec![], complete: vec![], cursor: None };
-        let part = || Message::Manifest { manifest: Sha256Digest([1; 32]), part: 0, bytes: vec![2; 10] };
+        let pushed = || Message::Pushed(vec![]);
+        let part = || {
+            let manifest = Sha256Digest([1; 32]);
+            Message::Answer(0, PeerAnswer::Part { manifest, part: 0, bytes: vec![2; 10] })
+        };
         for peer in &peers {
             assert!(inbox.connected(now, *peer, connection));
             for _ in 0..20 {

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::core::{CatalogEvent, Core, EventListener};
 use super::types::CatalogError;
-use crate::catalog::gossip::Ask;
 use crate::catalog::gossip::{NodeId, Speaker};
+use crate::catalog::message::PeerQuestion;
 use crate::torrent::PeerId;
 
 /// An operation that asks peers.
@@ -22,10 +22,8 @@ pub(super) trait Inquiry {
     /// ends the loop.
     fn ask(&mut self, peers: &mut AskedPeers, now: Instant) -> Option<Instant>;
 
-    /// Handles an event. Each question is answered once: with [`PeerAnswer::Silence`] when its time has passed or the peer
-    /// has left.
-    ///
-    /// [`PeerAnswer::Silence`]: crate::catalog::gossip::PeerAnswer::Silence
+    /// Handles an event. Each question has one [`CatalogEvent::Answered`], without an answer when its time has passed or the
+    /// peer has left.
     fn on_event(&mut self, peers: &mut AskedPeers, event: CatalogEvent);
 }
 
@@ -62,7 +60,7 @@ impl AskedPeers {
     }
 
     /// Asks a peer; `false` if the peer cannot be asked now.
-    pub fn ask(&mut self, peer: PeerId, question: Ask, timeout: Duration) -> bool {
+    pub fn ask(&mut self, peer: PeerId, question: PeerQuestion, timeout: Duration) -> bool {
         let asked = self.listener.ask(peer, question, timeout);
         if asked {
             self.awaited.insert(peer);
@@ -74,7 +72,7 @@ impl AskedPeers {
     pub fn ask_new(
         &mut self,
         limit: usize,
-        question: &Ask,
+        question: &PeerQuestion,
         timeout: Duration,
         wanted: impl Fn(&Speaker) -> bool,
     ) -> Vec<Speaker> {

@@ -106,8 +106,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::catalog::gossip::answers::Question;
-    use crate::catalog::message::Message;
+    use crate::catalog::gossip::answers::PeerRequest;
+    use crate::catalog::message::{Message, PeerAnswer, PeerQuestion};
     use crate::catalog::record::{SignedRecord, tests::model};
     use crate::catalog::service::types::HeldModel;
     use crate::model::ModelName;
@@ -170,8 +170,10 @@ mod tests {
             manifests_made: AtomicUsize::default(),
         });
         let known = LocalRecords::new(Arc::new(store), holdings.clone());
-        let answer = Question::Lookup { id: 1, model: announced.model_ref() }.answer(&known);
-        let Message::Holds { records, held, .. } = answer else { panic!("another answer") };
+        let lookup = PeerRequest::Question(1, PeerQuestion::Lookup(announced.model_ref()));
+        let Message::Answer(1, PeerAnswer::Holds { records, held }) = lookup.answer(&known) else {
+            panic!("another answer")
+        };
         assert_eq!((records[0].record().publisher, held[0].len), (kept, 77));
         assert_eq!(holdings.asked_for_kept.load(Ordering::Relaxed), 1);
         assert_eq!(holdings.manifests_made.load(Ordering::Relaxed), 0);

@@ -21,8 +21,8 @@ use super::core::{CatalogEvent, Core};
 use super::holders::Holders;
 use super::inquiry::{self, AskedPeers, Inquiry};
 use super::model_swarms::JoinedSwarm;
-use crate::catalog::gossip::{Ask, PeerAnswer};
 use crate::catalog::message::MANIFEST_PART;
+use crate::catalog::message::{PeerAnswer, PeerQuestion};
 use crate::model::{InfoHash, ModelRef, Sha256Digest};
 use crate::torrent::{AddressGroup, PeerId};
 
@@ -246,7 +246,7 @@ impl ManifestTransfer {
     fn ask_source(&mut self, peers: &mut AskedPeers) {
         let Some(source) = &mut self.source else { return };
         while source.in_flight < IN_FLIGHT && (source.next as usize) < source.parts.len() {
-            if !peers.ask(source.peer, Ask::Part(self.key.digest, source.next), PART_WITHIN) {
+            if !peers.ask(source.peer, PeerQuestion::Part(self.key.digest, source.next), PART_WITHIN) {
                 // The peer has left or has too many questions.
                 if source.in_flight == 0 {
                     let peer = source.peer;
@@ -288,7 +288,7 @@ impl ManifestTransfer {
                 continue;
             }
             // A peer that has too many questions now is asked later.
-            if peers.ask(peer, Ask::Part(self.key.digest, 0), PART_WITHIN) {
+            if peers.ask(peer, PeerQuestion::Part(self.key.digest, 0), PART_WITHIN) {
                 self.probes.insert(peer, Probe::Open(now, group));
                 *of_group += 1;
                 (fresh, all) = (fresh + 1, all + 1);
@@ -332,14 +332,14 @@ impl ManifestTransfer {
         silent.filter(|at| *at > Instant::now()).min()
     }
 
-    fn answered(&mut self, peer: PeerId, answer: PeerAnswer) {
+    fn answered(&mut self, peer: PeerId, answer: Option<PeerAnswer>) {
         let of_source = self.source.as_ref().is_some_and(|source| source.peer == peer);
         let (part, bytes) = match answer {
-            PeerAnswer::Part { manifest, part, bytes } if manifest == self.key.digest => {
+            Some(PeerAnswer::Part { manifest, part, bytes }) if manifest == self.key.digest => {
                 (part as usize, bytes)
             }
             answer => {
-                let silent = answer == PeerAnswer::Silence;
+                let silent = answer.is_none();
                 if of_source {
                     self.source = None;
                     self.give_up(peer);

@@ -28,7 +28,7 @@ use super::searches::{MISS, Searches};
 use super::shared_search::{ProgressSender, SearchEnd, SearchProgress};
 use super::types::{Candidate, CatalogError};
 use crate::catalog::gossip::RecordOrigin;
-use crate::catalog::gossip::{Ask, PeerAnswer};
+use crate::catalog::message::{PeerAnswer, PeerQuestion};
 use crate::catalog::record::{SharedRecord, SignedRecord, salt_of};
 use crate::model::{ModelRef, PublisherKey};
 use crate::torrent::DhtItem;
@@ -249,10 +249,10 @@ impl Inquiry for NameSearch {
     fn on_event(&mut self, _: &mut AskedPeers, event: CatalogEvent) {
         match event {
             CatalogEvent::Answered(peer, answer) => {
-                let in_time = answer != PeerAnswer::Silence;
+                let in_time = answer.is_some();
                 self.answered |= in_time;
                 self.searches.note_answer(peer, in_time);
-                if let PeerAnswer::Holds { records, held } = answer {
+                if let Some(PeerAnswer::Holds { records, held }) = answer {
                     self.candidates.add_records(&records);
                     self.candidates.add_held(&held);
                 }
@@ -275,7 +275,7 @@ impl NameSearch {
     fn ask_peers(&mut self, peers: &mut AskedPeers, nothing_found: bool, now: Instant) {
         let all = nothing_found || peers.none_asked();
         let limit = WAVE.saturating_sub(peers.awaited().len());
-        let question = Ask::Lookup(self.model.clone());
+        let question = PeerQuestion::Lookup(self.model.clone());
         let asked = peers.ask_new(limit, &question, ANSWER_WITHIN, |speaker| {
             all || self.announcers.has_called(&speaker.connection.address)
         });

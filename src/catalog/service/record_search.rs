@@ -11,7 +11,7 @@ use super::inquiry::{self, AskedPeers, Inquiry};
 use super::types::{CatalogError, FoundModel};
 use crate::catalog::gossip::NodeId;
 use crate::catalog::gossip::answers::RecordSource;
-use crate::catalog::gossip::{Ask, PeerAnswer};
+use crate::catalog::message::{PeerAnswer, PeerQuestion};
 use crate::catalog::query::Query;
 use crate::catalog::record::SharedRecord;
 use crate::model::{ModelName, PublisherKey, Revision};
@@ -109,7 +109,7 @@ struct RecordSearch<'a, F> {
 
 impl<F: FnMut(&FoundModel)> Inquiry for RecordSearch<'_, F> {
     fn ask(&mut self, peers: &mut AskedPeers, now: Instant) -> Option<Instant> {
-        let question = Ask::Query(self.query.clone(), None);
+        let question = PeerQuestion::Query(self.query.clone(), None);
         for speaker in peers.ask_new(usize::MAX, &question, PAGE_WITHIN, |_| true) {
             self.pages.insert(speaker.peer, (speaker.node, 0));
             if !self.asked_again {
@@ -124,7 +124,7 @@ impl<F: FnMut(&FoundModel)> Inquiry for RecordSearch<'_, F> {
 
     fn on_event(&mut self, peers: &mut AskedPeers, event: CatalogEvent) {
         match event {
-            CatalogEvent::Answered(peer, PeerAnswer::Found { records, complete, cursor }) => {
+            CatalogEvent::Answered(peer, Some(PeerAnswer::Found { records, complete, cursor })) => {
                 self.add_page(peers, peer, &records, &complete, cursor);
             }
             CatalogEvent::Stored(_) => self.stored = true,
@@ -174,7 +174,7 @@ impl<F: FnMut(&FoundModel)> RecordSearch<'_, F> {
         }
         // An honest peer does not send an empty page with a cursor.
         let Some(cursor) = cursor.filter(|_| !records.is_empty() && pages + 1 < MAX_PAGES) else { return };
-        if peers.ask(peer, Ask::Query(self.query.clone(), Some(cursor)), PAGE_WITHIN) {
+        if peers.ask(peer, PeerQuestion::Query(self.query.clone(), Some(cursor)), PAGE_WITHIN) {
             self.pages.insert(peer, (node, pages + 1));
         }
     }

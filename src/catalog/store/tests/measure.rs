@@ -66,13 +66,8 @@ fn a_hundred_thousand_records() {
         .collect();
     println!("signing: {:.1?} each", begin.elapsed() / RECORDS as u32);
 
-    let messages: Vec<Vec<u8>> = records
-        .chunks(MAX_RECORDS / 2)
-        .map(|page| {
-            let records = page.to_vec();
-            Message::Records { query: None, records, complete: Vec::new(), cursor: None }.encode()
-        })
-        .collect();
+    let messages: Vec<Vec<u8>> =
+        records.chunks(MAX_RECORDS / 2).map(|page| Message::Pushed(page.to_vec()).encode()).collect();
     let wire: usize = messages.iter().map(Vec::len).sum();
     println!("on the wire: {wire} bytes in {} messages, {} a record", messages.len(), wire / RECORDS);
     drop(records);
@@ -87,7 +82,7 @@ fn a_hundred_thousand_records() {
             let unchecked = Unchecked::decode(message).unwrap().unwrap();
             decoding += begin.elapsed();
             let begin = Instant::now();
-            let Message::Records { records, .. } = unchecked.verify(|_| None).unwrap() else { panic!() };
+            let Message::Pushed(records) = unchecked.verify(|_| None).unwrap() else { panic!() };
             verifying += begin.elapsed();
             let begin = Instant::now();
             let outcomes = store.insert(&records, NOW, &none_kept).unwrap();
