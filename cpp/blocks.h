@@ -34,23 +34,23 @@ public:
     // Whether any hash of the piece is known.
     bool knows(int piece) const;
 
-    // Blocks of the piece are wanted one by one, or are passed on before the piece is complete. Without that
-    // none of its blocks is kept. `whole`: the rest of the piece is wanted, too.
+    // Permits that blocks of the piece are kept: they are wanted one by one, or are passed on before the
+    // piece is complete. `whole`: the rest of the piece is wanted, too.
     void watch(int piece, bool whole = false);
     // Whether the rest of a watched piece is wanted.
     bool is_whole(int piece) const;
-    // The rest of the piece is not wanted any more.
+    // Records that the rest of the piece is not wanted any more.
     void end_whole(int piece);
     // Keeps a block. Returns false, and does nothing, if the piece is barred or not watched.
     bool keep(int piece, int block);
-    // The bytes of a kept block are wrong: it is not kept any more.
+    // Ends the keeping of a block whose bytes are wrong.
     void drop(int piece, int block);
-    // The bytes of a kept block are in the file that its path names. If that is true for all blocks of its
-    // granule, calls `report` with the first of them and their number, once.
+    // Records that the bytes of a kept block are in the file that its path names. If that is true for all
+    // blocks of its granule, calls `report` with the first of them and their number, once.
     void confirm(int piece, int block, std::function<void(int first, int count)> const& report);
     // Calls `report` unless the piece is barred. After `bar` nothing is reported for a piece.
     void unless_barred(int piece, std::function<void()> const& report) const;
-    // These blocks were kept in an earlier run.
+    // Keeps and confirms blocks that were kept in an earlier run.
     void restore(int piece, int first, int count);
     bool keeps(int piece, int block) const;
     bool keeps_any(int piece) const;
@@ -58,14 +58,14 @@ public:
     bool keeps_all(int piece) const;
     // The kept and confirmed blocks of a piece; empty if there are none.
     std::vector<bool> kept(int piece) const;
-    // The kept blocks of the piece are damaged.
+    // Ends the keeping of all blocks of a piece, because they are damaged.
     void forget(int piece);
-    // The piece is proved, and peers know that this node has it: nothing of it is offered any more.
+    // Ends the offers of a piece that is proved: peers know that this node has it.
     void complete(int piece);
     // All pieces with kept blocks.
     std::vector<int> pieces() const;
 
-    // The proved hashes of the granules of a piece are saved (TorrentFiles::save_granules).
+    // Records that the proved hashes of the granules of a piece are saved (TorrentFiles::save_granules).
     void granules_saved(int piece, std::vector<Hash> const& granules);
     // The proved hash of a granule of a piece that is wanted as a whole; none if it is unknown.
     std::optional<Hash> granule(int piece, int granule) const;
@@ -79,13 +79,13 @@ public:
     // The pieces whose offered granules may have changed since the last call.
     std::set<int> changed_offers();
 
-    // The bytes of a piece are about to be deleted. Returns a number that names this call.
+    // Bars a piece whose bytes are about to be deleted. Returns a number that names this call.
     std::uint64_t bar(int piece);
     bool is_barred(int piece) const;
     // The name of the last call of `bar`; 0 if the piece is not barred.
     std::uint64_t bar_of(int piece) const;
-    // No write of before the deletion is left, so the piece may be written again. False, and does nothing, if
-    // the piece was barred again since.
+    // Permits writes to a piece again: all writes that began before the deletion have ended. False, and does
+    // nothing, if the piece was barred again since.
     bool admit(int piece, std::uint64_t bar);
 
     int blocks_in(int piece) const;
@@ -107,7 +107,7 @@ private:
         bool whole = false;
         std::vector<Hash> granules;  // while `whole`
     };
-    // Nothing of the piece is kept any more. m_mutex must be locked.
+    // Ends the keeping of all blocks of a piece. m_mutex must be locked.
     void erase(int piece);
     static bool is_offered(Kept const& kept, int granule);
     static std::vector<bool> offered_of(Kept const& kept);

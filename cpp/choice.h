@@ -17,7 +17,7 @@ struct WantedPiece {
     bool claimed;
     bool hinted;           // the same, and its claim does not count
     int holders;           // other readers that have it and can be asked
-    int before;            // other readers that lack it and are to fetch it rather than this one
+    int before;            // other readers that lack it and come before this one (`place`)
     std::int64_t overdue;  // for how many milliseconds a read has waited for it; negative if none waits
 };
 

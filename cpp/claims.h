@@ -26,9 +26,9 @@ public:
     // The body of a message.
     static std::vector<char> message(std::uint64_t number, std::vector<std::uint32_t> const& pieces);
 
-    // The peer's message. `expected`: how many milliseconds a piece probably takes.
+    // Processes a message of the peer. `expected`: how many milliseconds a piece probably takes.
     void replace(lt::span<char const> body, std::int64_t expected, Clock::time_point now);
-    // The peer has the piece.
+    // Records that the peer has announced the piece. If the piece was claimed, the claim was kept.
     void kept(std::uint32_t piece, Clock::time_point now);
     // The pieces that the peer claims, without expired claims. None if the peer does not keep its claims.
     std::vector<std::uint32_t> pieces(Clock::time_point now);

@@ -8,7 +8,7 @@
 
 namespace silmaril {
 
-// Requests that were sent to the peer, or will be.
+// Number of requests that were sent to the peer or wait to be sent.
 inline int requests_to(lt::peer_connection const& peer) {
     return int(peer.download_queue().size() + peer.request_queue().size());
 }

@@ -1,4 +1,4 @@
-// The cost of hosts for this session, by address group, and the peers that broke a rule.
+// Records the cost of hosts for this session, by address group, and the peers that broke a rule.
 //
 // A peer that broke a rule is refused for 10 minutes. No rule refuses an address: an honest host may have the
 // same one, and may even have the same peer id. In addition each offence reduces how many connections the
@@ -33,8 +33,7 @@ constexpr auto first_waste_penalty = std::chrono::seconds(30);
 // one a group is forgotten.
 class Penalties {
 public:
-    // `first`: how long the first one lasts. `doublings`: how often that is
-    // doubled at most.
+    // `first`: how long the first one lasts. `doublings`: how often that is doubled at most.
     Penalties(std::chrono::seconds first, int doublings) : m_first(first), m_doublings(doublings) {}
     void add(lt::address const& group, Clock::time_point now);
     // When the penalty of the group ends; a time in the past if it has none.
@@ -88,13 +87,14 @@ public:
     // by address and id.
     void remember(Remote const& peer, Clock::time_point now);
     bool remembers(Remote const& peer, Clock::time_point now) const;
-    // A peer at this address sent wrong data. Its group may not connect again for a second, then for two, and
-    // so on up to 64 seconds; after ten minutes without wrong data it starts again. Open connections, and
-    // those that this node opens, are not affected.
+    // Records that a peer at this address sent wrong data. Its group may not connect again for a second, then
+    // for two, and so on up to 64 seconds. After ten minutes without wrong data the next wait is a second
+    // again. Open connections, and those that this node opens, are not affected.
     void lied(lt::address const& address, Clock::time_point now);
     bool must_wait(lt::address const& address, Clock::time_point now);
-    // A peer at this address wastes upload (waste.h). Returns when its penalty ends: after 30 s, or later if
-    // its group has wasted before. New connections of the group have the penalty too; open ones do not.
+    // Records that a peer at this address wastes upload (waste.h). Returns when its penalty ends: after 30 s,
+    // or later if its group has wasted before. New connections of the group have the penalty too; open ones
+    // do not.
     Clock::time_point wasted(lt::address const& address, Clock::time_point now);
     // When the penalty ends that a new connection from this address has.
     Clock::time_point waste_ends(lt::address const& address);

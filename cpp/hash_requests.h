@@ -35,7 +35,7 @@ public:
 
     // A peer has answered, or rejected. False if the request was not pending.
     bool answered(Peer peer, HashRange const& range, bool proved);
-    // The peers have not answered in time: they count as refusing.
+    // Counts peers that have not answered in time as peers that refuse.
     void give_up_pending();
     // A connection has ended. Another one may get the same address.
     void peer_gone(Peer peer);
@@ -45,7 +45,7 @@ private:
     // nor requested.
     std::optional<std::pair<int, int>> unasked(Proof const& proof, std::vector<bool> const& wanted,
                                                int first) const;
-    // The hashes of the range are requested.
+    // Marks the blocks of a requested range in `m_covered`.
     void cover(Proof const& proof, HashRange const& range);
 
     int const m_piece;

@@ -29,7 +29,7 @@ public:
     // request for a block (16 KiB) that is not needed. Returns the piece whose first block was requested.
     std::optional<lt::piece_index_t> prompt(lt::peer_connection_handle const& peer);
 
-    // A peer has disconnected: missing hashes may be requested from other peers immediately.
+    // Permits requests for missing hashes to other peers immediately. Called when a peer has disconnected.
     void forget_requests();
 
 private:

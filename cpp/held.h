@@ -26,9 +26,9 @@ public:
     // Runs the order now, or later if the piece is barred. An order that was given before the piece was
     // barred is ignored.
     void order(lt::torrent& torrent, int piece, Order order);
-    // Pieces were barred: ends all orders for them. From now on orders are held.
+    // Ends all orders for pieces that were barred. From now on orders for them are held.
     void withdraw(lt::torrent& torrent, Barred const& pieces);
-    // Nothing of the piece is wanted any more.
+    // Ends the orders for a piece that is not wanted any more.
     void cancel(int piece);
     void close() { m_pieces.clear(); }
 

@@ -11,7 +11,7 @@ class Liveness {
 public:
     explicit Liveness(lt::peer_connection_handle connection) : m_connection(std::move(connection)) {}
 
-    // A message has come.
+    // Records that a message has arrived.
     void heard() { m_last_heard = Clock::now(); }
     // Must be called once a second. Closes the connection and returns false if this host has lost its local
     // address, or if the peer's host is gone.

@@ -21,7 +21,7 @@ public:
     Meter(std::shared_ptr<Guard> guard, std::shared_ptr<Spare> spare, Proof const* proof,
           lt::address const& remote);
 
-    // The handshake is complete.
+    // Must be called when the handshake is complete.
     void greeted(lt::peer_connection& peer, Clock::time_point now);
     // A block was requested.
     void requested(lt::peer_connection& peer) {

@@ -40,7 +40,7 @@ public:
 
     // The peer's message. False if it is ignored, because it is malformed or comes too fast.
     bool replace(lt::span<char const> body, Clock::time_point now);
-    // The peer has nothing of the piece, against its word.
+    // Removes the offers of a piece: the peer has the whole piece, or rejects requests for what it offered.
     void drop(int piece) { m_pieces.erase(piece); }
     bool empty() const { return m_pieces.empty(); }
     bool any(int piece) const { return m_pieces.count(piece) > 0; }

@@ -1,5 +1,5 @@
-// What this node knows of the requests to one peer: how fast it sends, and how many requests it gets. Pure:
-// no clock, no connection. Used on the network thread only.
+// The pace of one peer: how fast it sends, and how many requests it gets. Pure: no clock, no connection. Used
+// on the network thread only.
 #pragma once
 
 #include <cstdint>
@@ -8,16 +8,16 @@
 
 namespace silmaril {
 
-// What a peer has sent and is to send, see `flow_of` (flow.h).
+// The traffic of a peer: the requests to it, and the blocks that it has sent (`flow_of` in flow.h).
 struct Flow {
-    int requests;           // that were sent to the peer, or will be
+    int requests;           // sent to the peer, or waiting to be sent
     std::int64_t received;  // bytes of blocks
     std::int64_t rate;      // bytes of blocks per second, averaged over a few seconds
 };
 
 class Pace {
 public:
-    // The peer has announced a piece, or that it lacks some.
+    // Records that the peer has announced a piece, or that it lacks some.
     void announced(Clock::time_point now) { m_announced = now; }
     // Must be called once a second. `round_trip`: microseconds; 0 if unknown.
     void tick(Flow const& flow, std::int64_t round_trip, Clock::time_point now);
@@ -25,11 +25,11 @@ public:
     bool reads(Clock::time_point now) const;
     // Bytes of blocks that it sent in the second before the last tick.
     std::int64_t came() const { return m_came; }
-    // Whether blocks are requested from it and none comes.
+    // Whether blocks are requested from it and none arrives.
     bool is_silent() const { return m_silent > 0 && m_silent >= m_patience; }
     // Whether it is not asked for a while, because it was silent or slow.
     bool is_paused(Clock::time_point now) const { return now < m_paused_until; }
-    // The peer is silent or slow: it is not asked for a while.
+    // Stops requests to a peer that is silent or slow, for a while.
     void pause(Clock::time_point now);
     void resume() { m_paused_until = {}; }
     // Whether it needs much longer for what it was asked for than for a piece, which usually takes

@@ -39,7 +39,7 @@ public:
     Parts(std::shared_ptr<Proof> proof, std::function<void(int piece)> refused)
         : m_proof(std::move(proof)), m_refused(std::move(refused)), m_held(std::make_shared<Held>(m_proof)) {}
 
-    // The torrent runs, or has ended.
+    // Called when the torrent begins to run, and when it has ended.
     void open(lt::torrent_handle handle, Sources sources, Left left);
     void close();
 
@@ -54,24 +54,24 @@ public:
 
     // Requests blocks of a piece, in addition to blocks requested before.
     void request(lt::torrent& torrent, int piece, std::vector<bool> const& blocks, int milliseconds);
-    // The whole piece is wanted, or nothing of it any more, not even its held orders. Must be called before
-    // libtorrent gets the order.
+    // Ends the restriction of a piece to some blocks: the whole piece is wanted, or no block of it any more,
+    // and then its held orders end, too. Must be called before libtorrent gets the order.
     void lift(lt::torrent& torrent, int piece, bool wanted);
 
-    // The whole piece is requested with a deadline: blocks that a silent peer does not send are requested
-    // from another one.
+    // Watches a piece that is requested as a whole with a deadline: blocks that a silent peer does not send
+    // are requested from another one.
     void expect(lt::torrent& torrent, int piece);
     // Sends requests for a piece that is wanted as a whole, or more than before: libtorrent itself may wait
     // for a second.
     void hurry(lt::torrent& torrent, int piece);
 
-    // Blocks of a piece are requested from the peer, and other readers want them too: requests the hashes of
-    // its granules, so that each can be offered as soon as it has come.
+    // Requests the hashes of the granules of a piece from the peer, so that each granule can be offered to
+    // other readers as soon as it has arrived. Called when blocks of the piece are requested from the peer.
     void pass_on(lt::torrent& torrent, int piece, Peer peer);
 
     // A peer has answered a request for hashes, or rejected it.
     void answered(Peer peer, HashRange const& range, bool proved);
-    // A peer can be asked that could not before, or offers something new.
+    // Called when a peer can be asked again, or offers granules that it did not offer before.
     void peer_ready();
     // A connection has ended.
     void peer_gone(Peer peer);
@@ -112,7 +112,7 @@ private:
     // Frees wanted blocks that are in the file, but were neither kept nor found wrong for some seconds: their
     // computed hash was lost.
     void free_unproved(lt::torrent& torrent, int piece, Wanted& wanted);
-    // No peer supplies the hashes.
+    // Ends a request for blocks whose hashes no peer supplies, and reports that.
     void give_up(int piece);
     // A peer sent a wrong block.
     void wrong(int piece, int block);

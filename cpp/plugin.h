@@ -1,7 +1,6 @@
 // The libtorrent plugin of every torrent:
-// - Removes `upload_only` from our extension handshake (BEP 10, BEP 21). Seeds of other programs disconnect a
-// peer that
-//   sends it, and a lazy torrent would send it whenever no read is waiting.
+// - Removes `upload_only` from our extension handshake (BEP 10, BEP 21). Seeds of other programs disconnect
+//   a peer that sends it, and a lazy torrent would send it whenever no read is waiting.
 // - Keeps a peer unchoked when it loses interest, so that its next read saves a round trip.
 // - Requests a whole piece immediately when a read begins.
 // - Reports connected and disconnected peers, and passes the messages of the catalog extension (talk.h).
@@ -11,7 +10,7 @@
 // - Offers and serves the granules of pieces that are not complete (offers.h).
 // - Runs the gate (gate.h) before libtorrent's handlers.
 // - Chooses which peer is disconnected when the torrent has no slot for a new one (slots.h).
-// - Limits calls to hosts that only strangers have named (rumours.h).
+// - Limits attempts to connect to hosts that only strangers have named (rumours.h).
 // - Fetches the metadata of a magnet link (metadata.h).
 // - Limits the upload to a peer that wastes it (meter.h).
 // - Serves nothing of a withheld torrent (visibility.h).

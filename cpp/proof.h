@@ -48,7 +48,7 @@ public:
 
     // Adds the hashes from metainfo or saved layers that are proved.
     void learn(lt::torrent_info const& info, lt::add_torrent_params const& params);
-    // These pieces were proved earlier.
+    // Records pieces that were proved earlier.
     void set_proved(lt::typed_bitfield<lt::piece_index_t> const& pieces);
 
     // Whether the range is inside the tree of a file: the root is known, the number of nodes is a power of
@@ -63,20 +63,20 @@ public:
     // Checks a piece by the hashes of its blocks. `unknown` while the hash of the piece is not proved; the
     // piece is checked again when it is.
     Verdict judge(int piece, lt::span<Hash const> blocks, std::vector<int>& finished);
-    // libtorrent has accepted the piece. True if it is proved; otherwise `learn` reports it later. False if
-    // the piece is barred (blocks.h).
+    // Records that libtorrent has accepted the piece. True if it is proved; otherwise `learn` reports it
+    // later. False if the piece is barred (blocks.h).
     bool pass(int piece);
     bool proved(int piece) const;
     // Whether the bytes of the piece must not be replaced: it is proved, or its verdict is `unknown`.
     bool keeps(int piece) const;
     // Whether some piece is present whose hash is not proved yet.
     bool waits() const;
-    // The piece is no longer proved.
+    // Records that the piece is no longer proved.
     void forget(int piece);
     // Compares the hashes of the blocks with the proved hash of the piece. Changes nothing.
     Verdict compare(int piece, lt::span<Hash const> blocks) const;
 
-    // A peer requests bytes of a piece. Bytes that it has requested before are in doubt.
+    // Records that a peer requests bytes of a piece. Bytes that it has requested before are in doubt.
     void asked(lt::address const& peer, std::int64_t piece, std::int64_t start, std::int64_t length);
 
     // The hashes that a peer must send so that the block `first` of a piece, and as many of the blocks up to

@@ -12,7 +12,7 @@ constexpr int first_calls = 3;
 constexpr auto first_wait = std::chrono::minutes(10);
 constexpr auto longest_wait = std::chrono::hours(24);
 
-// How long a peer that has answered is no rumour.
+// How long no limit applies to a peer that has answered.
 constexpr auto trusted_for = std::chrono::hours(1);
 
 // The wait after this many calls.
@@ -29,7 +29,7 @@ bool Rumours::call(Called const& to, Clock::time_point const now) {
     if (answer && now - *answer < trusted_for) return true;
     auto const* const known = m_calls.find(to);
     if (known && now < known->next) return false;
-    // Without a token for all calls the group must not lose one, and the other way around.
+    // A call needs a token of both buckets. If one bucket has none, the other one must not lose any.
     if (!m_all.has(now)) return false;
     if (!m_groups.use(group_address(to.second.address())).calls.spend(now)) return false;
     m_all.spend(now);

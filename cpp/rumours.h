@@ -8,8 +8,8 @@
 // - All torrents together call the endpoints of one address group (guard.h) 16 times, and then once in ten
 //   minutes.
 // - All torrents together make 128 calls, and then 16 a second.
-// A host that answers in one torrent is no rumour for an hour, and its calls are forgotten: it may have left
-// other torrents for which it is named.
+// For an hour, no limit applies to a host that answers in one torrent, and its calls are forgotten: it may
+// have left other torrents for which it is named.
 //
 // Used on the network thread only.
 #pragma once

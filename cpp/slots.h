@@ -2,19 +2,16 @@
 //
 // - One address group (guard.h) has at most half of the slots for connections that it opened and whose peers
 //   have delivered no verified data. The limit is lower after offences of the group.
-// - While the torrent is incomplete, strangers that connect get no reserved slot (`reserved`). Connections
-// that
-//   this node opens get them.
+// - While the torrent is incomplete, strangers that connect get no reserved slot (`reserved`). Only
+//   connections that this node opens get them.
 // - If no slot is free, the connection of the least worth is closed: of connections of equal worth, one of
-// the
-//   group with the most connections, then the oldest. How much worth may be replaced depends on the newcomer:
-//   a host that the user named replaces every stranger, a connection that this node opened replaces every
-//   stranger that did not send verified data lately, and any other peer that connects, also one of the local
-//   network, replaces only silent and idle ones. Groups with more connections give theirs to groups with
-//   fewer.
+//   the group with the most connections, then the oldest. How much worth may be replaced depends on the
+//   newcomer: a host that the user named replaces every stranger, a connection that this node opened replaces
+//   every stranger that did not send verified data lately, and any other peer that connects, also one of the
+//   local network, replaces only silent and idle ones. Groups with more connections give theirs to groups
+//   with fewer.
 // - A host whose connection was closed for that reason cannot replace another connection for a minute, so
-// that
-//   silent hosts do not replace each other in turn.
+//   that silent hosts do not replace each other in turn.
 // - If strangers hold all slots and each fetches enough, they take turns: a stranger from a group without a
 //   connection gets the slot that was held longest, but at least for `turn`. Hosts of the local network take
 //   turns with each other and with strangers. Groups that were refused before it come first.
@@ -32,14 +29,14 @@
 
 namespace silmaril {
 
-// What a connection does for this node and the swarm, least first.
+// The value of a connection for this node and the swarm, the least first.
 enum class Worth : int {
     silent,    // no data in either direction so far
-    idle,      // little data lately, and it never sent verified data
-    served,    // it fetches data
-    sends,     // it sends data that is not verified yet
-    verified,  // it has sent verified data
-    active     // it has sent verified data lately
+    idle,      // little data lately, and the peer never sent verified data
+    served,    // the peer fetches data
+    sends,     // the peer sends data that is not verified yet
+    verified,  // the peer has sent verified data
+    active     // the peer has sent verified data lately
 };
 
 // The properties of a connection that the choice needs.

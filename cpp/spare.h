@@ -1,8 +1,8 @@
-// The part of the upload that is left to peers that waste it (waste.h).
+// Limits the upload to peers that waste it (waste.h).
 //
 // While any other peer requests blocks, these peers together get a sixteenth of what the other peers get,
-// within bounds. They are never shut out, because a peer can be misjudged, and the other peers hardly notice
-// so little.
+// within bounds. The limit is never zero, because a peer can be misjudged, and so little upload costs the
+// other peers almost nothing.
 //
 // While no other peer requests blocks, the limit is what the link carries: a reader whose cache is smaller
 // than the model fetches the same blocks again and again. The limit grows until the kernel holds more than 2

@@ -70,8 +70,8 @@ public:
     // Ensures that the bytes of a kept block are in the file that its path names, and that no other torrent
     // has replaced them. Reports the blocks that are readable now (see Blocks::confirm).
     void confirm(int piece, int block, std::function<void(int first, int count)> const& report);
-    // The write of the block, or the task, has ended. The caller must run the returned task, if any, on the
-    // pool.
+    // Must be called when the write of a block, or a task, has ended. The caller must run the returned task,
+    // if any, on the pool.
     Task finish(int piece);
 
     // Runs `task` after all accepted blocks of the piece are written, and after all earlier tasks. Returns

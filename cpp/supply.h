@@ -6,7 +6,7 @@
 
 namespace silmaril {
 
-// What came in a second, and whether blocks are requested when it ends.
+// The blocks that arrived in a second, and whether blocks are requested when it ends.
 struct Second {
     std::int64_t from_readers;  // bytes of blocks
     std::int64_t from_seeds;

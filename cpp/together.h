@@ -67,11 +67,11 @@ public:
     bool holds_back(lt::piece_index_t piece);
     // Fills the queues of all peers soon: a peer has announced a piece.
     void turn_soon();
-    // A peer understands claims: sends it those of this node.
+    // Sends the claims of this node to a peer that supports the extension.
     void greet(lt::peer_connection& peer, std::uint8_t claims_id) const;
-    // A reader claims pieces.
+    // Processes a message of claims of a reader.
     void claimed(Claims& claims, lt::span<char const> body);
-    // This node has got a piece.
+    // Records that this node has a further piece.
     void passed(lt::piece_index_t piece);
     // Must be called once a second.
     void tick();

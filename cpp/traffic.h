@@ -1,4 +1,4 @@
-// What a connection transferred lately: in the last half minute to minute.
+// Whether a connection has transferred data lately: in the last half minute to minute.
 #pragma once
 
 #include <cstdint>

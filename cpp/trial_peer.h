@@ -1,4 +1,4 @@
-// For simulations: the rules of coordinated reading for one peer, with a clock that the caller sets.
+// The rules of coordinated reading for one peer with a clock that the caller sets, for simulations.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ namespace silmaril {
 // never less than in the call before.
 class TrialPeer {
 public:
-    // The peer has announced a piece, or that it lacks some.
+    // Records that the peer has announced a piece, or that it lacks some.
     void announced(std::uint64_t now);
     bool reads(std::uint64_t now) const;
     // A message of claims; see Claims.
@@ -40,7 +40,7 @@ private:
     Pace m_pace;
 };
 
-// What the readers of a simulated swarm send.
+// The supply of a simulated swarm by its readers and its seeds.
 class TrialSupply {
 public:
     void tick(std::int64_t from_readers, std::int64_t from_seeds, bool readers_asked, bool seeds_asked) {

@@ -1,4 +1,4 @@
-// Which parts of one torrent strangers can see. The engine and the plugin share one object per torrent.
+// The parts of one torrent that strangers can see. The engine and the plugin share one object per torrent.
 #pragma once
 
 #include <atomic>

@@ -1,5 +1,5 @@
-// How much of the upload to one peer is wasted: blocks that the peer has received twice before, and blocks
-// that it cancels when they are already on the way.
+// Measures how much of the upload to one peer is wasted: blocks that the peer has received twice before, and
+// blocks that it cancels when they are already on the way.
 //
 // A peer that behaves does both at times. After a piece with a wrong hash it fetches the blocks of that piece
 // again, and hosts that send wrong blocks can make most of its pieces wrong. A block that it requested from
