@@ -27,7 +27,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-pub use action::{Action, GossipConnection, NodeId, Notice, RecordOrigin, Speaker, Tag};
+pub use action::{Action, GossipConnection, Notice, RecordOrigin};
+pub(crate) use action::{NodeId, Speaker, Tag};
 use answers::{PeerRequest, RecordSource};
 use asks::Asks;
 use budget::{Bucket, WorkBuckets};

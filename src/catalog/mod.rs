@@ -22,9 +22,9 @@ mod wire;
 
 pub use query::Query;
 pub use record::{ModelRecord, Record, RecordBody, SharedRecord, SignedRecord};
+pub(crate) use service::CatalogStatus;
 pub use service::{
-    Candidate, Catalog, CatalogError, CatalogSettings, CatalogStatus, FoundModel, HeldModel, Holdings, News,
-    SearchPatience,
+    Candidate, Catalog, CatalogError, CatalogSettings, FoundModel, HeldModel, Holdings, News, SearchPatience,
 };
 pub use store::CatalogStore;
 

@@ -20,7 +20,7 @@ use crate::model::{InfoHash, Manifest, ModelName, ModelRef, PublisherKey, Revisi
 use crate::torrent::DhtItem;
 use crate::torrent::overlay::MAX_ITEM;
 
-pub use value::{MAX_LICENSE, MAX_TAG, MAX_TAGS};
+pub(crate) use value::MAX_TAGS;
 
 /// The longest wire form, in bytes: the value, and key, sequence and signature around it.
 pub const MAX_RECORD: usize = MAX_ITEM + 160;

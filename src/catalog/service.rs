@@ -48,7 +48,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-pub use self::core::Clock;
+pub(crate) use self::core::Clock;
 use self::core::{CatalogEvent, Core, Subscriber};
 use crate::catalog::gossip::{GossipConnection, RecordOrigin};
 use crate::catalog::query::Query;
@@ -65,9 +65,8 @@ pub use name_search::{GRACE, LAN_SOON, LAN_WITHIN, SearchPatience, WAVE};
 pub use record_search::{MAX_PAGES, SETTLED};
 pub use searches::MISS;
 use searches::Searches;
-pub use types::{
-    Candidate, CatalogError, CatalogSettings, CatalogStatus, FoundModel, HeldModel, Holdings, News,
-};
+pub(crate) use types::CatalogStatus;
+pub use types::{Candidate, CatalogError, CatalogSettings, FoundModel, HeldModel, Holdings, News};
 
 /// Commands that may wait for the keeper of the DHT's entries. A lost command is noticed at its next regular check.
 const MAX_COMMANDS: usize = 1024;

@@ -16,11 +16,14 @@ mod table;
 mod token;
 mod values;
 
-pub use address::{AddressError, HostPort, Proxy, ProxyKind};
+pub(crate) use address::{HostPort, Proxy, ProxyKind};
 pub use keys::{
     CacheConfig, Config, DaemonConfig, HubConfig, MetricsConfig, MountConfig, NetworkConfig, SecurityConfig,
     ServeConfig, StorageConfig, TorrentConfig,
 };
-pub use load::{ConfigError, LoadOptions, Setting, ValueOrigin};
-pub use token::{Token, TokenError};
-pub use values::{Encryption, NamePattern, Show, SizeOrPercent, TrustPolicy, Utp, listen_address};
+pub use load::LoadOptions;
+pub(crate) use load::{ConfigError, Setting, ValueOrigin};
+pub use token::Token;
+pub(crate) use token::TokenError;
+pub use values::{Encryption, Utp};
+pub(crate) use values::{NamePattern, Show, SizeOrPercent, TrustPolicy, listen_address};

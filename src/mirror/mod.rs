@@ -13,27 +13,33 @@
 mod blocking;
 pub mod download;
 pub mod error;
-pub mod git;
+pub(crate) mod git;
 pub mod hub;
 mod journal;
 pub mod lfs;
 mod limits;
 mod part;
-pub mod progress;
-pub mod repo;
+pub(crate) mod progress;
+pub(crate) mod repo;
 mod retry;
-pub mod source;
-pub mod token;
+pub(crate) mod source;
+pub(crate) mod token;
 
-pub use crate::model::{GitOid, Identity};
-pub use download::{DownloadJob, Downloaded, LocalCopy, download};
+pub use crate::model::GitOid;
+pub(crate) use crate::model::Identity;
+pub(crate) use download::LocalCopy;
+pub use download::{DownloadJob, Downloaded, download};
 pub use error::{MirrorError, MirrorErrorKind};
 pub use git::{GitOptions, GitSource};
-pub use hub::{AccessTerms, HubSource};
-pub use limits::HubLimits;
-pub use progress::{DownloadProgress, FileProgress, ProgressBoard};
-pub use repo::{GitRepository, HubRepository, Reference, Remote, Repository};
-pub use source::{RemoteFile, RepositorySource, Snapshot};
+pub(crate) use hub::AccessTerms;
+pub use hub::HubSource;
+pub(crate) use limits::HubLimits;
+pub use progress::ProgressBoard;
+pub(crate) use progress::{DownloadProgress, FileProgress};
+pub use repo::Repository;
+pub(crate) use repo::{GitRepository, HubRepository, Reference, Remote};
+pub(crate) use source::RemoteFile;
+pub use source::{RepositorySource, Snapshot};
 
 /// A client with the default configuration.
 #[cfg(test)]

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
-pub use error::RepositoryError;
+pub(crate) use error::RepositoryError;
 use error::short;
-pub use reference::Reference;
+pub(crate) use reference::Reference;
 
 use crate::http::without_secrets;
 use crate::model::text::percent_decode;

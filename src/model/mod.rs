@@ -3,15 +3,15 @@
 pub mod bencode;
 pub(crate) mod card;
 pub(crate) mod code;
-pub mod codec;
-pub mod commit;
+pub(crate) mod codec;
+pub(crate) mod commit;
 pub(crate) mod complete;
 pub(crate) mod config_json;
 pub mod describe;
 pub mod files;
 pub(crate) mod gguf;
 pub mod hash;
-pub mod identity;
+pub(crate) mod identity;
 pub(crate) mod ids;
 pub mod keys;
 #[cfg(test)]
@@ -25,7 +25,7 @@ pub mod merkle;
 pub mod metainfo;
 pub(crate) mod names;
 pub(crate) mod path;
-pub mod piece_hashes;
+pub(crate) mod piece_hashes;
 pub(crate) mod pointer;
 pub(crate) mod remains;
 pub mod safetensors;
@@ -34,16 +34,18 @@ pub(crate) mod scan;
 pub mod text;
 pub(crate) mod web_seed;
 
-pub use codec::ManifestError;
-pub use identity::{GitOid, Identity};
+pub(crate) use codec::ManifestError;
+pub use identity::GitOid;
+pub(crate) use identity::Identity;
 pub use ids::{InfoHash, PiecesRoot, PublisherKey, Sha256Digest};
 pub use layout::{Layout, PieceIndex};
 pub use legacy::ImportedDocument;
 pub use magnet::Magnet;
 pub use manifest::{FileEntry, Manifest, PieceLayer};
 pub use merkle::PieceLayers;
-pub use names::{Kind, ModelName, ModelRef, Revision};
-pub use piece_hashes::PieceHashes;
+pub(crate) use names::Kind;
+pub use names::{ModelName, ModelRef, Revision};
+pub(crate) use piece_hashes::PieceHashes;
 pub use pointer::Pointer;
 
 /// The unit of BitTorrent v2 hashing and of request scheduling, in bytes (BEP 52).

@@ -67,22 +67,23 @@ use tracing::{error, info, warn};
 
 use crate::fetch::Fetch;
 use crate::store::StoredRevision;
-pub use attr::Owner;
-pub use detach::{list_mounts, resolve, resolve_mounted, unmount};
+pub(crate) use attr::Owner;
+pub use detach::{list_mounts, unmount};
+pub(crate) use detach::{resolve, resolve_mounted};
 pub use error::MountError;
 pub use liveness::{Liveness, liveness};
 pub use lookups::{LookupRules, ResolveError, Resolver, Resolving};
 use mountinfo::MountEntry;
 pub use mountpoint::prepare;
-pub use names::{FindError, ModelNames};
-pub use namespaces::Namespaces;
+pub(crate) use names::{FindError, ModelNames};
+pub(crate) use namespaces::Namespaces;
 pub use never_resolve::NeverResolve;
 use read_ahead::ReadAhead;
-pub use reads::ReadCounters;
+pub(crate) use reads::ReadCounters;
 use reads::Reads;
 pub use top_path::{MountLayout, RequestedModel};
-pub use tree::PublisherTrust;
-pub use view::ShownModels;
+pub(crate) use tree::PublisherTrust;
+pub(crate) use view::ShownModels;
 
 /// How many threads handle requests. A request only reads memory or copies from the page cache, so few threads are
 /// enough. At least two, so that one long copy does not delay a lookup.

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::NodeError;
-pub use super::withheld::WithheldReason;
+pub(crate) use super::withheld::WithheldReason;
 use crate::fetch::Exposure;
 use crate::fsutil;
 use crate::model::ModelRef;

@@ -39,10 +39,10 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-pub use endpoint::Endpoint;
-pub use error::HubError;
-pub use guard::{Guard, is_loopback};
-pub use server::{EndpointServer, Listener};
+pub(crate) use endpoint::Endpoint;
+pub(crate) use error::HubError;
+pub(crate) use guard::{Guard, is_loopback};
+pub(crate) use server::{EndpointServer, Listener};
 
 use crate::http::Token;
 use crate::model::{ModelName, ModelRef};

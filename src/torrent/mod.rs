@@ -25,8 +25,9 @@ use std::time::Duration;
 use fixedbitset::FixedBitSet;
 
 use crate::model::{InfoHash, PieceIndex};
-pub use given_peers::{GivenPeers, PeersGuard};
-pub use group::AddressGroup;
+pub use given_peers::GivenPeers;
+pub(crate) use given_peers::PeersGuard;
+pub(crate) use group::AddressGroup;
 pub use overlay::{DhtItem, Meeting, Overlay, OverlayEvent, PeerId, Topic};
 pub use session::Session;
 pub use settings::SessionSettings;

@@ -41,7 +41,7 @@ mod file;
 mod find;
 mod known;
 mod named;
-pub mod rotation;
+pub(crate) mod rotation;
 #[cfg(test)]
 mod tests;
 pub(crate) mod witness;
@@ -50,12 +50,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-pub use choice::{Choice, Pinning};
-pub use document::{Alias, ListedPublisher, TrustDocument};
+pub(crate) use choice::{Choice, Pinning};
+pub(crate) use document::{Alias, ListedPublisher, TrustDocument};
 use error::NO_PUBLISHER;
-pub use error::TrustError;
+pub(crate) use error::TrustError;
 pub(crate) use file::TrustLock;
-pub use named::NamedPublisher;
+pub(crate) use named::NamedPublisher;
 use parking_lot::RwLock;
 
 use bounds::MAX_CHAIN;

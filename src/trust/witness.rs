@@ -4,7 +4,7 @@
 //! the list. The list has no pieces roots, so equal lists do not show that a pieces root is right: [`stretch`] finds the bytes
 //! that decide between two manifests.
 
-pub mod stretch;
+pub(crate) mod stretch;
 
 use std::cmp::Ordering;
 

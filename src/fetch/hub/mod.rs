@@ -35,9 +35,9 @@ use super::window::WindowReach;
 use super::{FetchSettings, FileRef, ReadError};
 use crate::model::{GRANULE_LEN, ModelRef};
 use crate::store::{Content, ContentKey, SpaceClass, StoredRevision};
-pub use origin::HubOrigin;
+pub(crate) use origin::HubOrigin;
 use state::{HubState, HubWait, Reading};
-pub use status::HubStatus;
+pub(crate) use status::HubStatus;
 
 /// Requests to hubs at a time for the daemon: reads, and downloads of repositories.
 pub const REQUESTS: usize = 16;

@@ -39,7 +39,7 @@ use url::Url;
 use super::claim::ClaimId;
 use crate::model::{InfoHash, PieceHashes};
 
-pub use http::{HttpSource, Lent};
+pub(crate) use http::{HttpSource, Lent};
 pub(super) use run::run;
 pub(super) use shared::WebShared;
 pub(super) use transfer_web::TransferWeb;

@@ -21,9 +21,10 @@ use super::source::{RepositorySource, Snapshot};
 use super::{GitOid, Identity, MirrorError, blocking};
 use crate::model::files::{FilesError, MAX_PIECES};
 use crate::model::hash::FileHashes;
+pub use job::DownloadJob;
+pub(crate) use job::LocalCopy;
 use job::PlannedFile;
 pub(in crate::mirror) use job::free_space;
-pub use job::{DownloadJob, LocalCopy};
 use plan::DownloadPlan;
 use run::Download;
 

@@ -23,7 +23,8 @@ use super::{Identity, MirrorError};
 use crate::http::{Auth, HeaderMap, HeaderValue, HttpClient, HttpError, Method, Request, Url};
 use crate::model::Sha256Digest;
 
-pub use batch::{BatchObject, Link, ObjectError, parse_batch};
+pub use batch::parse_batch;
+pub(crate) use batch::{BatchObject, Link, ObjectError};
 
 /// Largest number of objects per request, as in `git lfs`.
 const BATCH: usize = 100;

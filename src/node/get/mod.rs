@@ -20,7 +20,8 @@ pub(super) use files::adopt;
 use files::{check, on_store, select};
 use from_hub::FromHub;
 pub(super) use request::RESOLVE_WITHIN;
-pub use request::{GetProgress, GetReport, GetRequest, ManifestOrigin};
+pub use request::{GetProgress, GetRequest};
+pub(crate) use request::{GetReport, ManifestOrigin};
 use wanted::{Wanted, wanted};
 
 /// Gets a model. Continues an interrupted call, and starts again if the model is replaced by another one during the call.

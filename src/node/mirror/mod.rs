@@ -20,7 +20,7 @@ use crate::store::StoreError;
 use crate::store::vacant::ExistingFile;
 use job::MirrorJob;
 use publish::MirroredModel;
-pub use request::{MirrorProgress, MirrorReport, MirrorRequest};
+pub(crate) use request::{MirrorProgress, MirrorReport, MirrorRequest};
 
 /// Parallel downloads: enough to use the whole link with files of a few megabytes, few enough for any server.
 const PARALLEL: usize = 4;

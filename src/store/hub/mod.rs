@@ -17,9 +17,9 @@ use super::content::Content;
 use super::{HubModel, Store, StoreError, StoredRevision};
 use crate::model::manifest::SourceEntry;
 use crate::model::{FileEntry, Identity, Manifest, ManifestError};
-pub use commit::{HubFile, HubKey, HubListing, HubScope};
-pub use content::{HubContent, OpenHubFile};
-pub use proof::HubProof;
+pub(crate) use commit::{HubFile, HubKey, HubListing};
+pub(crate) use content::{HubContent, OpenHubFile};
+pub(crate) use proof::HubProof;
 
 /// The piece length in manifests of models that are read from a hub. No torrent is made of them. It is the longest one, so that
 /// no model has too many pieces.
