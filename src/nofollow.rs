@@ -176,9 +176,10 @@ fn walk(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Result<O
     let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut names: VecDeque<OsString> = names(path).into();
     let last = names.pop_back().unwrap_or_else(|| ".".into());
-    let mut here = match path.is_absolute() {
-        true => rustix::fs::openat(CWD, "/", step, Mode::empty())?,
-        false => rustix::fs::openat(dir, ".", step, Mode::empty())?,
+    let mut here = if path.is_absolute() {
+        rustix::fs::openat(CWD, "/", step, Mode::empty())?
+    } else {
+        rustix::fs::openat(dir, ".", step, Mode::empty())?
     };
     // If a directory is requested, the error for a link does not show that it is a link.
     let open = |here: &OwnedFd, name: &OsStr, flags: OFlags, mode: Mode| {
@@ -211,10 +212,7 @@ fn holder(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
 pub fn open(path: &Path, flags: OFlags, mode: u32) -> io::Result<File> {
     let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::from(open_fd(path, flags, Mode::from_raw_mode(mode))?);
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(refused(path, "is not a regular file")),
-    }
+    if file.metadata()?.is_file() { Ok(file) } else { Err(refused(path, "is not a regular file")) }
 }
 
 /// Opens a regular file for reading.
@@ -388,9 +386,10 @@ pub fn sync_all<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> io::Resul
             let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
             fsutil::existing(open_fd(path.as_ref(), flags, Mode::empty()).map(File::from)).transpose()
         });
-        match paths.len() > MAX_SINGLE_SYNCS {
-            true => opened.next().map_or(Ok(()), |file| fsutil::flush_file_system(&file?))?,
-            false => opened.try_for_each(|file| fsutil::flush(&file?))?,
+        if paths.len() > MAX_SINGLE_SYNCS {
+            opened.next().map_or(Ok(()), |file| fsutil::flush_file_system(&file?))?;
+        } else {
+            opened.try_for_each(|file| fsutil::flush(&file?))?;
         }
     }
     Ok(())

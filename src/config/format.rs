@@ -54,9 +54,10 @@ impl<F: Format> Visitor<'_> for YamlScalar<F> {
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<F::Value, E> {
         F::parse(text.trim()).map_err(|why| {
-            let shown = match F::IS_SECRET {
-                true => "the value".to_owned(),
-                false => format!("{:?}", text.chars().take(80).collect::<String>()),
+            let shown = if F::IS_SECRET {
+                "the value".to_owned()
+            } else {
+                format!("{:?}", text.chars().take(80).collect::<String>())
             };
             let why = if why.is_empty() { why } else { format!(": {why}") };
             E::custom(format_args!("{shown} is not {}{why}", F::allowed()))

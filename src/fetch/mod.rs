@@ -92,7 +92,7 @@ pub(crate) use hold::{EvictionHold, NotReleased};
 pub(crate) use listed::different_sha256;
 pub(crate) use saving::places;
 pub use settings::FetchSettings;
-pub use status::TransferStatus;
+pub use status::{StalledRead, TransferStatus};
 pub(crate) use witness::{HubBytes, HubWitness};
 
 use core::Core;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
 
 use super::HttpError;
 use super::limit::RateLimit;
@@ -65,12 +64,5 @@ impl Body {
             all.extend_from_slice(&bytes);
         }
         Ok(all)
-    }
-
-    /// Reads the whole body as JSON. More than `max` bytes are an error.
-    pub async fn json<T: DeserializeOwned>(self, max: usize) -> Result<T, HttpError> {
-        let url = self.url.clone();
-        let bytes = self.read(max).await?;
-        serde_json::from_slice(&bytes).map_err(|source| HttpError::Json { url, source })
     }
 }

@@ -151,6 +151,11 @@ impl HttpError {
 }
 
 impl HttpError {
+    /// The error of a response to a request for `url` that is not JSON of the expected form.
+    pub(crate) fn json(url: &Url, source: serde_json::Error) -> Self {
+        Self::Json { url: without_secrets(url), source }
+    }
+
     pub(super) fn setup(error: reqwest::Error) -> Self {
         Self::Setup(error.without_url())
     }

@@ -185,8 +185,7 @@ impl HubSource {
     async fn info(&self) -> Result<Info, MirrorError> {
         let url = self.repository.api(&["revision", self.reference()]);
         let (bytes, _) = self.request_bytes(&url, MAX_INFO).await?;
-        let info: Info = serde_json::from_slice(&bytes)
-            .map_err(|source| HttpError::Json { url: url.to_string(), source })?;
+        let info: Info = serde_json::from_slice(&bytes).map_err(|source| HttpError::json(&url, source))?;
         if let Some(name) = self.named_by(&info) {
             self.name.get_or_init(|| name);
         }
@@ -216,8 +215,7 @@ impl HubSource {
         let origin = url.origin();
         for _ in 0..MAX_PAGES {
             let (bytes, next) = self.request_bytes(&url, MAX_PAGE).await?;
-            let entries = parse_page(&bytes)
-                .map_err(|source| HttpError::Json { url: crate::http::without_secrets(&url), source })?;
+            let entries = parse_page(&bytes).map_err(|source| HttpError::json(&url, source))?;
             for entry in entries {
                 match entry {
                     TreeEntry::File(file) => listing.add(file)?,
@@ -296,8 +294,7 @@ impl HubSource {
         let (origin, mut found) = (url.origin(), Vec::new());
         for _ in 0..MAX_HISTORY_PAGES {
             let (bytes, next) = self.request_bytes(&url, MAX_HISTORY).await?;
-            let commits = parse_history(&bytes)
-                .map_err(|source| HttpError::Json { url: crate::http::without_secrets(&url), source })?;
+            let commits = parse_history(&bytes).map_err(|source| HttpError::json(&url, source))?;
             found.extend(commits);
             match next {
                 Some(next) if next.origin() == origin => url = next,

@@ -138,9 +138,10 @@ async fn find(
         above = child(&lookups, above, kind).await?;
     }
     let dir = child(&lookups, above, model.name.org()).await?;
-    let shown = match model.revision.is_default() {
-        true => model.name.name().to_owned(),
-        false => format!("{}@{}", model.name.name(), model.revision),
+    let shown = if model.revision.is_default() {
+        model.name.name().to_owned()
+    } else {
+        format!("{}@{}", model.name.name(), model.revision)
     };
     let found = child(&lookups, dir, &shown).await?;
     let found = match tree.link(found) {

@@ -112,9 +112,10 @@ impl Reads {
         let _inside = self.runtime.enter();
         let is_of_hub = || file.present().is_some_and(|file| file.revision.hub.is_some());
         let only_cached = !self.asks_hub && is_of_hub();
-        let cached = match only_cached {
-            true => self.fetch.try_read_only(file, offset, len),
-            false => self.fetch.try_read(file, offset, len),
+        let cached = if only_cached {
+            self.fetch.try_read_only(file, offset, len)
+        } else {
+            self.fetch.try_read(file, offset, len)
         };
         if let Some(bytes) = cached {
             return finish(file, offset, len, Ok(bytes), reply);

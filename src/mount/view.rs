@@ -291,9 +291,12 @@ impl View {
         if !self.placements.values().any(is_shown) {
             return;
         }
-        let entry = |model: &ModelRef| match model.revision.is_default() {
-            true => model.name.name().to_owned(),
-            false => format!("{}@{}", model.name.name(), model.revision),
+        let entry = |model: &ModelRef| {
+            if model.revision.is_default() {
+                model.name.name().to_owned()
+            } else {
+                format!("{}@{}", model.name.name(), model.revision)
+            }
         };
         let org = self.org(None, &alias.name, numbers);
         if self.dirs.get(&org).is_some_and(|dir| {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::error::is_disk_failure;
+use super::error_kinds::is_disk_failure;
 use super::{Library, NodeError};
 use crate::catalog::now;
 use crate::catalog::record::SignedRecord;

@@ -174,9 +174,10 @@ impl LookedUpModels<'_> {
     fn all(&self) -> Vec<LookedUp> {
         let of = |manifest: Arc<Manifest>, by_publisher: bool| {
             let (model, signed_by) = (manifest.model_ref(), manifest.signed_by()?);
-            let (since, is_unsaved) = match by_publisher {
-                true => self.0.by_publisher.since(&signed_by, &model),
-                false => self.0.registry.since(&model),
+            let (since, is_unsaved) = if by_publisher {
+                self.0.by_publisher.since(&signed_by, &model)
+            } else {
+                self.0.registry.since(&model)
             };
             // Only a manifest that is read may be in memory alone.
             let publisher = if is_unsaved { signed_by } else { self.is_only_read(&manifest)? };

@@ -22,6 +22,7 @@ pub mod discover;
 pub(crate) mod disputes;
 pub(crate) mod endpoint;
 mod error;
+mod error_kinds;
 pub(crate) mod export;
 mod former_states;
 pub mod get;
@@ -74,7 +75,8 @@ mod withheld;
 pub(crate) mod witness;
 
 pub use error::NodeError;
-pub(crate) use error::{chain, is_disk_failure};
+pub(crate) use error::chain;
+pub(crate) use error_kinds::is_disk_failure;
 pub(crate) use kind::ErrorKind;
 pub use library::Library;
 pub(crate) use running::Ending;

@@ -33,12 +33,11 @@ pub(super) async fn run(node: &Arc<Node>, request: &WarmRequest) -> Result<Warme
         return warmed(&found, &sought.model, &below).map(|(_, warmed)| warmed);
     }
     if found.hub.is_some() {
-        let found = match request.update {
-            true => hub::lookup::update(node, &sought.model, &access, within).await?.0,
-            false => {
-                hub::lookup::look_for_newer(node, &sought.model, &access).await;
-                found
-            }
+        let found = if request.update {
+            hub::lookup::update(node, &sought.model, &access, within).await?.0
+        } else {
+            hub::lookup::look_for_newer(node, &sought.model, &access).await;
+            found
         };
         if let Some(done) = warm_from_hub(node, &found, &below, header_only).await? {
             return Ok(done);

@@ -71,9 +71,10 @@ async fn by_name(
         Err(FindError::Absent) => {
             // Distinguishes a model without this revision from a model that does not exist.
             let found = default_of(models, name, token).await?;
-            match found.commit == model.revision.as_str() {
-                true => Ok(found),
-                false => Err(HubError::no_revision(&name.to_string(), model.revision.as_str())),
+            if found.commit == model.revision.as_str() {
+                Ok(found)
+            } else {
+                Err(HubError::no_revision(&name.to_string(), model.revision.as_str()))
             }
         }
         found => found.map(Found::new).map_err(|error| explain(models, &model, token, error)),

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::value::{MAX_LICENSE, MAX_TAG};
 use super::*;
 use crate::model::{FileEntry, PiecesRoot};
 

@@ -52,13 +52,13 @@ pub(super) fn check(node: Option<&Status>, variables: &Variables) -> Finding {
             format!("{} does not answer", endpoint.url),
             "start it again: silmaril serve --stop, then silmaril serve".to_owned(),
         ),
-        (Some(endpoint), Some(url)) if is_same(url, &endpoint.url) => match variables.offline {
-            true => Warn(
-                format!("{}, but HF_HUB_OFFLINE keeps programs of this shell from using it", endpoint.url),
-                "unset HF_HUB_OFFLINE TRANSFORMERS_OFFLINE".to_owned(),
-            ),
-            false => Fine(format!("{}, used by programs of this shell", endpoint.url)),
-        },
+        (Some(endpoint), Some(url)) if is_same(url, &endpoint.url) && variables.offline => Warn(
+            format!("{}, but HF_HUB_OFFLINE keeps programs of this shell from using it", endpoint.url),
+            "unset HF_HUB_OFFLINE TRANSFORMERS_OFFLINE".to_owned(),
+        ),
+        (Some(endpoint), Some(url)) if is_same(url, &endpoint.url) => {
+            Fine(format!("{}, used by programs of this shell", endpoint.url))
+        }
         (Some(endpoint), Some(url)) => {
             Warn(format!("{}, but HF_ENDPOINT is {url}", endpoint.url), "eval \"$(silmaril env)\"".to_owned())
         }

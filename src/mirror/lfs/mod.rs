@@ -203,9 +203,8 @@ impl LfsClient {
             };
             match answered {
                 Ok(bytes) => {
-                    return parse_batch(&bytes, &self.endpoint, asked).map_err(|source| {
-                        HttpError::Json { url: crate::http::without_secrets(&self.endpoint), source }.into()
-                    });
+                    return parse_batch(&bytes, &self.endpoint, asked)
+                        .map_err(|source| HttpError::json(&self.endpoint, source).into());
                 }
                 Err(error) => retries.wait(error).await?,
             }

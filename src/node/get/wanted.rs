@@ -115,9 +115,10 @@ async fn look_for(
         let waits = alone() && Instant::now() < until;
         let lookup =
             Lookup { model, publisher, patience: SearchPatience::All, intent, witness: Some(witness) };
-        let found = match is_known {
-            true => lookup::resolve_in_network(node, lookup, RESOLVE_WITHIN).await,
-            false => lookup::resolve(node, lookup, RESOLVE_WITHIN).await,
+        let found = if is_known {
+            lookup::resolve_in_network(node, lookup, RESOLVE_WITHIN).await
+        } else {
+            lookup::resolve(node, lookup, RESOLVE_WITHIN).await
         };
         match found {
             Err(e) if waits && e.kind() == ErrorKind::NotFound => tokio::time::sleep(MEET_PAUSE).await,
