@@ -73,7 +73,7 @@ pub struct ModelRecord {
     pub tags: Vec<String>,
 }
 
-/// Why a record is refused.
+/// The reason why a record is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Not a record, or not in canonical form.

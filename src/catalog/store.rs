@@ -45,7 +45,7 @@ use crate::catalog::record::{Record, SharedRecord, UncheckedRecord};
 use crate::fsutil::is_full_or_read_only;
 use crate::model::{ModelName, ModelRef, PublisherKey};
 
-/// Why the catalog's database fails.
+/// The reason why the catalog's database fails.
 #[derive(Debug, thiserror::Error)]
 #[error("the catalog {}: {reason}", path.display())]
 pub struct CatalogStoreError {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::model::{FileEntry, InfoHash};
 use crate::store::{Content, StoredRevision};
 
-/// Why a read failed.
+/// The reason why a read failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ReadError {
     /// No piece came in time; the text names the reason (no peers, no peer with the piece, …).

@@ -16,7 +16,7 @@ use crate::model::hash::{Control, FileHashes, HashError, hash_file};
 use crate::model::merkle::LayerError;
 use crate::store::{Content, StoredRevision};
 
-/// Why layers could not be computed.
+/// The reason why layers could not be computed.
 #[derive(Debug, thiserror::Error)]
 enum LayersError {
     #[error(transparent)]

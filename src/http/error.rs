@@ -32,7 +32,7 @@ pub struct ErrorResponse {
     pub retry_after: Option<Duration>,
 }
 
-/// Why a request failed. URLs in the messages have no secrets.
+/// The reason why a request failed. URLs in the messages have no secrets.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// The client could not be made.

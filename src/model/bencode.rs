@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-/// Why bytes are refused.
+/// The reason why bytes are refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BencodeError {
     /// Not bencode, or not in its strict form.

@@ -23,7 +23,7 @@ use crate::model::keys::PublisherKeypair;
 
 const CONTEXT: &[u8] = b"silmaril-manifest-v1\n";
 
-/// Why a manifest is refused.
+/// The reason why a manifest is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// Larger than [`MAX_MANIFEST`].

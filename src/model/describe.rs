@@ -71,7 +71,7 @@ pub struct Description {
     pub targets: HashMap<String, PathBuf>,
 }
 
-/// Why a directory cannot be described.
+/// The reason why a directory cannot be described.
 #[derive(Debug, thiserror::Error)]
 pub enum DescribeError {
     /// Its files cannot be shared.

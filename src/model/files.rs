@@ -26,7 +26,7 @@ pub struct TorrentFile<'a> {
     pub pieces_root: Option<PiecesRoot>,
 }
 
-/// Why a list of files is refused.
+/// The reason why a list of files is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FilesError {
     /// A path is refused or conflicts with another.

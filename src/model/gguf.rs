@@ -18,7 +18,7 @@ const ALIGNMENT: u64 = 32;
 /// The key of another alignment.
 const ALIGNMENT_KEY: &[u8] = b"general.alignment";
 
-/// Why the length of a file cannot be computed.
+/// The reason why the length of a file cannot be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
     /// The file ends within its header.

@@ -26,7 +26,7 @@ const GRANULE_BLOCKS: usize = (GRANULE_LEN / BLOCK_LEN) as usize;
 /// The fewest bytes for which the use of other threads is faster.
 const PARALLEL: usize = 256 << 10;
 
-/// Why a file could not be hashed.
+/// The reason why a file could not be hashed.
 #[derive(Debug, thiserror::Error)]
 pub enum HashError {
     /// It could not be read.

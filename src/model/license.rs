@@ -67,7 +67,7 @@ const PERMITTED: &[&str] = &[
 /// The longest identifier, in bytes.
 pub const MAX_LICENSE: usize = 256;
 
-/// Why a text cannot be a licence identifier.
+/// The reason why a text cannot be a licence identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LicenseError {
     /// The text is empty.

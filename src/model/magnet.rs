@@ -32,7 +32,7 @@ pub struct Magnet {
     pub peers: Vec<SocketAddr>,
 }
 
-/// Why a string is not a usable magnet link.
+/// The reason why a string is not a usable magnet link.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MagnetError {
     /// Another scheme.

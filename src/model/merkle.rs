@@ -53,7 +53,7 @@ pub fn piece_hash(leaves: Vec<Hash>, piece_length: u32) -> Hash {
     root(leaves, 0, (u64::from(piece_length) / BLOCK_LEN) as usize)
 }
 
-/// Why a piece layer is refused.
+/// The reason why a piece layer is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LayerError {
     /// The number of hashes is not the number of pieces.

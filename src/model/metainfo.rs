@@ -15,7 +15,7 @@ use super::{InfoHash, PiecesRoot};
 /// Largest metainfo that is read, in bytes. Piece layers have 32 bytes per piece.
 pub const MAX_METAINFO: usize = 96 << 20;
 
-/// Why metainfo is refused.
+/// The reason why metainfo is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MetainfoError {
     /// Larger than [`MAX_METAINFO`].

@@ -15,7 +15,7 @@ pub const DEFAULT_REVISION: &str = "main";
 /// no organisation of this name.
 pub const NO_ORG: &str = "_";
 
-/// Why a string is not a name or a revision.
+/// The reason why a string is not a name or a revision.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Not `org/name` or `datasets/org/name`.

@@ -15,7 +15,7 @@ pub const MAX_PATH_COMPONENT: usize = 255;
 /// The most components. The file tree has one level for each, and libtorrent reads at most about a hundred levels.
 pub const MAX_DEPTH: usize = 64;
 
-/// Why a path is refused.
+/// The reason why a path is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the path {path:?} {why}")]
 pub struct PathError {
@@ -25,7 +25,7 @@ pub struct PathError {
     pub why: PathProblem,
 }
 
-/// Why a path is refused. The text is a predicate whose subject is the path.
+/// The reason why a path is refused. The text is a predicate whose subject is the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathProblem {
     /// An empty path, `//`, or a slash at the end.

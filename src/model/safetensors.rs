@@ -17,7 +17,7 @@ const MAX_VALUES: usize = 4_000_000;
 /// Bytes before the header.
 pub const LENGTH_LEN: u64 = 8;
 
-/// Why a header is refused.
+/// The reason why a header is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SafetensorsError {
     /// The input ends within the header.

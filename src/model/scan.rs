@@ -24,7 +24,7 @@ use super::remains::{self, Remains};
 use super::text;
 use crate::nofollow;
 
-/// Why a directory cannot be shared.
+/// The reason why a directory cannot be shared.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
     /// A file or directory could not be read.
@@ -274,7 +274,7 @@ impl<'a, A: FnMut(&str, &Path) -> bool> Scanner<'a, A> {
         Ok(())
     }
 
-    /// Why a file outside the shared directory is not shared even if the user approves the link; none if it may be.
+    /// The reason why a file outside the shared directory is not shared even if the user approves the link; none if it may be.
     fn forbids(&self, real: &Path, metadata: &Metadata) -> Option<&'static str> {
         let rest = self.hub.as_deref().and_then(|hub| real.strip_prefix(hub).ok()).unwrap_or(real);
         let hidden = |component: Component<'_>| component.as_os_str().as_encoded_bytes().starts_with(b".");

@@ -24,7 +24,7 @@ const MAX_URL: usize = 2048;
 /// The hub's own address. The configuration can replace it by that of a mirror.
 const HUB: &str = "https://huggingface.co/";
 
-/// Why an address cannot be a web seed.
+/// The reason why an address cannot be a web seed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{address:?} {reason}")]
 pub struct WebSeedError {

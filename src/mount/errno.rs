@@ -49,7 +49,7 @@ impl ToErrno for ReadError {
     }
 }
 
-/// Why the adapter itself refuses a request.
+/// The reason why the adapter itself refuses a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// The mount is read-only.

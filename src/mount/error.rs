@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-/// Why mounting or unmounting failed.
+/// The reason why mounting or unmounting failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// The directory does not exist.

@@ -43,7 +43,7 @@ const GRACE: Duration = Duration::from_millis(500);
 /// How many logged refusals are remembered.
 const MAX_LOGGED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
-/// Why a query for a model failed. The text is the reason.
+/// A query for a model failed. The text is the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
     /// No peer that was reached in time has it.

@@ -33,7 +33,7 @@ const MAX_NAMES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// How many revisions and publishers of one name are remembered.
 const MAX_OF_NAME: usize = 16;
 
-/// Why a model is not shown.
+/// The reason why a model is not shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Miss {
     /// No peer has it.

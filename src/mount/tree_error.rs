@@ -1,6 +1,6 @@
 //! Why the tree of a mount cannot answer a request.
 
-/// Why the tree cannot answer a request.
+/// The reason why the tree cannot answer a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TreeError {
     /// No inode with this number is shown, or no longer.

@@ -44,7 +44,7 @@ pub struct SharedModel {
     pub model: ModelRef,
     /// Its name.
     pub name: ModelName,
-    /// Which revision.
+    /// The revision.
     pub revision: Revision,
     /// Bytes of all files.
     pub total_size: u64,
@@ -56,7 +56,7 @@ pub struct SharedModel {
     pub tags: Vec<String>,
     /// Who signed its record.
     pub publisher: PublisherKey,
-    /// The key for people to compare.
+    /// The fingerprint of the key, for people to compare.
     pub fingerprint: String,
     /// The alias that the user has given the publisher.
     pub alias: Option<String>,

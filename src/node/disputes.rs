@@ -24,7 +24,7 @@ use crate::trust::{Choice, NamedPublisher, Pinning, Standing, TrustDocument, Tru
 /// A name that several publishers dispute, as `status` reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DisputedName {
-    /// Which model.
+    /// The model.
     pub model: String,
     /// The publisher that the mount still shows under the name, because it was read before the dispute; none where the
     /// name cannot be read.
@@ -234,11 +234,11 @@ pub(super) fn paths_by(model: &ModelRef, keys: &[PublisherKey], mounts: &[PathBu
 /// Facts that a reader of a model should know, as `status` reports them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelNote {
-    /// Which model.
+    /// The model.
     pub model: String,
     /// Its publisher; none where it is unsigned.
     pub publisher: Option<PublisherKey>,
-    /// The key for people to compare.
+    /// The fingerprint of the key, for people to compare.
     pub fingerprint: Option<String>,
     /// The alias that the user has given the publisher.
     pub alias: Option<String>,

@@ -11,7 +11,7 @@ use crate::model::ModelRef;
 use crate::store::StoreError;
 use crate::trust::TrustError;
 
-/// Why a job or a request failed. `cli` turns it into a message, hints and an exit code.
+/// The reason why a job or a request failed. `cli` turns it into a message, hints and an exit code.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// Another process holds the base directory.
@@ -25,7 +25,7 @@ pub enum NodeError {
     /// The model is in the models directory, and the user put it there.
     #[error("{model} is not shared; its files in {dir} are yours", dir = dir.display())]
     Unshared {
-        /// Which model.
+        /// The model.
         model: ModelRef,
         /// Its directory.
         dir: PathBuf,
@@ -60,7 +60,7 @@ pub enum NodeError {
     /// A state is older than the one known of the same publisher.
     #[error("{model}: {}", older(*given, *known))]
     Older {
-        /// Which model.
+        /// The model.
         model: ModelRef,
         /// When the refused state was signed, in seconds since 1970; none if unknown.
         given: Option<i64>,
@@ -107,7 +107,7 @@ pub enum NodeError {
     /// A manifest contradicts the hub.
     #[error("{model}: the manifest of {difference}")]
     Refuted {
-        /// Which model.
+        /// The model.
         model: ModelRef,
         /// Who signed it, and what the manifest and the hub have different: [`NodeError::refuted`].
         difference: String,
@@ -115,7 +115,7 @@ pub enum NodeError {
     /// Fetching failed.
     #[error("{model}: {source}")]
     Fetch {
-        /// Which model.
+        /// The model.
         model: ModelRef,
         /// The reason.
         source: crate::fetch::ReadError,
@@ -135,7 +135,7 @@ pub enum NodeError {
     /// Files do not match the manifest.
     #[error("the local files of {model} are damaged: {}", files.join(", "))]
     Damaged {
-        /// Which model.
+        /// The model.
         model: ModelRef,
         /// Their paths.
         files: Vec<String>,
@@ -172,7 +172,7 @@ pub enum NodeError {
     /// The model is withheld.
     #[error("{model} is not shared: {}", why.reason())]
     Withheld {
-        /// Which model.
+        /// The model.
         model: ModelRef,
         /// The reason.
         why: super::withheld::WithheldReason,

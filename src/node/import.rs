@@ -92,7 +92,7 @@ pub enum ImportRequest {
     Of {
         /// The publisher: whole key, alias, or fingerprint of one known here.
         publisher: String,
-        /// Which model.
+        /// The model.
         model: ModelRef,
         /// Hosts that may know it.
         peers: Vec<SocketAddr>,

@@ -19,7 +19,7 @@ pub struct KnownModel {
     pub model: ModelRef,
     /// Its name.
     pub name: ModelName,
-    /// Which revision.
+    /// The revision.
     pub revision: Revision,
     /// Bytes of all files.
     pub total_size: u64,
@@ -29,16 +29,16 @@ pub struct KnownModel {
     pub complete: bool,
     /// Whether this node uploads it to peers.
     pub shared: bool,
-    /// Why it is not shared; none if the user has just not shared it.
+    /// The reason why it is not shared; none if the user has just not shared it.
     pub reason: Option<String>,
-    /// Which rule withholds it, if one does.
+    /// The rule that withholds it, if one does.
     #[serde(default)]
     pub withheld: Option<WithheldReason>,
     /// Licence, where known.
     pub license: Option<String>,
-    /// Who signed it.
+    /// The key that signed it; none if it is not signed.
     pub publisher: Option<PublisherKey>,
-    /// The key for people to compare.
+    /// The fingerprint of the key, for people to compare.
     pub fingerprint: Option<String>,
     /// The alias that the user has given the publisher.
     pub alias: Option<String>,

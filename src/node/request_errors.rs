@@ -7,7 +7,7 @@ use crate::model::ModelRef;
 use crate::model::license::LicenseError;
 use crate::model::names::NameError;
 
-/// Why the files of a `get` cannot be chosen.
+/// The reason why the files of a `get` cannot be chosen.
 #[derive(Debug, thiserror::Error)]
 pub enum GetError {
     /// No file matches the patterns.
@@ -18,7 +18,7 @@ pub enum GetError {
     Glob(#[from] globset::Error),
 }
 
-/// Why a directory cannot be shared with the options of a request.
+/// The reason why a directory cannot be shared with the options of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum ShareError {
     /// The directory is inside a silmaril mount.
@@ -51,7 +51,7 @@ pub enum ShareError {
     TooManyWebSeeds(usize),
 }
 
-/// Why a path cannot be fetched.
+/// The reason why a path cannot be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum WarmError {
     /// The path is too short for a model.
@@ -68,14 +68,14 @@ pub enum WarmError {
     /// The model has no file at or below the path.
     #[error("{model} has no file {path}")]
     NoFile {
-        /// Which model.
+        /// The model.
         model: ModelRef,
         /// The path inside the model.
         path: String,
     },
 }
 
-/// Why an endpoint cannot be served.
+/// The reason why an endpoint cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// The system refused the address.

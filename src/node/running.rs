@@ -40,7 +40,7 @@ use crate::torrent::{PeersGuard, Session};
 /// How long stopping may take before the remaining work is abandoned.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
-/// Why a node stops, according to the client that stopped it.
+/// The reason why a node stops, according to the client that stopped it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// The user has stopped it: its jobs for clients end as well.

@@ -31,7 +31,7 @@ pub struct ShareRequest {
     pub path: PathBuf,
     /// The name of the model.
     pub name: ModelName,
-    /// Which revision.
+    /// The revision.
     pub version: Revision,
     /// Licence identifier; none uses that of the model card.
     pub license: Option<String>,

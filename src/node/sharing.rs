@@ -30,7 +30,7 @@ const HEADING: &str =
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Why it is not shared; none if it is.
+    /// The reason why it is not shared; none if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withheld: Option<WithheldReason>,
     /// Shared without the DHT, LAN discovery and the catalog: only with peers that know this host in another way.

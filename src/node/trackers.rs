@@ -80,7 +80,7 @@ impl Trackers {
     }
 }
 
-/// Why a tracker is not used.
+/// The reason why a tracker is not used.
 #[derive(Debug)]
 enum TrackerError {
     /// Not a URL of a tracker.

@@ -63,7 +63,7 @@ impl Unresolved {
         self.0.lock().retain(|known| known.sought != *sought);
     }
 
-    /// Why a path was not resolved; none if it was not looked up.
+    /// The reason why a path was not resolved; none if it was not looked up.
     pub fn reason(&self, sought: &RequestedModel) -> Option<String> {
         self.0.lock().iter().find(|known| known.sought == *sought).map(|known| known.reason.clone())
     }

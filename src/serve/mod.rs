@@ -63,7 +63,7 @@ pub trait ModelSource: Send + Sync {
     /// Whether a revision is still one of those of its name. Does not wait.
     fn is_shown(&self, revision: &StoredRevision) -> bool;
 
-    /// Why a model was not found, for people; none if nothing more is known.
+    /// The reason why a model was not found, for people; none if nothing more is known.
     fn reason(&self, model: &ModelRef) -> Option<String>;
 
     /// Checks that a client may read a revision. `token` is the client's own token for the hub.

@@ -12,7 +12,7 @@ use crate::model::PublisherKey;
 pub struct NamedPublisher {
     /// The key.
     pub publisher: PublisherKey,
-    /// The key for people to compare.
+    /// The fingerprint of the key, for people to compare.
     pub fingerprint: String,
     /// The alias that the user of this node has given.
     pub alias: Option<String>,

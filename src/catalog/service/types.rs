@@ -8,7 +8,7 @@ use crate::catalog::record::SharedRecord;
 use crate::model::{InfoHash, ModelName, ModelRef, PublisherKey, Sha256Digest};
 use crate::torrent::GivenPeers;
 
-/// Why the catalog could not answer.
+/// The reason why the catalog could not answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CatalogError {
     /// No peer that answered in time knows the name.

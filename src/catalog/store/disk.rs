@@ -34,7 +34,7 @@ pub(super) type TableSnapshot = ReadOnlyTable<&'static [u8; 60], &'static [u8]>;
 /// The table within a transaction.
 pub(super) type RowTable<'t> = Table<'t, &'static [u8; 60], &'static [u8]>;
 
-/// Why the database cannot be opened.
+/// The reason why the database cannot be opened.
 pub(super) enum OpenError {
     /// The file is damaged.
     Damaged(String),

@@ -34,7 +34,7 @@ pub(super) fn device() -> Finding {
 
 /// Facts of the system that decide the result.
 struct Facts {
-    /// Why the device could not be opened; none if it was opened.
+    /// The reason why the device could not be opened; none if it was opened.
     error: Option<Errno>,
     /// The file at the path of the device; none if there is no file.
     device: Option<Device>,

@@ -71,7 +71,7 @@ pub(super) struct Reading {
     pub waiters: BTreeMap<u64, HubWait>,
     pub running: Vec<RunningRange>,
     pub last_progress: Option<Instant>,
-    /// Why the last request failed, until one succeeds.
+    /// The reason why the last request failed, until one succeeds.
     pub trouble: Option<String>,
     failures: u32,
     /// No request begins before this time.
@@ -206,7 +206,7 @@ impl Reading {
         self.retry.and_then(|at| at.checked_duration_since(now)).filter(|pause| !pause.is_zero())
     }
 
-    /// Why reads wait, for people.
+    /// The reason why reads wait, for people.
     pub fn why_it_waits(&self, origins: &Origins) -> String {
         match &self.trouble {
             Some(trouble) => trouble.clone(),

@@ -26,7 +26,7 @@ pub struct HubStatus {
     /// Whether the hub has a newer commit of it.
     #[serde(default)]
     pub newer: bool,
-    /// Why reads of it wait or failed last, for people.
+    /// The reason why reads of it wait or failed last, for people.
     pub trouble: Option<String>,
 }
 

@@ -42,7 +42,7 @@ impl Transfer {
             && self.peers.last_activity(self.wanting_since).is_none_or(|at| now < at + time)
     }
 
-    /// Why a read waits, for people.
+    /// The reason why a read waits, for people.
     pub(in crate::fetch) fn why_it_waits(&self, now: Instant) -> String {
         if self.last_progress.is_some_and(|at| now < at + SILENT) {
             "data arrives, but slowly".to_owned()

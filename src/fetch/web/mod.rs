@@ -92,7 +92,7 @@ pub struct WebRequest {
 /// The requested bytes, as they come, from the first one on. More bytes may follow the last.
 pub type WebBody = BoxStream<'static, Result<Bytes, WebError>>;
 
-/// Why bytes did not come over HTTP. The texts are for people, and contain the address.
+/// The reason why bytes did not come over HTTP. The texts are for people, and contain the address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WebError {
     /// The server cannot be reached, has an internal fault, or the transfer ended early.

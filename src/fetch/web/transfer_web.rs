@@ -61,7 +61,7 @@ pub(in crate::fetch) struct TransferWeb {
     pub(super) meter: Meter,
     /// Requests that failed since the last right piece.
     pub(super) failed_in_a_row: u32,
-    /// Why the last request failed, until one succeeds.
+    /// The reason why the last request failed, until one succeeds.
     pub trouble: Option<String>,
 }
 

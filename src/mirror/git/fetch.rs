@@ -162,7 +162,7 @@ struct GitFetch<'a> {
     /// The time of the last progress, and the sum of bytes and objects at that time.
     last: Cell<(Instant, usize)>,
     stalled: Cell<bool>,
-    /// Why the transfer was ended.
+    /// The reason why the transfer was ended.
     excess: RefCell<Option<MirrorError>>,
     /// The bytes that were received when the free space was last looked at.
     space_checked: Cell<usize>,

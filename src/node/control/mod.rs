@@ -126,13 +126,13 @@ pub struct Status {
     /// The endpoint for other programs; none if none is served.
     #[serde(default)]
     pub endpoint: Option<EndpointStatus>,
-    /// Why the endpoint of the configuration is not served.
+    /// The reason why the endpoint of the configuration is not served.
     #[serde(default)]
     pub endpoint_problem: Option<String>,
     /// The address that serves figures over TCP; none if none does.
     #[serde(default)]
     pub metrics: Option<SocketAddr>,
-    /// Why the figures of the configuration are not served over TCP.
+    /// The reason why the figures of the configuration are not served over TCP.
     #[serde(default)]
     pub metrics_problem: Option<String>,
     /// The models that are read from the hub because no manifest of them is known.
@@ -161,7 +161,7 @@ pub struct Hello {
 /// Body of `POST /v1/seed`.
 #[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct Seed {
-    /// Which model; none means all models with stored bytes.
+    /// The model; none means all models with stored bytes.
     pub model: Option<ModelRef>,
     /// Hosts to connect to.
     pub peers: Vec<SocketAddr>,
@@ -195,7 +195,7 @@ pub struct StopRequest {
 /// Body of jobs that need only the name of a model.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct OfModel {
-    /// Which model.
+    /// The model.
     pub model: ModelRef,
 }
 

@@ -44,10 +44,10 @@ pub(super) struct Endpoints {
     endpoint: Mutex<Option<Running>>,
     /// One change at a time.
     changing: tokio::sync::Mutex<()>,
-    /// Why the endpoint of the configuration is not served.
+    /// The reason why the endpoint of the configuration is not served.
     pub problem: Mutex<Option<String>>,
     metrics: Mutex<Option<EndpointServer>>,
-    /// Why the figures of the configuration are not served.
+    /// The reason why the figures of the configuration are not served.
     pub metrics_problem: Mutex<Option<String>>,
 }
 

@@ -33,7 +33,7 @@ pub(super) enum FromHub {
     Complete {
         /// Bytes that were received.
         bytes: u64,
-        /// Why a manifest of a peer was refused.
+        /// The reason why a manifest of a peer was refused.
         warning: Option<String>,
     },
     /// Some files were fetched.

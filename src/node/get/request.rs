@@ -15,7 +15,7 @@ pub(in crate::node) const RESOLVE_WITHIN: Duration = Duration::from_secs(30);
 /// The body of `POST /v1/get`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GetRequest {
-    /// Which model.
+    /// The model.
     pub model: ModelRef,
     /// The destination, an absolute path; none is the models directory.
     pub output: Option<PathBuf>,
@@ -105,10 +105,10 @@ pub struct GetReport {
     pub downloaded_web: u64,
     /// Whether the sha256 of every file was checked.
     pub verified: bool,
-    /// Who signed it; none where it is unsigned.
+    /// The key that signed it; none if it is not signed.
     #[serde(default)]
     pub publisher: Option<PublisherKey>,
-    /// The key for people to compare.
+    /// The fingerprint of the key, for people to compare.
     #[serde(default)]
     pub fingerprint: Option<String>,
     /// The alias that the user has given the publisher.

@@ -124,7 +124,7 @@ pub struct MirrorReport {
     pub pointers: Vec<String>,
     /// Its torrent.
     pub info_hash: Option<InfoHash>,
-    /// Why it is not shared; none if it is shared.
+    /// The reason why it is not shared; none if it is shared.
     pub withheld: Option<WithheldReason>,
     /// Warnings for the user.
     pub warnings: Vec<String>,
