@@ -3,7 +3,7 @@
 //! Its owner reports events ([`speaks`](Gossip::speaks), [`message`](Gossip::message), [`left`](Gossip::left),
 //! [`stored`](Gossip::stored), [`tick`](Gossip::tick)), and carries out the resulting [`Action`]s in their order.
 //!
-//! What always holds:
+//! Invariants:
 //! - Records are exchanged between *partners*: peers of the catalog's swarm, at most [`MAX_PARTNERS`]. All other peers are
 //!   answered and can be asked.
 //! - A node requests the records that it lacks, one message at a time. So a node that is far behind receives as much as it

@@ -17,7 +17,7 @@
 //! | `shared_search` | one search for all callers with the same question |
 //! | `successors` | successors of publisher keys |
 //!
-//! What always holds: events of the engine are accepted without waiting; a caller only receives records with a valid
+//! Invariants: events of the engine are accepted without waiting; a caller only receives records with a valid
 //! signature and manifests with the right digest; every operation ends by its deadline.
 
 mod announcers;

@@ -1,4 +1,4 @@
-//! How long a read or a job waits, and what postpones its deadline.
+//! The deadline of a read or a job, and the progress that postpones it.
 
 use std::time::Duration;
 

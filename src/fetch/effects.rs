@@ -1,4 +1,4 @@
-//! What follows from a change of the fetch state: commands for the engine, and the next run of the timer.
+//! The effects of a change of the fetch state: commands for the engine, and the next run of the timer.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What events of the engine change in files: block maps, resume data, metainfo. `outcomes` has the changes of the state.
+//! The changes of files by events of the engine: block maps, resume data, metainfo. `outcomes` has the changes of the state.
 
 use std::ops::Range;
 use std::path::Path;

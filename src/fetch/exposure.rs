@@ -1,8 +1,8 @@
-//! Which hosts may learn of a torrent.
+//! The hosts that may learn of a torrent.
 
 use crate::torrent::Discovery;
 
-/// Which hosts may learn of a torrent.
+/// The hosts that may learn of a torrent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exposure {
     /// None: the torrent is in the engine for this node's readers alone. Peers named by the user are called; no peer is

@@ -1,4 +1,4 @@
-//! What readers got, and how long they waited: for metrics.
+//! The bytes that readers received, and how long the readers waited, for metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What is read, and why a read fails.
+//! The file that is read, and the reasons why a read fails.
 
 use std::io;
 use std::ops::Range;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 /// How long the engine may take to verify a piece.
 const VERIFY_WITHIN: Duration = Duration::from_secs(60);
 
-/// Where a piece that the engine was given came from.
+/// The origin of a piece that was passed to the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HandedFrom {
     Web,

@@ -1,9 +1,9 @@
-//! Which pieces, when: reads that wait, the windows ahead of them, whole-file fetching.
+//! Decides which pieces are fetched, and when: reads that wait, the windows ahead of them, whole-file fetching.
 //!
 //! Readers name a revision and a file; [`Fetch`] joins the swarm when it is first needed, requests the missing pieces, and
 //! wakes the readers when a piece is verified. All state is on this side and fed by events; the engine is never queried.
 //!
-//! What always holds:
+//! Invariants:
 //! - Bytes are returned only from verified blocks of a [`Content`](crate::store::Content). A piece is marked there before a
 //!   reader is woken, and block maps are tested under the lock under which waiters are registered.
 //! - A piece is requested once, however many readers wait for it, and cancelled when no claim is left.
@@ -182,7 +182,7 @@ impl Fetch {
         self.core.with(|state| state.transfers.expose(*info_hash, exposure))
     }
 
-    /// Which hosts may learn of a torrent.
+    /// The hosts that may learn of a torrent.
     pub fn exposure(&self, info_hash: &InfoHash) -> Exposure {
         self.core.state.lock().transfers.exposure(info_hash)
     }

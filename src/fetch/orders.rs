@@ -18,7 +18,7 @@ pub(super) enum Ordered {
     Requested,
 }
 
-/// What a piece needs before it can be ordered.
+/// The need of one piece: its strongest claim, and the blocks that the engine must fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Need {
     pub piece: u32,

@@ -1,4 +1,4 @@
-//! What events of the engine change in the state.
+//! The changes of the state by events of the engine.
 
 use std::io;
 use std::net::SocketAddr;

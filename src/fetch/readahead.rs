@@ -24,7 +24,7 @@ const NEAR_STEP: Duration = Duration::from_millis(500);
 /// All windows together want at most this many times the widest one.
 pub(super) const BUDGET: u64 = 4;
 
-/// What one window may claim.
+/// The bounds of the claims of one window.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     /// Bytes of all windows together.

@@ -1,4 +1,4 @@
-//! When peers are searched while a read waits.
+//! The times at which peers are searched while a read waits.
 
 use std::time::Duration;
 

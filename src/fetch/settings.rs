@@ -1,4 +1,4 @@
-//! What [`Fetch`](super::Fetch) needs of the configuration.
+//! The settings of [`Fetch`](super::Fetch) from the configuration.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::web::WebSettings;
 use crate::store::Rooms;
 use crate::torrent::{Discovery, GivenPeers};
 
-/// What `Fetch` needs of the configuration.
+/// The settings of `Fetch` from the configuration.
 #[derive(Debug, Clone)]
 pub struct FetchSettings {
     /// How long a read waits; any byte of the swarm postpones the end up to twice.

@@ -21,7 +21,7 @@ pub(super) struct Tensors {
     len: u64,
 }
 
-/// What is known of a file's tensors.
+/// The knowledge about the tensors of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FileTensors {
     /// Not a `.safetensors` file, or its header is not one.
@@ -42,7 +42,7 @@ impl Tensors {
         Self { ends: all, len }
     }
 
-    /// Where the header ends, in bytes from the start of the file.
+    /// The end of the header, in bytes from the start of the file.
     pub(super) fn header_end(&self) -> u64 {
         self.ends.first().copied().unwrap_or(0)
     }

@@ -1,4 +1,4 @@
-//! How many requests were sent, by the kind of the answer: for metrics.
+//! The number of requests that were sent, by the kind of the answer, for metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -148,7 +148,7 @@ pub struct Card {
     pub other: Map<String, Value>,
 }
 
-/// Where the files came from.
+/// The origin of the files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceEntry {
     /// `huggingface`, `git` or `local`.

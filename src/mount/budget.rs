@@ -1,4 +1,4 @@
-//! How many unknown names one process may look up.
+//! The number of unknown names that one process may look up.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;

@@ -116,7 +116,7 @@ impl fmt::Display for RequestedModel {
     }
 }
 
-/// What an unknown name could be.
+/// The entry that an unknown name could be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PossibleEntry {
     /// A directory above the revisions.

@@ -1,4 +1,4 @@
-//! Why the tree of a mount cannot answer a request.
+//! The reasons why the tree of a mount cannot answer a request.
 
 /// The reason why the tree cannot answer a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

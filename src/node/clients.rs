@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// A job in progress, as `status` reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobStatus {
-    /// What it does: `get acme/minilm`.
+    /// Its work, such as `get acme/minilm`.
     pub activity: String,
     /// Seconds since it began.
     pub seconds: u64,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Declares the table: `/// Meaning` and `Kind: exit code, HTTP status, [hints];`
 macro_rules! error_kinds {
     ($( $(#[$meta:meta])+ $kind:ident: $exit:literal, $status:ident, [$($hint:literal),*]; )+) => {
-        /// What decides the exit code and the help for an error; the same on both sides of the control socket.
+        /// The kind of an error, which decides its exit code and its help; the same on both sides of the control socket.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum ErrorKind { $( $(#[$meta])+ $kind, )+ }

@@ -1,4 +1,4 @@
-//! What was found in complete models: files that can run code when they are loaded.
+//! The findings in complete models: files that can run code when they are loaded.
 
 use std::num::NonZeroUsize;
 
@@ -12,7 +12,7 @@ use crate::store::StoredRevision;
 /// The most models whose findings are remembered.
 const MAX_FINDINGS: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
 
-/// What was found in complete models: their bytes do not change, so that a list of models need not open their files each time.
+/// The findings in complete models: their bytes do not change, so that a list of models need not open their files each time.
 pub struct KnownFindings(Mutex<LruCache<InfoHash, Findings>>);
 
 impl Default for KnownFindings {

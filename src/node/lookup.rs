@@ -23,7 +23,7 @@ use crate::trust::Trust;
 const SUCCESSOR_WITHIN: Duration = Duration::from_secs(8);
 const MAX_SUCCESSIONS: usize = 8;
 
-/// What is looked up, and how.
+/// The model that is looked up, and the limits of the lookup.
 #[derive(Clone, Copy)]
 pub(super) struct Lookup<'a> {
     /// The model.
@@ -32,7 +32,7 @@ pub(super) struct Lookup<'a> {
     pub publisher: Option<&'a str>,
     /// How long the caller waits for a name that no peer has.
     pub patience: SearchPatience,
-    /// What the manifest is for.
+    /// The use of the manifest.
     pub intent: Intent,
     /// How the hub is asked about manifests of strangers; none if it is not.
     pub witness: Option<&'a Arc<HubAccess>>,

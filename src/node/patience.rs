@@ -1,4 +1,4 @@
-//! How long a process waits for other processes that hold the base directory or are about to.
+//! The waits of a process for other processes that hold the base directory, or are about to hold it.
 
 use std::time::{Duration, Instant};
 

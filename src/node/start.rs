@@ -1,4 +1,4 @@
-//! How a node starts: lock, session, parts, control socket, background tasks.
+//! The start of a node: lock, session, parts, control socket, background tasks.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! How this node reaches hubs, git servers and web seeds.
+//! The access of this node to hubs, git servers and web seeds.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::fetch::web::{HttpSource, Lent, WebSettings};
 use crate::http::{EnvironmentProxies, HttpClient, Token};
 use crate::mirror::{HubLimits, token};
 
-/// What a command has in its own environment. The node uses it only for the work of that command.
+/// The settings in the environment of a command. The node uses it only for the work of that command.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Surroundings {
     /// The proxies that its environment names.

@@ -1,4 +1,4 @@
-//! Why a model is not shared.
+//! The reasons why models are not shared.
 
 use serde::{Deserialize, Serialize};
 

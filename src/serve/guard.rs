@@ -1,4 +1,4 @@
-//! Which requests are refused before a route sees them.
+//! Refuses requests before a route handles them.
 //!
 //! Loopback is shared by all users and browsers of a machine. A web page can make a browser send requests there, and can
 //! make a name of its own resolve to loopback (DNS rebinding). So the header `Host` must name the endpoint itself, and

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// What a request for a file of a known length asks for.
+/// The bytes that a request for a file of a known length asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Requested {
     /// The whole file.

@@ -8,7 +8,7 @@ use crate::model::{Kind, ModelName};
 /// Branches of the hub with slashes in their names, which some clients do not encode.
 const REFS: [&str; 2] = ["pr", "convert"];
 
-/// What a path names.
+/// The target of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     /// `/healthz`.

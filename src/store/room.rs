@@ -1,4 +1,4 @@
-//! How many more bytes the cache may take: `cache.max_size` and `cache.min_free` as limits.
+//! The space that the cache may still take: `cache.max_size` and `cache.min_free` as limits.
 //!
 //! Space is reserved before bytes are requested. Reserved bytes count as used until they are verified or no longer
 //! requested; then the next measurement of the files decides. The estimate is therefore never too low.

@@ -1,6 +1,6 @@
 //! Meetings and the messages of peers: [`Overlay`] for [`Session`].
 //!
-//! What always holds: for each peer, [`OverlayEvent::Speaks`] comes first, then its messages, then exactly one
+//! Invariants: for each peer, [`OverlayEvent::Speaks`] comes first, then its messages, then exactly one
 //! [`OverlayEvent::Left`], before its torrent is reported as removed. The bytes of messages that are not processed are
 //! bounded per peer and in total; a peer that exceeds a bound is disconnected. [`Talk`] is behind a lock of its own, shared
 //! by the pump and the threads that make requests, and never held while calling into the engine.

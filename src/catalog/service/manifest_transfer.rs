@@ -4,7 +4,7 @@
 //! asked for the remaining parts, several at a time. The order: peers that claim to hold the manifest, then all other
 //! peers that can be asked, then hosts that announced the name in the DHT, then the model's own swarm.
 //!
-//! What always holds: a silent peer delays the question to the next peers by at most [`STALL`]; a source that sends
+//! Invariants: a silent peer delays the question to the next peers by at most [`STALL`]; a source that sends
 //! nothing for [`SOURCE_STALL`], or is slower than [`SLOWEST`], is replaced when another peer has sent the first part; a
 //! peer that sent bytes of another manifest is not asked again.
 

@@ -4,7 +4,7 @@
 //! requested in ranges: first those that reads wait for, then the windows ahead of the readers, then whole files. All requests
 //! of the daemon share one budget, and space is reserved before bytes are requested.
 //!
-//! What always holds:
+//! Invariants:
 //! - A byte is requested once, however many readers wait for it, also of different models with the same file. A request whose bytes no reader needs any more ends.
 //! - Granules are recorded in the content before a reader is woken, and the content is tested under the lock under which
 //!   waiters are registered.

@@ -13,7 +13,7 @@ use crate::torrent::TorrentId;
 /// How long the engine may take to release a torrent that is added again.
 pub(in crate::fetch) const REMOVAL: Duration = Duration::from_secs(10);
 
-/// What the engine has of a torrent.
+/// The state of a torrent in the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::fetch) enum Phase {
     /// Nothing: a command to add it is queued.
@@ -35,7 +35,7 @@ pub(in crate::fetch) enum Phase {
     },
 }
 
-/// What a torrent was added with.
+/// The parameters with which a torrent was added.
 pub(in crate::fetch) struct AddedWith {
     pub have: FixedBitSet,
     /// Verified blocks of other pieces.

@@ -15,7 +15,7 @@ use crate::model::{PieceHashes, PieceIndex};
 /// After this many pieces that are not due, the remaining pieces are assumed not to be due either.
 const MAX_EARLY: usize = 64;
 
-/// What the choice for one torrent depends on.
+/// The facts on which the choice for one torrent depends.
 pub(super) struct Choices<'a> {
     transfer: &'a Transfer,
     web: &'a TransferWeb,

@@ -4,7 +4,7 @@
 //! anything in that time, or when a reader waited that long for it, even if peers send other pieces. Once the web was
 //! needed, it is asked immediately for as long as no peer is connected.
 //!
-//! What always holds:
+//! Invariants:
 //! - A piece is verified against its hash before the engine gets it, and the engine verifies it again, stores it and
 //!   seeds it like any other. Pieces whose hashes are not known are not fetched.
 //! - A piece is under way once. A request ends when none of its pieces is claimed, when its torrent leaves the engine, and
@@ -123,7 +123,7 @@ pub trait WebSource: Send + Sync + 'static {
     fn open(&self, request: WebRequest) -> BoxFuture<'static, Result<WebBody, WebError>>;
 }
 
-/// What `Fetch` needs to use the web.
+/// The parts that `Fetch` needs to use the web.
 #[derive(Clone)]
 pub struct WebSettings {
     /// Sends the requests.

@@ -1,4 +1,4 @@
-//! What a download is to do.
+//! The job of a download: its files, their destination, and verified local copies.
 
 use std::path::{Path, PathBuf};
 

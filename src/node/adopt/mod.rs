@@ -55,7 +55,7 @@ pub struct AdoptProgress {
     pub total: u64,
 }
 
-/// What became of the files of one directory.
+/// The result for the files of one directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdoptState {
@@ -78,7 +78,7 @@ pub struct AdoptedDir {
     pub model: Option<ModelRef>,
     /// The directory.
     pub dir: PathBuf,
-    /// What became of it.
+    /// The result.
     pub state: AdoptState,
     /// Number of files that belong to the model; of an unknown one, of all files.
     pub files: usize,

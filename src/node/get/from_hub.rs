@@ -27,7 +27,7 @@ const WITHIN: Duration = Duration::from_secs(30);
 /// How long the swarm is searched for a model that the hub has.
 const SWARM_FIRST: Duration = Duration::from_secs(6);
 
-/// What became of a `get` of a model of the hub.
+/// The result of a `get` of a model of the hub.
 pub(super) enum FromHub {
     /// The model has its manifest now.
     Complete {

@@ -114,7 +114,7 @@ pub struct GetReport {
     /// The alias that the user has given the publisher.
     #[serde(default)]
     pub alias: Option<String>,
-    /// Where its manifest is from.
+    /// The origin of its manifest.
     #[serde(default)]
     pub origin: ManifestOrigin,
     /// Warnings for the user.
@@ -125,7 +125,7 @@ pub struct GetReport {
     pub seeded: bool,
 }
 
-/// Where the manifest of a model is from.
+/// The origin of the manifest of a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ManifestOrigin {

@@ -1,4 +1,4 @@
-//! Which manifest a `get` uses: the known one, or one from the network.
+//! Chooses the manifest that a `get` uses: the known one, or one from the network.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

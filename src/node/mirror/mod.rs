@@ -43,7 +43,7 @@ pub(super) async fn run(
     }
 }
 
-/// What became of one attempt.
+/// The result of one attempt.
 enum MirrorAttempt {
     /// The repository is mirrored.
     Mirrored(Box<MirrorReport>),

@@ -34,7 +34,7 @@ pub(super) struct MirroredModel {
     pub turn: OwnedMutexGuard<()>,
 }
 
-/// What a manifest of a repository is made of.
+/// The parts from which the manifest of a repository is made.
 pub(in crate::node) struct ManifestSource<'a> {
     pub library: &'a Library,
     /// The directory of the files.
