@@ -20,7 +20,7 @@ use crate::node::mounts::{MountStatus, ServeOptions};
 use crate::node::sharing::WithheldReason;
 use crate::node::space::LackOfSpace;
 use crate::node::unresolved::UnresolvedName;
-use crate::store::RefutedManifest;
+use crate::store::{ListedState, RefutedManifest};
 use crate::trust::{NamedPublisher, Standing};
 
 const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
@@ -51,6 +51,7 @@ pub fn model(name: &str) -> KnownModel {
         info_hash: Some(InfoHash([7; 32])),
         hub_commit: None,
         hub_is_ahead: false,
+        hub_state: None,
         path: Some(format!("/home/ada/.silmaril/models/{name}").into()),
     }
 }
@@ -178,6 +179,7 @@ pub fn status() -> Status {
             alias,
             pinned: true,
             runs_code: vec![RunsCode::Python],
+            hub_state: Some(ListedState::Listed),
         }],
         space: Some(LackOfSpace { files: 2, free: 1 << 20, min_free: 1 << 30 }),
         hub: vec![HubStatus {

@@ -117,7 +117,15 @@ impl Fetch {
                 }
             };
             match marked {
-                Ok(marked) => verified |= marked,
+                Ok(marked) => {
+                    verified |= marked;
+                    if marked
+                        && content.is_complete()
+                        && let Some(witness) = self.witness.get()
+                    {
+                        witness.completed();
+                    }
+                }
                 Err(error) => {
                     // The block map in memory has the bytes.
                     verified = true;

@@ -19,8 +19,8 @@ pub trait HubWitness: Send + Sync {
     /// Reports a file whose complete bytes have the hash that the hub lists.
     fn confirmed(&self, file: &FileRef);
 
-    /// Reports a file that may be complete now, and was not compared with the hash that the hub lists.
-    fn completed(&self, file: &FileRef);
+    /// Reports that all bytes of some file have become verified. Must not wait.
+    fn completed(&self);
 }
 
 /// A file at the hub.

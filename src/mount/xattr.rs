@@ -27,11 +27,14 @@ pub enum XattrName {
     /// What the bytes of the file rest on: `piece` for the hashes of its pieces, `sha256` for the hash of the whole file that
     /// the hub lists, `hub` for the hub's TLS and the commit.
     Proof,
+    /// What the hub has shown about bytes of a publisher that the user did not choose: `listed by the hub` or `as on the hub`. Absent
+    /// if the hub was not asked, or does not list the files.
+    Hub,
 }
 
 impl XattrName {
     /// All attributes.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Sha256,
         Self::PiecesRoot,
         Self::InfoHash,
@@ -40,6 +43,7 @@ impl XattrName {
         Self::Revision,
         Self::Trust,
         Self::Proof,
+        Self::Hub,
     ];
 
     /// The full name.
@@ -53,6 +57,7 @@ impl XattrName {
             Self::Revision => "user.silmaril.revision",
             Self::Trust => "user.silmaril.trust",
             Self::Proof => "user.silmaril.proof",
+            Self::Hub => "user.silmaril.hub",
         }
     }
 
@@ -93,6 +98,7 @@ pub fn value(
                 XattrName::Revision => None,
                 XattrName::Trust => is_pinned(manifest).map(trust),
                 XattrName::Proof => Some(proof(revision, file).to_owned()),
+                XattrName::Hub => revision.hub_state(file).map(|state| state.as_str().to_owned()),
             }
         }
         (NodeKind::Dir { .. }, _) if *index == 0 => match name {
@@ -101,6 +107,7 @@ pub fn value(
             XattrName::Publisher => manifest.publisher.map(|p| p.to_string()),
             XattrName::Revision => Some(manifest.version.to_string()),
             XattrName::Trust => is_pinned(manifest).map(trust),
+            XattrName::Hub => revision.hub_state_of_all().map(|state| state.as_str().to_owned()),
             XattrName::Sha256 | XattrName::PiecesRoot | XattrName::Proof => None,
         },
         (NodeKind::Dir { .. }, _) => None,

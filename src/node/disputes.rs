@@ -18,7 +18,7 @@ use crate::catalog::now;
 use crate::fetch::Fetch;
 use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
 use crate::mount::{RequestedModel, ShownModels};
-use crate::store::{StoredRevision, Verdict};
+use crate::store::{ListedState, StoredRevision, Verdict};
 use crate::trust::{Choice, NamedPublisher, Pinning, Standing, TrustDocument, TrustError};
 
 /// A name that several publishers dispute, as `status` reports it.
@@ -246,6 +246,9 @@ pub struct ModelNote {
     pub pinned: bool,
     /// How files of it can run code when they are loaded.
     pub runs_code: Vec<crate::model::code::RunsCode>,
+    /// What the hub has shown about the bytes, if it lists the files of a manifest of a publisher that the user did not choose.
+    #[serde(default)]
+    pub hub_state: Option<ListedState>,
 }
 
 /// Facts that readers of the models in swarms should know.
@@ -261,6 +264,7 @@ pub(super) fn notes(library: &Library, fetch: &Fetch) -> Vec<ModelNote> {
             alias: publisher.and_then(|key| document.alias(&key)).map(ToString::to_string),
             pinned: publisher.is_some() && document.pinned(&manifest.name) == publisher,
             runs_code: library.findings.of(&revision).kinds(),
+            hub_state: revision.hub_state_of_all(),
         }
     };
     fetch.joined().into_iter().map(note).collect()

@@ -9,7 +9,7 @@ use super::unshared::{self, Memory, Unshared};
 use super::{Library, NodeError};
 use crate::model::code::{Findings, RunsCode};
 use crate::model::{InfoHash, ModelName, ModelRef, PublisherKey, Revision, complete};
-use crate::store::StoredRevision;
+use crate::store::{ListedState, StoredRevision};
 use crate::trust::TrustDocument;
 
 /// One known model.
@@ -56,6 +56,9 @@ pub struct KnownModel {
     /// Whether the hub has a newer commit of it.
     #[serde(default)]
     pub hub_is_ahead: bool,
+    /// What the hub has shown about the bytes, if it lists the files of a manifest of a publisher that the user did not choose.
+    #[serde(default)]
+    pub hub_state: Option<ListedState>,
 }
 
 impl KnownModel {
@@ -82,6 +85,7 @@ impl KnownModel {
             path: library.store.placed().own_dir(revision),
             hub_commit: None,
             hub_is_ahead: false,
+            hub_state: revision.hub_state_of_all(),
         }
     }
 
@@ -119,6 +123,7 @@ impl KnownModel {
             path: None,
             hub_commit: Some(listing.commit.to_string()),
             hub_is_ahead: ahead,
+            hub_state: None,
         })
     }
 
@@ -146,6 +151,7 @@ impl KnownModel {
             path: Some(model.path.clone()),
             hub_commit: None,
             hub_is_ahead: false,
+            hub_state: None,
         }
     }
 

@@ -161,7 +161,11 @@ impl Node {
             library,
             lock: Arc::new(lock),
         });
-        node.fetch.set_witness(Arc::new(NodeWitness { node: Arc::downgrade(&node), contradictions }));
+        node.fetch.set_witness(Arc::new(NodeWitness {
+            node: Arc::downgrade(&node),
+            contradictions,
+            completed: node.witness.completed.clone(),
+        }));
         node.seeds.apply_all_rules();
         let server = control::serve(Arc::downgrade(&node), &node.library.paths)?;
         *node.server.lock() = Some(server);
@@ -181,12 +185,24 @@ impl Node {
         let handing = tokio::spawn(hub::hand_over::run(Arc::downgrade(&node)));
         let comparing = tokio::spawn(hub::twins::run(Arc::downgrade(&node)));
         let refusing = tokio::spawn(witness::contents::run(Arc::downgrade(&node), contradicted));
+        let confirming = tokio::spawn(witness::complete::run(Arc::downgrade(&node)));
         node.hub.refresh();
         let scrubbing = tokio::spawn(super::scrub::run(Arc::downgrade(&node)));
         node.tasks.lock().extend(
-            [housekeeper, keeper, looking, tending, scrubbing, completing, handing, comparing, refusing]
-                .into_iter()
-                .chain(attendants),
+            [
+                housekeeper,
+                keeper,
+                looking,
+                tending,
+                scrubbing,
+                completing,
+                handing,
+                comparing,
+                refusing,
+                confirming,
+            ]
+            .into_iter()
+            .chain(attendants),
         );
         let reader = Arc::downgrade(&node);
         if let Some(part) = &node.catalog {

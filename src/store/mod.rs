@@ -78,7 +78,7 @@ pub(crate) use placed::PlacedFiles;
 pub use placement::Stamp;
 pub(crate) use registry::Registry;
 pub use revision::StoredRevision;
-pub(crate) use revision::{HubModel, Refutation};
+pub(crate) use revision::{HubModel, ListedState, Refutation};
 pub use room::Rooms;
 pub(crate) use room::{Room, kept_free};
 pub(crate) use scrub::Pass;

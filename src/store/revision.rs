@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use fixedbitset::FixedBitSet;
 use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
@@ -39,6 +40,27 @@ pub struct StoredRevision {
     pub listed: Option<Arc<ListedFiles>>,
     /// Whether bytes of it were found to contradict the hub; none if `listed` is none. All revisions with the manifest share it.
     pub refutation: Option<Arc<Refutation>>,
+}
+
+/// What the hub has shown about bytes that agree with its list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ListedState {
+    /// The hub lists the length and the hash. The pieces root may be false: the complete bytes were not compared.
+    #[serde(rename = "listed by the hub")]
+    Listed,
+    /// The complete bytes have the hash that the hub lists.
+    #[serde(rename = "as on the hub")]
+    Equal,
+}
+
+impl ListedState {
+    /// For people and programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Listed => "listed by the hub",
+            Self::Equal => "as on the hub",
+        }
+    }
 }
 
 /// That bytes of a manifest contradict the hub, and the revision with which its readers continue.
@@ -210,6 +232,19 @@ impl StoredRevision {
     /// Cached bytes, verified or unproved.
     pub fn held_bytes(&self) -> u64 {
         self.contents.iter().map(|c| c.cached_bytes() + c.unproved_bytes()).sum()
+    }
+
+    /// What the hub has shown about a file of a manifest of a publisher that the user did not choose. None if it lists no file of the
+    /// manifest, or was not asked.
+    pub fn hub_state(&self, file: usize) -> Option<ListedState> {
+        let listed = self.listed.as_ref()?;
+        Some(if listed.is_checked(file) { ListedState::Equal } else { ListedState::Listed })
+    }
+
+    /// [`Self::hub_state`] of the whole model: that of a file that is not compared, if there is one.
+    pub fn hub_state_of_all(&self) -> Option<ListedState> {
+        let all = (0..self.contents.len()).filter_map(|file| self.hub_state(file));
+        all.min()
     }
 
     /// The contents of some files (indices into the manifest), each once, empty ones left out.

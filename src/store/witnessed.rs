@@ -169,6 +169,16 @@ impl Witnessed {
         self.models.lock().get(&manifest.model_ref())?.listings.get(&commit).cloned()
     }
 
+    /// The models with manifests of which the hub lists the files.
+    pub fn listed_models(&self) -> Vec<ModelRef> {
+        let models = self.models.lock();
+        models
+            .iter()
+            .filter(|(_, judged)| !judged.listings.is_empty())
+            .map(|(model, _)| model.clone())
+            .collect()
+    }
+
     /// The hashes that the hub lists for the files of a manifest, if it lists the same files.
     pub fn listed(&self, manifest: &Manifest) -> Option<ListedFiles> {
         ListedFiles::of(manifest, &self.listing_of(manifest)?, &self.checked)

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::rig::{LARGE, SHORT, info_hash, mount_with, read_at, status};
+use super::rig::{LARGE, SHORT, info_hash, listed, mount_with, read_at, status};
 use crate::support::fixtures::{dd, hashes, noise};
 use crate::support::host::{Host, Mounted};
 use crate::support::manifests;
@@ -281,11 +281,18 @@ fn get_of_a_false_pieces_root_continues_at_the_hub() {
 /// Mounts a model of which only the false manifest is known, and of which the hub does not describe the newest state, so that the
 /// mount shows the false manifest.
 fn mount_of_a_liar<'a>(scene: &'a Scene, mallory: &Host) -> Mounted<'a> {
+    let mounted = mount_of_swarm(scene);
+    assert_eq!(info_hash(&scene.carol, NAME), info_hash(mallory, "evil/m"));
+    mounted
+}
+
+/// Mounts a model that a host of the swarm has. The hub does not describe its newest state while the name is looked up, so that the mount
+/// shows the manifest of the swarm.
+fn mount_of_swarm(scene: &Scene) -> Mounted<'_> {
     let faults = scene.net.hub.faults();
     faults.always("revision/main", Fault::Status(503));
     let mounted = scene.carol.mount(&[]);
     assert_eq!(fs::read(mounted.path(NAME).join("sub/a file+.json")).unwrap(), b"[1]");
-    assert_eq!(info_hash(&scene.carol, NAME), info_hash(mallory, "evil/m"));
     faults.clear();
     mounted
 }
@@ -321,10 +328,7 @@ fn first_read_waits_a_short_time_for_a_hub_that_stalls() {
     let daemon = carol.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     await_records(carol, &[&alice]);
-    let faults = scene.net.hub.faults();
-    faults.always("revision/main", Fault::Status(503));
-    let mounted = carol.mount(&[]);
-    assert_eq!(fs::read(mounted.path(NAME).join("sub/a file+.json")).unwrap(), b"[1]");
+    let mounted = mount_of_swarm(&scene);
     scene.net.hub.cdn_faults().always("large.bin", Fault::Stalled(0));
     let large = mounted.path(NAME).join("large.bin");
     dd(&large, 1000, 70, 1, PATIENCE).ok();
@@ -333,5 +337,61 @@ fn first_read_waits_a_short_time_for_a_hub_that_stalls() {
     assert_eq!(status(carol)["refuted"], json!([]));
     let asked = scene.net.hub.log().of("large.bin");
     assert!(asked.iter().any(|asked| asked.site == "cdn"), "the hub was not asked");
+    mounted.unmount();
+}
+
+/// The extended attribute with what the hub has shown about a file.
+fn hub_state(path: &Path) -> String {
+    let mut value = [0; 64];
+    let len = rustix::fs::getxattr(path, "user.silmaril.hub", &mut value).unwrap();
+    String::from_utf8(value[..len].to_vec()).unwrap()
+}
+
+#[test]
+fn file_is_as_on_the_hub_when_all_of_it_was_compared() {
+    let scene = Scene::new("");
+    let alice = scene.net.host("alice", SHORT);
+    let _true = mirror_and_share(&alice, &[NAME]);
+    let carol = &scene.carol;
+    let daemon = carol.spawn(&["daemon", "-f"]);
+    daemon.wait_for_line("running", PATIENCE);
+    await_records(carol, &[&alice]);
+    let mounted = mount_of_swarm(&scene);
+    let large = mounted.path(NAME).join("large.bin");
+    assert_eq!(hub_state(&large), "listed by the hub");
+    read_at(&large, 70_000, 1000).unwrap();
+    assert_eq!(hub_state(&large), "listed by the hub", "a part was read");
+    assert_eq!(listed(carol, NAME)["hub_state"], "listed by the hub");
+    assert_eq!(status(carol)["notes"][0]["hub_state"], "listed by the hub");
+    assert_eq!(read_all(&mounted.path(NAME)), scene.files());
+    until("the file is compared", PATIENCE, || hub_state(&large) == "as on the hub");
+    until("all files are compared", PATIENCE, || listed(carol, NAME)["hub_state"] == "as on the hub");
+    mounted.unmount();
+    drop(daemon);
+    scene.net.unplug();
+    let daemon = carol.spawn(&["daemon", "-f"]);
+    daemon.wait_for_line("running", PATIENCE);
+    assert_eq!(listed(carol, NAME)["hub_state"], "as on the hub");
+    assert_eq!(hub_state(&carol.mount(&[]).path(NAME).join("large.bin")), "as on the hub");
+}
+
+#[test]
+fn complete_false_file_is_refused_in_the_background() {
+    let scene = Scene::new("");
+    let (mallory, _false) = scene.liar(Lie::Root);
+    let carol = &scene.carol;
+    let daemon = carol.spawn(&["daemon", "-f"]);
+    daemon.wait_for_line("running", PATIENCE);
+    await_records(carol, &[&mallory]);
+    let mounted = mount_of_a_liar(&scene, &mallory);
+    // No part can be compared before the first byte.
+    scene.net.hub.cdn_faults().always("large.bin", Fault::Status(503));
+    let large = mounted.path(NAME).join("large.bin");
+    assert_ne!(fs::read(&large).unwrap(), LARGE.with(Clone::clone), "the file of the liar was not read");
+    until("the manifest is refused", PATIENCE, || {
+        status(carol)["refuted"].to_string().contains("the bytes of large.bin do not have the SHA-256")
+    });
+    scene.net.hub.cdn_faults().clear();
+    until("all files are those of the hub", PATIENCE, || read_all(&mounted.path(NAME)) == scene.files());
     mounted.unmount();
 }

@@ -98,7 +98,10 @@ async fn get_as_known_now(
 ) -> Result<Got, NodeError> {
     let wanted = wanted(node, request, access, progress).await?;
     let revision = node.library.store.revision(wanted.manifest.clone())?;
-    match get_revision(node, request, wanted, &revision, progress).await {
+    let got = get_revision(node, request, wanted, &revision, progress).await;
+    // Its files are compared with the hub only while no job has them.
+    node.witness.completed.notify_one();
+    match got {
         Ok(report) => Ok(Got::Report(Box::new(report))),
         Err(error) => Ok(Got::Refuted(witness::contents::refused(node, &revision).await.ok_or(error)?)),
     }

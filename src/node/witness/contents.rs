@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::ask::can_ask;
+use super::complete;
 use crate::fetch::{FileRef, different_sha256};
 use crate::model::{Identity, ModelRef};
 use crate::mount::RequestedModel;
@@ -152,8 +153,12 @@ pub(in crate::node) async fn record_hashed(
         }
     }
     if let Some(&file) = wrong.first() {
-        let difference = different_sha256(&manifest.files[file].path);
-        node.fetch.report_contradiction(&FileRef { revision: revision.clone(), file }, difference);
+        let (content, identity) = (revision.contents[file].clone(), listed.identity(file));
+        let comparing = blocking::run(move || Ok(complete::compare(&content, identity, &|| true)));
+        if matches!(comparing.await, Ok(complete::Compared::Different)) {
+            let difference = different_sha256(&manifest.files[file].path);
+            node.fetch.report_contradiction(&FileRef { revision: revision.clone(), file }, difference);
+        }
     }
     let (store, manifest) = (node.library.store.clone(), manifest.clone());
     let recording = blocking::run(move || {

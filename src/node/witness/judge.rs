@@ -359,6 +359,7 @@ async fn record(question: &Question<'_>, manifests: &[&Manifest], states: &[Stat
         judged.push((Manifest::clone(manifest), verdict));
     }
     let (node, model) = (question.node.clone(), question.model.clone());
+    let completed = node.witness.completed.clone();
     let recording = blocking::run(move || {
         let judgement = |(manifest, verdict): (Manifest, Verdict)| Judgement {
             manifest: manifest.digest().0,
@@ -373,4 +374,6 @@ async fn record(question: &Question<'_>, manifests: &[&Manifest], states: &[Stat
     if let Err(error) = recording.await {
         tracing::error!(%error, "could not record what the hub has shown");
     }
+    // Files of it may be complete already.
+    completed.notify_one();
 }

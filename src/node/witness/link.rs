@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::ask::{can_ask, request_part};
 use super::contents::Contradiction;
@@ -21,6 +21,8 @@ pub(in crate::node) struct NodeWitness {
     pub node: Weak<Node>,
     /// Receives manifests that are refused.
     pub contradictions: mpsc::UnboundedSender<Contradiction>,
+    /// Notified when a file has become complete.
+    pub completed: Arc<Notify>,
 }
 
 impl HubWitness for NodeWitness {
@@ -58,7 +60,9 @@ impl HubWitness for NodeWitness {
         }));
     }
 
-    fn completed(&self, _file: &FileRef) {}
+    fn completed(&self) {
+        self.completed.notify_one();
+    }
 }
 
 /// A file of a commit at the hub.

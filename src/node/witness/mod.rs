@@ -2,17 +2,21 @@
 //! commit.
 //!
 //! [`judge`] decides about the candidates of a name. [`ask`] sends the requests, with limits, and caches the answers. [`link`] sends
-//! parts of files to the scheduler, which compares them before a reader gets bytes. [`contents`] compares complete files. Results are stored in [`Witnessed`](crate::store::Witnessed). Where the hub cannot be asked, or does not know the name or the commit,
+//! parts of files to the scheduler, which compares them before a reader gets bytes. [`complete`] compares complete files in the background, and [`contents`] deletes what contradicts the hub. Results are stored in [`Witnessed`](crate::store::Witnessed). Where the hub cannot be asked, or does not know the name or the commit,
 //! names are decided as without a witness.
 
 mod answers;
 mod ask;
+pub(super) mod complete;
 pub(super) mod contents;
 mod judge;
 pub(super) mod link;
 
+use std::sync::Arc;
+
 use answers::Asks;
 pub(super) use judge::HubJudge;
+use tokio::sync::Notify;
 
 use super::{Library, NodeError};
 use crate::model::ModelName;
@@ -27,6 +31,8 @@ pub(super) struct Witness {
     asks: Asks,
     /// Held while a manifest is refused: two refusals must not delete one model at the same time.
     refusing: tokio::sync::Mutex<()>,
+    /// Notified when a complete file may be compared with the hash that the hub lists.
+    pub completed: Arc<Notify>,
 }
 
 impl Witness {
@@ -38,6 +44,7 @@ impl Witness {
             never,
             asks: Asks::default(),
             refusing: Default::default(),
+            completed: Arc::default(),
         })
     }
 
