@@ -117,6 +117,13 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Compares all bytes. The caller knows that all pieces were reported.
+    #[track_caller]
+    pub(super) fn assert_complete(&self) {
+        let blocks = (0..PIECES).flat_map(|piece| (0..PIECE / BLOCK).map(move |block| (piece, block)));
+        blocks.for_each(|(piece, block)| assert_right(self.sample, self.dir.path(), piece, block));
+    }
+
     /// Compares all bytes that were reported, also long ago.
     #[track_caller]
     fn check(&self) {
