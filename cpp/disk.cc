@@ -103,37 +103,27 @@ public:
         auto const storage = at(index);
         int const piece = static_cast<int>(r.piece);
         bool const barred = observer && storage->proof && storage->proof->blocks.is_barred(piece);
-        auto bytes = std::make_shared<std::vector<char> const>(from, from + r.length);
-        if (barred || !storage->accept(piece, r.start, bytes)) {
-            post([handler = std::move(handler), error = barred ? dropped() : lt::storage_error()] {
+        // Writes of pieces from add_piece have no observer. If such a write fails, libtorrent does not reset
+        // the piece. Therefore success is reported; then the hash does not match, and that resets the piece.
+        Storage::Block block{r.start, std::make_shared<std::vector<char> const>(from, from + r.length),
+                             !observer, std::move(handler)};
+        auto const accepted = barred ? Storage::Accepted::no : storage->accept(piece, block);
+        if (accepted == Storage::Accepted::no) {
+            post([handler = std::move(block.handler), error = barred ? dropped() : lt::storage_error()] {
                 handler(error);
             });
             return false;
         }
-        // Writes of pieces from add_piece have no observer. If such a write fails, libtorrent does not reset
-        // the piece. Therefore success is reported; then the hash does not match, and that resets the piece.
-        bool const given = !observer;
         bool const full = m_queued.fetch_add(r.length) + r.length > m_max_queued;
         if (full && observer) {
             std::lock_guard const lock(m_observers_mutex);
             m_observers.push_back(observer);
         }
-        job(index, false,
-            [this, piece, start = r.start, bytes, given, handler = std::move(handler)](Storage& s) mutable {
-                auto const flushed = s.flush(piece, start, bytes, given);
-                if (flushed.error) report(s, flushed.error);
-                lt::storage_error error;
-                if (!given && flushed.error) error = write_refused();
-                if (!given && (flushed.refused || flushed.wrong)) error = dropped();
-                if (flushed.wrong) report_wrong(s.proof, piece, start / block_size);
-                // Posted before the next task of the piece starts: libtorrent must receive the result of the
-                // write before that of the hash.
-                post([handler = std::move(handler), error] { handler(error); });
-                for (int const block : flushed.kept) confirm(s, piece, block);
-                if (flushed.suspect) report_suspect(s.proof, piece, start / block_size / per_granule);
-                after(s.finish(piece));
-                release(int(bytes->size()));
-            });
+        // The queue may have become empty since.
+        if (full) release(0);
+        if (accepted == Storage::Accepted::flush)
+            m_flushes.push_back(counted(storage, [this, piece](Storage& s) { this->flush(s, piece); }));
+        if (m_aborted) submit_jobs();
         return full;
     }
 
@@ -257,9 +247,14 @@ public:
     void abort(bool wait) override {
         m_aborted = true;
         m_idle.cancel();
+        submit_jobs();
         m_pool.stop(wait);
     }
-    void submit_jobs() override {}  // jobs start when they are queued
+    // libtorrent calls this some time after each `async_write`: until then it passes on all blocks that a
+    // connection has received together. Other jobs start when they are queued.
+    void submit_jobs() override {
+        for (auto& flush : std::exchange(m_flushes, {})) m_pool.run_soon(std::move(flush), false);
+    }
 
     void settings_updated() override {
         m_max_queued = m_settings.get_int(lt::settings_pack::max_queued_disk_bytes);
@@ -380,6 +375,30 @@ private:
         proof.granules_came = nullptr;
     }
 
+    void flush(Storage& storage, int piece) {
+        auto flushed = storage.flush(piece);
+        int bytes = 0;
+        std::vector<std::pair<std::function<void(lt::storage_error const&)>, lt::storage_error>> results;
+        for (auto& block : flushed.blocks) {
+            bytes += int(block.bytes->size());
+            if (block.error) report(storage, block.error);
+            lt::storage_error error;
+            if (!block.given && block.error) error = write_refused();
+            if (!block.given && (block.refused || block.wrong)) error = dropped();
+            if (block.wrong) report_wrong(storage.proof, piece, block.start / block_size);
+            results.emplace_back(std::move(block.handler), error);
+        }
+        // Posted before the next task of the piece starts: libtorrent must receive the result of the write
+        // before that of the hash.
+        post([results = std::move(results)] {
+            for (auto const& [handler, error] : results) handler(error);
+        });
+        for (int const block : flushed.kept) confirm(storage, piece, block);
+        for (int const granule : flushed.suspects) report_suspect(storage.proof, piece, granule);
+        after(storage.finish(piece));
+        release(bytes);
+    }
+
     static void note_granules(Storage& storage, int piece) {
         if (auto const saved = granules_of(storage, piece))
             storage.proof->blocks.granules_saved(piece, *saved);
@@ -468,6 +487,7 @@ private:
     SharedPaths m_shared_paths;
     std::uint64_t m_next_key = 0;
     std::vector<std::shared_ptr<Storage>> m_storages;  // by storage index; network thread only
+    std::vector<Task> m_flushes;                       // that `submit_jobs` starts; network thread only
     std::atomic<std::int64_t> m_queued{0};
     std::atomic<std::int64_t> m_max_queued{0};
     std::mutex m_observers_mutex;

@@ -1,6 +1,7 @@
 #include "files.h"
 
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -28,17 +29,37 @@ int pread_fully(int fd, char* to, std::int64_t length, std::int64_t at) {
     return 0;
 }
 
-int pwrite_fully(int fd, char const* from, std::int64_t length, std::int64_t at) {
-    while (length > 0) {
-        auto const put = ::pwrite(fd, from, std::size_t(length), at);
+// The bytes from `from` to `to` of the parts, which are counted from the first byte of the first part.
+std::vector<iovec> range_of(lt::span<lt::span<char const> const> parts, std::int64_t from, std::int64_t to) {
+    std::vector<iovec> range;
+    std::int64_t start = 0;
+    for (auto const& part : parts) {
+        auto const first = std::max(from - start, std::int64_t(0));
+        auto const end = std::min(to - start, std::int64_t(part.size()));
+        if (first < end) range.push_back({const_cast<char*>(part.data()) + first, std::size_t(end - first)});
+        start += part.size();
+    }
+    return range;
+}
+
+int pwritev_fully(int fd, std::vector<iovec> parts, std::int64_t at) {
+    for (auto next = parts.begin(); next != parts.end();) {
+        auto put = ::pwritev(fd, &*next, int(parts.end() - next), at);
         if (put < 0 && errno == EINTR) continue;
         if (put < 0) return errno;
         if (put == 0) return ENOSPC;
-        from += put;
         at += put;
-        length -= put;
+        for (; next != parts.end() && std::size_t(put) >= next->iov_len; ++next) put -= next->iov_len;
+        if (next == parts.end()) break;
+        next->iov_base = static_cast<char*>(next->iov_base) + put;
+        next->iov_len -= std::size_t(put);
     }
     return 0;
+}
+
+int pwrite_fully(int fd, char const* from, std::int64_t length, std::int64_t at) {
+    lt::span<char const> const part(from, std::ptrdiff_t(length));
+    return pwritev_fully(fd, range_of(lt::span<lt::span<char const> const>(&part, 1), 0, length), at);
 }
 
 }  // namespace
@@ -301,17 +322,32 @@ FileError TorrentFiles::read(std::int64_t offset, char* to, std::int64_t length)
                 });
 }
 
-FileError TorrentFiles::write(std::int64_t offset, char const* from, std::int64_t length) {
-    return each(
-        offset, length, [&](int file, std::int64_t at, std::int64_t done, std::int64_t count) -> FileError {
-            if (file < 0) return {};
-            FileError error;
-            auto const descriptor = open(file, true, error);
-            if (!descriptor) return error;
-            int const failed = m_shared[std::size_t(file)]->write(
-                m_storage, at, count, [&] { return pwrite_fully(descriptor->fd(), from + done, count, at); });
-            return {failed, file, "write"};
-        });
+FileError TorrentFiles::write(std::int64_t offset, lt::span<lt::span<char const> const> parts) {
+    std::int64_t length = 0;
+    for (auto const& part : parts) length += part.size();
+    auto const visit = [&](int file, std::int64_t at, std::int64_t done, std::int64_t count) -> FileError {
+        if (file < 0) return {};
+        FileError error;
+        auto const descriptor = open(file, true, error);
+        if (!descriptor) return error;
+        auto const put = [&](std::int64_t from, std::int64_t to) {
+            auto const first = at + from - done;
+            return m_shared[std::size_t(file)]->write(m_storage, first, to - from, [&] {
+                return pwritev_fully(descriptor->fd(), range_of(parts, from, to), first);
+            });
+        };
+        if (auto const failed = put(done, done + count)) return {*failed, file, "write"};
+        std::int64_t start = 0;
+        for (auto const& part : parts) {
+            auto const from = std::max(start, done);
+            auto const to = std::min(start + std::int64_t(part.size()), done + count);
+            int const failed = from < to ? put(from, to).value_or(0) : 0;
+            if (failed) return {failed, file, "write"};
+            start += part.size();
+        }
+        return {};
+    };
+    return each(offset, length, visit);
 }
 
 FileError TorrentFiles::restore_lost(std::int64_t offset, std::int64_t length) {

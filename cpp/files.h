@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <libtorrent/file_storage.hpp>
+#include <libtorrent/span.hpp>
 #include <list>
 #include <map>
 #include <memory>
@@ -108,9 +109,11 @@ public:
     // The saved hash of the 64 KiB at `offset` of the torrent; none if it was not saved.
     std::optional<lt::sha256_hash> granule(std::int64_t offset);
 
-    // Reads or writes `length` bytes at `offset` of the torrent. Pad files contain zeros and ignore writes.
+    // Reads `length` bytes at `offset` of the torrent. Pad files contain zeros.
     FileError read(std::int64_t offset, char* to, std::int64_t length);
-    FileError write(std::int64_t offset, char const* from, std::int64_t length);
+    // Writes the bytes of all parts at `offset` of the torrent, one after another. Skips parts of which
+    // another torrent has proved bytes in the same file, and what belongs to pad files.
+    FileError write(std::int64_t offset, lt::span<lt::span<char const> const> parts);
 
     // Waits for the running writes of all torrents to the files at this range. Returns whether other torrents
     // use these files.

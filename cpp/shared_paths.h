@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <string>
 #include <vector>
@@ -22,12 +23,13 @@ public:
     // Whether some of `count` bytes at `at` of the file are in a piece that the torrent has proved.
     using Proved = std::function<bool(std::int64_t at, std::int64_t count)>;
 
-    // Runs `write` and returns its result. If another user than `storage` has proved bytes there, skips it
-    // and returns 0.
+    // Runs `write` and returns its result, or nothing if another user than `storage` has proved some of the
+    // bytes there.
     template <typename Write>
-    int write(std::uint64_t storage, std::int64_t at, std::int64_t count, Write&& write) {
+    std::optional<int> write(std::uint64_t storage, std::int64_t at, std::int64_t count, Write&& write) {
         std::shared_lock const lock(m_writing);
-        return proved_by_other(storage, at, count) ? 0 : write();
+        if (proved_by_other(storage, at, count)) return std::nullopt;
+        return write();
     }
     // Waits for the running writes. Returns whether there is another user than `storage`.
     bool wait_for_writes(std::uint64_t storage);

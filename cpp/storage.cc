@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 #include <libtorrent/hasher.hpp>
+#include <set>
 
 namespace silmaril {
 
@@ -12,64 +13,121 @@ namespace {
 constexpr int hash_chunk = 256 * 1024;
 // Bytes that one saved hash covers.
 constexpr int granule_size = 64 * 1024;
+// Blocks that one flush writes: 512 KiB.
+constexpr std::size_t most_at_once = 32;
 }  // namespace
 
-bool Storage::accept(int piece, int start, Bytes bytes) {
+Storage::Accepted Storage::accept(int piece, Block& block) {
     std::lock_guard const lock(m_mutex);
-    if (proof && (proof->proved(piece) || proof->blocks.keeps(piece, start / block_size))) return false;
-    ++m_pieces[piece].running;
-    m_accepted[{piece, start}] = std::move(bytes);
-    return true;
+    if (proof && (proof->proved(piece) || proof->blocks.keeps(piece, block.start / block_size)))
+        return Accepted::no;
+    auto& state = m_pieces[piece];
+    m_accepted[{piece, block.start}] = block.bytes;
+    // The blocks of the piece need one flush for each `most_at_once` of them.
+    bool const flush = state.accepted.size() % most_at_once == 0;
+    state.accepted.push_back(std::move(block));
+    if (!flush) return Accepted::yes;
+    ++state.running;
+    return Accepted::flush;
 }
 
-void Storage::end_accepted(int piece, int start, Bytes const& bytes) {
-    auto const accepted = m_accepted.find({piece, start});
+void Storage::end_accepted(int piece, Block const& block) {
+    auto const accepted = m_accepted.find({piece, block.start});
     // If the block was accepted again during the write, its entry belongs to the newer write.
-    if (accepted != m_accepted.end() && accepted->second == bytes) m_accepted.erase(accepted);
+    if (accepted != m_accepted.end() && accepted->second == block.bytes) m_accepted.erase(accepted);
 }
 
-Storage::Flushed Storage::flush(int piece, int start, Bytes const& bytes, bool given) {
-    int const block = start / block_size;
-    Flushed result;
-    {
-        std::lock_guard const lock(m_mutex);
-        result.refused = proof && proof->blocks.is_barred(piece);
+Storage::Flushed Storage::flush(int piece) {
+    auto writes = begin_writes(piece);
+    hash_writes(piece, writes);
+    write_runs(piece, writes);
+    return end_writes(piece, std::move(writes));
+}
+
+std::vector<Storage::Write> Storage::begin_writes(int piece) {
+    std::vector<Write> writes;
+    std::lock_guard const lock(m_mutex);
+    auto& state = m_pieces[piece];
+    while (!state.accepted.empty() && writes.size() < most_at_once) {
+        writes.push_back({std::move(state.accepted.front())});
+        state.accepted.pop_front();
+    }
+    std::stable_sort(writes.begin(), writes.end(),
+                     [](Write const& a, Write const& b) { return a.block.start < b.block.start; });
+    for (auto& write : writes) {
+        int const block = write.block.start / block_size;
+        write.block.refused = proof && proof->blocks.is_barred(piece);
         // Proved after this block was accepted.
-        if (result.refused || (proof && (proof->proved(piece) || proof->blocks.keeps(piece, block)))) {
-            end_accepted(piece, start, bytes);
-            return result;
-        }
-        auto& writing = m_pieces[piece].writing[block];
+        bool const late = proof && (proof->proved(piece) || proof->blocks.keeps(piece, block));
+        write.needed = !write.block.refused && !late;
+        if (!write.needed) continue;
+        auto& writing = state.writing[block];
         writing.overlapped = ++writing.running > 1;
     }
-    // An earlier verdict does not apply to the new bytes.
-    if (proof && proof->keeps(piece)) proof->forget(piece);
-    // In a hybrid torrent the v1 piece may extend into a pad file; v2 hashes only the file's own bytes.
-    lt::sha256_hash digest;
-    if (layout.v2()) {
-        int const own = std::min(int(bytes->size()), layout.piece_size2(lt::piece_index_t(piece)) - start);
-        if (own > 0) digest = lt::hasher256(bytes->data(), own).final();
-    }
-    auto const expected = proof && !given ? proof->blocks.hash(piece, block) : std::nullopt;
-    result.wrong = expected && digest != *expected;
-    if (!result.wrong)
-        result.error = files.write(at(piece, start), bytes->data(), std::int64_t(bytes->size()));
+    return writes;
+}
 
+void Storage::hash_writes(int piece, std::vector<Write>& writes) {
+    bool const any = std::any_of(writes.begin(), writes.end(), [](Write const& one) { return one.needed; });
+    // An earlier verdict does not apply to the new bytes.
+    if (any && proof && proof->keeps(piece)) proof->forget(piece);
+    // In a hybrid torrent the v1 piece may extend into a pad file; v2 hashes only the file's own bytes.
+    int const whole = layout.v2() ? layout.piece_size2(lt::piece_index_t(piece)) : 0;
+    for (auto& [block, needed, digest] : writes) {
+        if (!needed) continue;
+        int const own = std::min(int(block.bytes->size()), whole - block.start);
+        if (own > 0) digest = lt::hasher256(block.bytes->data(), own).final();
+        auto const expected =
+            proof && !block.given ? proof->blocks.hash(piece, block.start / block_size) : std::nullopt;
+        block.wrong = expected && digest != *expected;
+    }
+}
+
+void Storage::write_runs(int piece, std::vector<Write>& writes) {
+    auto const is_written = [](Write const& one) { return one.needed && !one.block.wrong; };
+    for (auto first = writes.begin(); first != writes.end();) {
+        if (!is_written(*first)) {
+            ++first;
+            continue;
+        }
+        std::vector<lt::span<char const>> run;
+        auto end = first;
+        int next = first->block.start;
+        for (; end != writes.end() && is_written(*end) && end->block.start == next; ++end) {
+            run.emplace_back(*end->block.bytes);
+            next += int(end->block.bytes->size());
+        }
+        auto const error = files.write(at(piece, first->block.start), run);
+        for (; first != end; ++first) first->block.error = error;
+    }
+}
+
+Storage::Flushed Storage::end_writes(int piece, std::vector<Write> writes) {
+    Flushed result;
+    std::set<int> granules;
     std::lock_guard const lock(m_mutex);
-    end_accepted(piece, start, bytes);
     auto& state = m_pieces[piece];
-    auto const writing = state.writing.find(block);
-    bool const overlapped = writing->second.overlapped;
-    if (--writing->second.running == 0) state.writing.erase(writing);
-    if (result.wrong) return result;
-    if (state.blocks.size() <= std::size_t(block)) state.blocks.resize(std::size_t(block) + 1);
-    state.blocks[std::size_t(block)] = result.error || overlapped ? lt::sha256_hash() : digest;
-    if (result.error) state.failed = true;
-    if (result.error) return result;
-    int const granule = block / per_granule;
-    result.suspect = !prove_granule(state, piece, granule);
-    for (int at = granule * per_granule; at < (granule + 1) * per_granule; ++at)
-        if (judge_block(state, piece, at) == Judgement::kept) result.kept.push_back(at);
+    for (auto& [block, needed, digest] : writes) {
+        end_accepted(piece, block);
+        if (!needed) continue;
+        auto const index = block.start / block_size;
+        auto const writing = state.writing.find(index);
+        bool const overlapped = writing->second.overlapped;
+        if (--writing->second.running == 0) state.writing.erase(writing);
+        if (block.wrong) continue;
+        if (state.blocks.size() <= std::size_t(index)) state.blocks.resize(std::size_t(index) + 1);
+        state.blocks[std::size_t(index)] = block.error || overlapped ? lt::sha256_hash() : digest;
+        if (block.error)
+            state.failed = true;
+        else
+            granules.insert(index / per_granule);
+    }
+    for (int const granule : granules) {
+        if (!prove_granule(state, piece, granule)) result.suspects.push_back(granule);
+        for (int at = granule * per_granule; at < (granule + 1) * per_granule; ++at)
+            if (judge_block(state, piece, at) == Judgement::kept) result.kept.push_back(at);
+    }
+    for (auto& write : writes) result.blocks.push_back(std::move(write.block));
     return result;
 }
 

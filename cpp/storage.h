@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <libtorrent/error_code.hpp>
 #include <libtorrent/file_storage.hpp>
 #include <libtorrent/sha1_hash.hpp>
 #include <libtorrent/span.hpp>
@@ -45,20 +46,31 @@ public:
     std::shared_ptr<Proof> const proof;  // null while a torrent is created
     TorrentFiles files;
 
-    // Accepts a block. From now on `read` returns it. False, and does nothing, if the block is kept or its
-    // piece is proved: a late block must not replace proved bytes.
-    bool accept(int piece, int start, Bytes bytes);
-    struct Flushed {
-        FileError error;
+    // An accepted block, and the result of its write.
+    struct Block {
+        int start;
+        Bytes bytes;
+        bool given;  // it did not come from a peer, so it is never `wrong`
+        std::function<void(lt::storage_error const&)> handler;
+        // The result of the write.
+        FileError error = {};
         bool refused = false;  // the bytes of the piece are being deleted: nothing was written
         bool wrong = false;    // the hash of the block is known, and another one: nothing was written
-        // Blocks of its granule that are kept now (blocks.h); the caller must call `confirm` for them.
-        std::vector<int> kept;
-        bool suspect = false;  // some block of its granule is wrong
     };
-    // Writes an accepted block to its file, and hashes it while it is in the CPU cache. Does not write to
-    // kept blocks and proved pieces. `given`: the block did not come from a peer, so it is never `wrong`.
-    Flushed flush(int piece, int start, Bytes const& bytes, bool given);
+    enum class Accepted { no, yes, flush };
+    // Accepts a block. From now on `read` returns it. `no`, and does nothing, if the block is kept or its
+    // piece is proved: a late block must not replace proved bytes. `flush`: `flush` must be called once more
+    // for the piece, and then `finish`.
+    Accepted accept(int piece, Block& block);
+    struct Flushed {
+        std::vector<Block> blocks;
+        // Blocks of their granules that are kept now (blocks.h); the caller must call `confirm` for them.
+        std::vector<int> kept;
+        std::vector<int> suspects;  // granules with a wrong block
+    };
+    // Writes the next accepted blocks of a piece to their files, adjacent ones with one call, and hashes them
+    // while they are in the CPU cache. Does not write to kept blocks and proved pieces.
+    Flushed flush(int piece);
     struct Judged {
         std::vector<int> kept;      // the caller must call `confirm` for them
         std::vector<int> wrong;     // blocks in the file whose hash is wrong
@@ -70,8 +82,8 @@ public:
     // Ensures that the bytes of a kept block are in the file that its path names, and that no other torrent
     // has replaced them. Reports the blocks that are readable now (see Blocks::confirm).
     void confirm(int piece, int block, std::function<void(int first, int count)> const& report);
-    // Must be called when the write of a block, or a task, has ended. The caller must run the returned task,
-    // if any, on the pool.
+    // Must be called when a flush, or a task, has ended. The caller must run the returned task, if any, on
+    // the pool.
     Task finish(int piece);
 
     // Runs `task` after all accepted blocks of the piece are written, and after all earlier tasks. Returns
@@ -115,7 +127,8 @@ private:
         bool overlapped = false;  // the bytes in the file may be those of either write
     };
     struct Piece {
-        int running = 0;  // accepted writes and at most one task
+        std::deque<Block> accepted;  // no flush has begun to write them
+        int running = 0;             // flushes and at most one task
         bool failed = false;
         std::vector<lt::sha256_hash> blocks;  // all zeros if unknown
         std::map<int, Writing> writing;       // by block
@@ -129,8 +142,19 @@ private:
     bool prove_granule(Piece const& state, int piece, int granule);
     // Forgets the computed hash of a block.
     void forget_hash(int piece, int block);
+    struct Write {
+        Block block;
+        bool needed = true;
+        lt::sha256_hash digest = {};
+    };
+    // The steps of `flush`: the next accepted blocks in the order of the file; their hashes; their writes;
+    // and what is known after them.
+    std::vector<Write> begin_writes(int piece);
+    void hash_writes(int piece, std::vector<Write>& writes);
+    void write_runs(int piece, std::vector<Write>& writes);
+    Flushed end_writes(int piece, std::vector<Write> writes);
     // The write of an accepted block has ended. m_mutex must be locked.
-    void end_accepted(int piece, int start, Bytes const& bytes);
+    void end_accepted(int piece, Block const& block);
     // Saves the hashes of the granules of a proved piece.
     void save_granules(int piece, lt::span<lt::sha256_hash const> blocks);
     // Hashes the blocks of a piece from `start` to `end`; none if they cannot be read.

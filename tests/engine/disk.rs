@@ -144,6 +144,28 @@ fn removed_file_is_reported_and_written_again() {
     });
 }
 
+/// Blocks that come together are written by one call. A write must not skip those of them that no torrent has verified.
+#[test]
+fn piece_of_which_another_torrent_has_parts_is_written() {
+    in_private_net(|| {
+        let sample = |piece| Sample::new(&[("model.safetensors", 4 << 20)], piece, false);
+        let (small, large) = (sample(64 << 10), sample(1 << 20));
+        let mut seed = seeding(&small);
+        seed.add(large.add_seed());
+        let mut client = Client::new();
+        let here = tempfile::tempdir().unwrap();
+        let first = joined(&mut client, &small, here.path(), &seed);
+        for piece in [3, 20, 21, 41, 63] {
+            client.read(first, piece);
+        }
+
+        let second = joined(&mut client, &large, here.path(), &seed);
+        client.fetch_all(second, large.pieces(), |_| ());
+
+        assert_whole(&large, here.path());
+    });
+}
+
 #[test]
 fn missing_seeded_file_is_reported() {
     in_private_net(|| {
