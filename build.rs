@@ -58,6 +58,7 @@ const SOURCES: &[&str] = &[
     "trial.cc",
     "trial_peer.cc",
     "turns.cc",
+    "urgent.cc",
     "waste.cc",
     "withdraw.cc",
 ];
@@ -119,6 +120,7 @@ const HEADERS: &[&str] = &[
     "trial.h",
     "trial_peer.h",
     "turns.h",
+    "urgent.h",
     "visibility.h",
     "waste.h",
     "withdraw.h",

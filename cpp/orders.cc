@@ -47,7 +47,7 @@ bool Engine::request(std::uint64_t torrent, std::uint32_t piece, std::int32_t mi
                     [parts = state->parts, piece, milliseconds](lt::torrent& internal) {
                         bool const restricted = is_restricted(internal, int(piece));
                         parts->lift(internal, int(piece), true);
-                        internal.set_piece_deadline(lt::piece_index_t(int(piece)), milliseconds, {});
+                        parts->set_deadline(internal, int(piece), milliseconds);
                         parts->expect(internal, int(piece));
                         if (restricted) parts->hurry(internal, int(piece));
                     });

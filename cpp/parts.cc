@@ -96,7 +96,7 @@ void Parts::request(lt::torrent& torrent, int piece, std::vector<bool> const& bl
         if (blocks[i]) wanted.blocks[i] = true;
     wanted.whole = false;
     torrent.picker().restrict_piece(index, wanted.blocks);
-    torrent.set_piece_deadline(index, milliseconds, {});
+    m_urgent.set_deadline(torrent, index, milliseconds);
     if (ask(piece, wanted))
         request_blocks(torrent, piece);
     else

@@ -25,6 +25,7 @@
 #include "proof.h"
 #include "soon.h"
 #include "source.h"
+#include "urgent.h"
 
 namespace silmaril {
 
@@ -58,6 +59,10 @@ public:
     // and then its held orders end, too. Must be called before libtorrent gets the order.
     void lift(lt::torrent& torrent, int piece, bool wanted);
 
+    // Sets the deadline of a piece that is requested as a whole.
+    void set_deadline(lt::torrent& torrent, int piece, int milliseconds) {
+        m_urgent.set_deadline(torrent, lt::piece_index_t(piece), milliseconds);
+    }
     // Watches a piece that is requested as a whole with a deadline: blocks that a silent peer does not send
     // are requested from another one.
     void expect(lt::torrent& torrent, int piece);
@@ -128,6 +133,7 @@ private:
     std::map<int, Passed> m_passed;
     std::shared_ptr<Held> const m_held;
     Late m_late;
+    Urgent m_urgent;
     std::shared_ptr<Soon> const m_soon = std::make_shared<Soon>([this] { advance_all(); });
     bool m_later = false;                           // some peer could not be asked
     std::deque<std::pair<HashRange, int>> m_asked;  // the last requests for hashes, and their pieces

@@ -11,6 +11,7 @@
 #include "compat.h"
 #include "flow.h"
 #include "frame.h"
+#include "urgent.h"
 
 namespace silmaril {
 
@@ -19,8 +20,7 @@ namespace {
 // How many pieces of one kind the choice looks at: those of a window, or the first ones of a `get`.
 constexpr std::size_t most_wanted = 64;
 
-// From this priority on, a piece is in the window of a reader. The highest priority has a deadline as well.
-constexpr int window_priority = 4;
+// The highest priority. Its pieces have deadlines.
 constexpr int deadline_priority = 7;
 
 // For how long a list of wanted pieces or of readers is used.
@@ -31,6 +31,10 @@ constexpr std::int64_t unknown_piece_time = 1000;
 
 // If each seed has fewer readers than this, reads that wait ask the seeds immediately.
 constexpr std::ptrdiff_t readers_of_a_seed = 2;
+
+// From so many readers on, several of them request the same piece from a seed, so they should not all begin
+// with its first part. With fewer, random parts make the slowest reader slower.
+constexpr std::size_t many_readers = 16;
 
 // Claims that count of the peers of one address group.
 constexpr std::size_t claims_of_group = 8;
@@ -222,7 +226,8 @@ bool Together::choose(lt::peer_connection& peer, Pace const& pace, Offers const&
         int const at = silmaril::choose({peer.is_seed(), untested, m_number, wait}, pieces);
         if (at < 0) break;
         auto const piece = indexes[std::size_t(at)];
-        bool const in_order = peer.is_seed() || pieces[std::size_t(at)].overdue >= 0;
+        bool const in_order =
+            pieces[std::size_t(at)].overdue >= 0 || (peer.is_seed() && m_readers.size() < many_readers);
         auto const free = free_blocks(picker, piece, peer, offers, in_order, room);
         room -= int(free.size());
         blocks.insert(blocks.end(), free.begin(), free.end());
@@ -292,12 +297,30 @@ void Together::passed(lt::piece_index_t const piece) {
     m_begun.erase(begun);
 }
 
+void Together::set_order(Clock::time_point const now) {
+    auto const torrent = m_torrent.native_handle();
+    if (!torrent || !torrent->has_picker()) return;
+    // Other readers may be about to connect, so the first second is not in order.
+    bool const was_alone = std::exchange(m_alone, m_readers.empty() && !m_all.empty());
+    bool in_order = m_alone && was_alone;
+    if (in_order) {
+        auto const wanted = wants(*torrent, now);
+        in_order = std::none_of(wanted.begin(), wanted.end(), [&](Want const& want) {
+            return int(static_cast<std::uint8_t>(torrent->picker().piece_priority(want.piece))) >=
+                   window_priority;
+        });
+    }
+    torrent->set_sequential_download(in_order);
+}
+
 void Together::tick() {
     auto const now = Clock::now();
     for (auto one = m_begun.begin(); one != m_begun.end();)
         one = now - one->second > std::chrono::minutes(1) ? m_begun.erase(one) : std::next(one);
     m_readers_at = {};
-    if (readers(now).empty()) {
+    readers(now);
+    set_order(now);
+    if (m_readers.empty()) {
         // Blocks that were free when the last other reader left: libtorrent asks idle peers seldom.
         for (auto const& one : std::exchange(m_all, {}))
             if (requests_to(*one.peer) == 0) ask(*one.peer);

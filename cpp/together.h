@@ -6,8 +6,9 @@
 // reader is connected:
 // - A piece that another reader has is requested from that reader. A seed is asked for a piece that no reader
 //   has or claims, first for those pieces of which this reader is the first in the readers' order.
-// - What a reader has of a piece is requested from it before it has the piece (offers.h), in random order,
-//   so that readers have different parts to exchange.
+// - What a reader has of a piece is requested from it before it has the piece (offers.h).
+// - The parts of a piece are requested in random order, from seeds only where readers are many, so that
+//   readers have different parts to exchange. If a read waits, they are requested in their order.
 // - A request is made late: a queue holds what arrives in a round trip and a few blocks. When a peer
 //   announces a piece, all queues are filled again.
 // - A piece that is overdue, because a read waits for it, is left to the other readers only for a random
@@ -104,6 +105,9 @@ private:
     std::vector<lt::piece_block> free_blocks(lt::piece_picker const& picker, lt::piece_index_t piece,
                                              lt::peer_connection const& reader, Offers const& offers,
                                              bool in_order, int most);
+    // Without another reader, the pieces of a `get` are fetched in order, so that files can be hashed while
+    // they arrive. Pieces in the windows of readers have an order of their own.
+    void set_order(Clock::time_point now);
     // Requests blocks, if there are some to request from the peer.
     void ask(lt::peer_connection& peer) const;
     void turn();
@@ -125,6 +129,7 @@ private:
     Clock::time_point m_wanted_at{};
     std::map<lt::piece_index_t, Clock::time_point> m_begun;  // the first request of each piece
     std::int64_t m_piece_time = 0;                           // milliseconds, averaged; 0 before the first
+    bool m_alone = false;  // a second ago there was a peer, and no other reader
     Supply m_supply;
     std::uint64_t const m_number = std::uint64_t(std::random_device{}()) << 32 | std::random_device{}();
     std::shared_ptr<Soon> const m_soon = std::make_shared<Soon>([this] { turn(); });

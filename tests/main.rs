@@ -149,6 +149,7 @@ mod engine {
     mod socks;
     mod talk;
     mod together;
+    mod urgent;
     mod utp;
     mod waste;
     mod withdrawn;

@@ -11,6 +11,7 @@ use super::net::{BLOCK, Event, Net, SECOND, Time};
 /// As in cpp/together.cc.
 const MOST_WANTED: usize = 64;
 const READERS_OF_A_SEED: u32 = 2;
+const MANY_READERS: u32 = 16;
 const UNKNOWN_PIECE_TIME: u64 = 1000;
 const LIST_LASTS: Time = 50_000;
 const COUNTS_FOR: Time = 60 * SECOND;
@@ -263,6 +264,7 @@ impl Net {
         let seeds = self.seeds(id);
         let host = &self.hosts[id];
         let holders = if suffice { host.readers & host.senders } else { 0 };
+        let many = host.readers.count_ones() >= MANY_READERS;
         let choice = ChosenPeer { seed: self.is_seed(id, link), untested, number: host.number, patience };
         let mut pieces: Vec<ChoicePiece> = wants
             .iter()
@@ -297,8 +299,8 @@ impl Net {
             let progress = self.hosts[id].begin(piece, chunks, now);
             let has = |chunk: &u16| offers.is_none_or(|offers| offers >> chunk & 1 == 1);
             let mut free: Vec<u16> = progress.free.iter().copied().filter(has).collect();
-            // The parts that readers have are requested in random order.
-            if !choice.seed && overdue.is_none() {
+            // In random order, unless a read waits: readers of one piece have different parts for each other.
+            if overdue.is_none() && (!choice.seed || many) {
                 self.rng.shuffle(&mut free);
             }
             while room > 0 {

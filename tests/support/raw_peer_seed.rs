@@ -89,6 +89,8 @@ pub struct Seen {
     pub blocks: AtomicU64,
     /// Requests for hashes.
     pub hashes: AtomicU64,
+    /// Cancelled requests for blocks.
+    pub cancels: AtomicU64,
 }
 
 impl Seen {
@@ -233,6 +235,10 @@ impl Shared {
                 Message::HashRequest(range) => {
                     self.seen.hashes.fetch_add(1, Ordering::Relaxed);
                     (self.conduct.hashes)(&self.content, range)
+                }
+                Message::Cancel(_) => {
+                    self.seen.cancels.fetch_add(1, Ordering::Relaxed);
+                    vec![]
                 }
                 _ => vec![],
             };
