@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::parts::Parts;
 use super::placement::PlacedFile;
-use super::{Content, ContentKey, HubListing, ListedFiles, Stamp};
+use super::{Content, ContentKey, HubListing, ListedFiles, Stamp, StoreError, syncing};
 use crate::model::scan::ScannedFile;
 use crate::model::{FileEntry, Layout, Manifest, ManifestError, ModelName, PiecesRoot, Revision};
 
@@ -125,6 +125,15 @@ impl HubModel {
 }
 
 impl StoredRevision {
+    /// Makes the verified bytes of some files (indices into the manifest) survive a power cut, as [`Store::sync`] does. Waits
+    /// for the disk.
+    ///
+    /// [`Store::sync`]: super::Store::sync
+    pub(crate) fn sync(&self, files: &[usize]) -> Result<(), StoreError> {
+        let contents: Vec<_> = files.iter().map(|&file| self.contents[file].clone()).collect();
+        syncing::sync(&contents)
+    }
+
     /// A revision of files below the models directory that have no record: the user put them there. They are read in place
     /// and never written, moved or removed. Reads no byte of them. A file that changes later can no longer be read through
     /// this revision.

@@ -10,10 +10,14 @@ use super::GetProgress;
 use crate::model::Manifest;
 use crate::node::blocking::Abandoned;
 use crate::node::check::HashCheck;
+use crate::node::progress::REPORT_EVERY;
 use crate::node::request_errors::GetError;
 use crate::node::{Node, NodeError, blocking};
 use crate::store::verify::Watch;
 use crate::store::{Store, StoreError, StoredRevision};
+
+/// After so many new bytes, those of a running `get` are made durable.
+const SYNC_EVERY: u64 = 128 << 20;
 
 /// Verifies and records files that are already at the destination. Dropping the future stops it.
 pub(in crate::node) async fn adopt(
@@ -44,6 +48,29 @@ pub(in crate::node) async fn adopt(
                 let done = *done.borrow_and_update();
                 progress(GetProgress::Checking { done, want });
             }
+        }
+    }
+}
+
+/// Makes received bytes durable while the rest arrives, so that the disk need not be waited for at the end. Never ends. When
+/// the future is dropped, a thread may still wait for the disk.
+pub(super) async fn sync_while_arriving(revision: &Arc<StoredRevision>, files: &[usize]) {
+    let here = || -> u64 { files.iter().map(|&file| revision.contents[file].cached_bytes()).sum() };
+    let mut synced = here();
+    let mut clock = tokio::time::interval(REPORT_EVERY);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        clock.tick().await;
+        let now = here();
+        if now < synced.saturating_add(SYNC_EVERY) {
+            continue;
+        }
+        synced = now;
+        let (revision, files) = (revision.clone(), files.to_vec());
+        let syncing = blocking::run(move || Ok(revision.sync(&files)?)).await;
+        if let Err(error) = syncing {
+            // The bytes are synced again before the files get their names, and that must succeed.
+            tracing::warn!(%error, "could not sync received bytes");
         }
     }
 }

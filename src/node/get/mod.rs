@@ -17,7 +17,7 @@ use crate::node::sharing::{Rule, WithheldReason};
 use crate::node::{ErrorKind, Node, NodeError, former_states, space, witness};
 use crate::store::{Kept, StoredRevision};
 pub(super) use files::adopt;
-use files::{check, on_store, select};
+use files::{check, on_store, select, sync_while_arriving};
 use from_hub::FromHub;
 pub(super) use request::RESOLVE_WITHIN;
 pub use request::{GetProgress, GetRequest};
@@ -161,6 +161,7 @@ async fn get_revision(
         tokio::select! {
             fetched = fetching => fetched?,
             () = begun.follow() => {}
+            () = sync_while_arriving(&revision, &files) => {}
         }
         showing();
         let damaged = check(begun, want, progress).await?;
@@ -169,7 +170,10 @@ async fn get_revision(
             return Err(NodeError::Damaged { model: manifest.model_ref(), files: damaged });
         }
     } else {
-        fetching.await?;
+        tokio::select! {
+            fetched = fetching => fetched?,
+            () = sync_while_arriving(&revision, &files) => {}
+        }
         showing();
     }
     witness::contents::check_small(node, revision, &files).await?;
