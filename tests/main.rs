@@ -127,6 +127,7 @@ mod coordination {
 }
 
 mod engine {
+    mod alone;
     mod dht;
     mod disk;
     mod doubt;
