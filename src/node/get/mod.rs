@@ -161,7 +161,7 @@ async fn get_revision(
         tokio::select! {
             fetched = fetching => fetched?,
             () = begun.follow() => {}
-            () = sync_while_arriving(&revision, &files) => {}
+            () = sync_while_arriving(revision, &files) => {}
         }
         showing();
         let damaged = check(begun, want, progress).await?;
@@ -172,7 +172,7 @@ async fn get_revision(
     } else {
         tokio::select! {
             fetched = fetching => fetched?,
-            () = sync_while_arriving(&revision, &files) => {}
+            () = sync_while_arriving(revision, &files) => {}
         }
         showing();
     }
