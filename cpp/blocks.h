@@ -10,9 +10,11 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <libtorrent/disk_observer.hpp>
 #include <libtorrent/file_storage.hpp>
 #include <libtorrent/span.hpp>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -21,6 +23,9 @@
 #include "merkle.h"
 
 namespace silmaril {
+
+// The connection that sent a block; none for a block that no peer sent.
+using Sender = std::weak_ptr<lt::disk_observer>;
 
 class Blocks {
 public:
@@ -91,7 +96,7 @@ public:
     int blocks_in(int piece) const;
 
     // Called on the network thread only: a peer sent a wrong block; all blocks of a piece are kept.
-    std::function<void(int piece, int block)> wrong;
+    std::function<void(int piece, int block, Sender const& sender)> wrong;
     std::function<void(int piece)> whole;
     // The same: some block of a granule is wrong, and their hashes show which one; more granules are offered.
     std::function<void(int piece, int granule)> suspect;

@@ -106,7 +106,7 @@ public:
         // Writes of pieces from add_piece have no observer. If such a write fails, libtorrent does not reset
         // the piece. Therefore success is reported; then the hash does not match, and that resets the piece.
         Storage::Block block{r.start, std::make_shared<std::vector<char> const>(from, from + r.length),
-                             !observer, std::move(handler)};
+                             !observer, std::move(handler), observer};
         auto const accepted = barred ? Storage::Accepted::no : storage->accept(piece, block);
         if (accepted == Storage::Accepted::no) {
             post([handler = std::move(block.handler), error = barred ? dropped() : lt::storage_error()] {
@@ -385,7 +385,7 @@ private:
             lt::storage_error error;
             if (!block.given && block.error) error = write_refused();
             if (!block.given && (block.refused || block.wrong)) error = dropped();
-            if (block.wrong) report_wrong(storage.proof, piece, block.start / block_size);
+            if (block.wrong) report_wrong(storage.proof, piece, block.start / block_size, block.sender);
             results.emplace_back(std::move(block.handler), error);
         }
         // Posted before the next task of the piece starts: libtorrent must receive the result of the write
@@ -407,7 +407,7 @@ private:
     void judge(Storage& storage, int piece) {
         auto const judged = storage.judge_blocks(piece);
         for (int const granule : judged.suspects) report_suspect(storage.proof, piece, granule);
-        for (int const block : judged.wrong) report_wrong(storage.proof, piece, block);
+        for (auto const& [block, sender] : judged.wrong) report_wrong(storage.proof, piece, block, sender);
         for (int const block : judged.kept) confirm(storage, piece, block);
     }
 
@@ -437,9 +437,9 @@ private:
         });
     }
 
-    void report_wrong(std::shared_ptr<Proof> const& proof, int piece, int block) {
-        post([proof, piece, block] {
-            if (proof->blocks.wrong) proof->blocks.wrong(piece, block);
+    void report_wrong(std::shared_ptr<Proof> const& proof, int piece, int block, Sender const& sender) {
+        post([proof, piece, block, sender] {
+            if (proof->blocks.wrong) proof->blocks.wrong(piece, block, sender);
         });
     }
 

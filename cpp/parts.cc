@@ -42,8 +42,8 @@ void Parts::open(lt::torrent_handle handle, Sources sources, Left left) {
     m_sources = std::move(sources);
     m_left = std::move(left);
     auto const weak = weak_from_this();
-    m_proof->blocks.wrong = [weak](int piece, int block) {
-        if (auto const self = weak.lock()) self->wrong(piece, block);
+    m_proof->blocks.wrong = [weak](int piece, int block, Sender const& sender) {
+        if (auto const self = weak.lock()) self->wrong(piece, block, sender);
     };
     m_proof->blocks.suspect = [weak](int piece, int granule) {
         if (auto const self = weak.lock()) self->suspect(piece, granule);
@@ -402,7 +402,7 @@ void Parts::tick() {
     for (int const piece : hopeless) give_up(piece);
 }
 
-void Parts::wrong(int piece, int block) {
+void Parts::wrong(int piece, int block, Sender const& sender) {
     auto const torrent = this->torrent();
     if (!torrent || !torrent->has_picker()) return;
     lt::piece_index_t const index{piece};
@@ -410,9 +410,14 @@ void Parts::wrong(int piece, int block) {
     // A requested block was freed since, and its sender is unknown.
     if (picker.have_piece(index) || picker.is_requested({index, block})) return;
     auto const senders = picker.get_downloaders(index);
-    auto* const sender = std::size_t(block) < senders.size() ? senders[std::size_t(block)] : nullptr;
-    if (sender) torrent->penalize_peers({sender}, index, true);
-    if (!torrent->has_picker()) return;
+    auto* const latest = std::size_t(block) < senders.size() ? senders[std::size_t(block)] : nullptr;
+    auto const observer = sender.lock();
+    auto* const connection = static_cast<lt::peer_connection*>(observer.get());
+    // The block may have been freed when its sender was banned, and another peer has sent it since.
+    bool const replaced = latest && latest->connection != connection;
+    auto* const liar = connection ? connection->peer_info_struct() : replaced ? nullptr : latest;
+    if (liar) torrent->penalize_peers({liar}, index, true);
+    if (replaced || !torrent->has_picker()) return;
     lt::piece_picker::downloading_piece state;
     picker.piece_info(index, state);
     // A block that is still being written is freed by libtorrent. A piece that is being hashed fails.

@@ -120,7 +120,7 @@ private:
     // Ends a request for blocks whose hashes no peer supplies, and reports that.
     void give_up(int piece);
     // A peer sent a wrong block.
-    void wrong(int piece, int block);
+    void wrong(int piece, int block, Sender const& sender);
     // Some block of a granule is wrong: requests their hashes.
     void suspect(int piece, int granule);
 

@@ -117,6 +117,7 @@ Storage::Flushed Storage::end_writes(int piece, std::vector<Write> writes) {
         if (block.wrong) continue;
         if (state.blocks.size() <= std::size_t(index)) state.blocks.resize(std::size_t(index) + 1);
         state.blocks[std::size_t(index)] = block.error || overlapped ? lt::sha256_hash() : digest;
+        state.senders[index] = block.sender;
         if (block.error)
             state.failed = true;
         else
@@ -169,7 +170,7 @@ Storage::Judged Storage::judge_blocks(int piece) {
         auto const judgement = judge_block(found->second, piece, block);
         if (judgement == Judgement::kept) judged.kept.push_back(block);
         if (judgement != Judgement::wrong) continue;
-        judged.wrong.push_back(block);
+        judged.wrong.emplace_back(block, found->second.senders[block]);
         // Each write is judged once: the next verdict would be on a block that another peer is to send.
         found->second.blocks[std::size_t(block)].clear();
     }
@@ -200,6 +201,7 @@ void Storage::forget_hash(int piece, int block) {
     auto& state = found->second;
     auto& blocks = state.blocks;
     if (std::size_t(block) < blocks.size()) blocks[std::size_t(block)].clear();
+    state.senders.erase(block);
     if (std::any_of(blocks.begin(), blocks.end(), [](auto const& hash) { return !hash.is_all_zeros(); }))
         return;
     blocks.clear();
@@ -405,6 +407,7 @@ void Storage::forget(int piece) {
     // The calling task is still counted in `running`; `finish` removes the empty entry.
     found->second.failed = false;
     found->second.blocks.clear();
+    found->second.senders.clear();
 }
 
 void Storage::begin() {

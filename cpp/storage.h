@@ -52,6 +52,7 @@ public:
         Bytes bytes;
         bool given;  // it did not come from a peer, so it is never `wrong`
         std::function<void(lt::storage_error const&)> handler;
+        Sender sender;
         // The result of the write.
         FileError error = {};
         bool refused = false;  // the bytes of the piece are being deleted: nothing was written
@@ -72,9 +73,9 @@ public:
     // while they are in the CPU cache. Does not write to kept blocks and proved pieces.
     Flushed flush(int piece);
     struct Judged {
-        std::vector<int> kept;      // the caller must call `confirm` for them
-        std::vector<int> wrong;     // blocks in the file whose hash is wrong
-        std::vector<int> suspects;  // granules with a wrong block
+        std::vector<int> kept;                      // the caller must call `confirm` for them
+        std::vector<std::pair<int, Sender>> wrong;  // blocks in the file whose hash is wrong
+        std::vector<int> suspects;                  // granules with a wrong block
     };
     // Compares the blocks in the file with their proved hashes, or with those of their granules, as far as
     // both are known.
@@ -132,6 +133,7 @@ private:
         bool failed = false;
         std::vector<lt::sha256_hash> blocks;  // all zeros if unknown
         std::map<int, Writing> writing;       // by block
+        std::map<int, Sender> senders;        // of the blocks in the file that have hashes
         std::deque<Task> waiting;
     };
     enum class Judgement { open, kept, wrong };

@@ -300,3 +300,54 @@ fn wrong_block_next_to_verified_ones_is_not_taken_for_damage() {
         reader.wait(3, 0..PIECE / BLOCK);
     });
 }
+
+/// A wrong block may be the last one of the last piece: then the piece is hashed twice, and the torrent is complete after the
+/// first time.
+#[test]
+fn readers_of_whole_pieces_survive_wrong_blocks_and_blame_no_honest_peer() {
+    in_private_net(|| {
+        let sample = sample();
+        let content = Arc::new(Content::new(sample.info_hash, PIECE, &sample.files));
+        let lies = |conduct: Conduct, share: u32| {
+            conduct.with_blocks(move |content, block| {
+                let lies = (block.piece + block.begin / BLOCK).is_multiple_of(share);
+                vec![if lies { wrong(block) } else { right(content, block) }]
+            })
+        };
+        for round in 0..16 {
+            let hashes = |conduct: Conduct| match round % 2 {
+                0 => conduct,
+                _ => conduct.with_hashes(|_, range| vec![Message::HashReject(range)]),
+            };
+            let liars = [(true, 3), (true, 17), (false, 5), (false, 31)].map(|(offers, share)| {
+                let conduct = if offers { offers_everything() } else { Conduct::honest() };
+                RawSeed::listen_here(&content, lies(hashes(conduct), share))
+            });
+            let honest = RawSeed::listen_here(&content, Conduct::honest());
+            let peers: Vec<_> = liars.iter().chain([&honest]).map(RawSeed::address).collect();
+            let mut first = Reader::new(&sample, peers.clone());
+            let mut second = Reader::new(&sample, [peers, vec![first.client.address]].concat());
+            let all: Vec<_> = (0..PIECES).map(|piece| (PieceIndex(piece), Priority::Normal)).collect();
+            for reader in [&first, &second] {
+                reader.client.session.set_priority(reader.id, &all).unwrap();
+            }
+            let fair = [honest.address(), first.client.address, second.client.address];
+            for reader in [&mut first, &mut second] {
+                let mut left: BTreeSet<u32> = (0..PIECES).collect();
+                reader.client.wait_for("all pieces", 3 * SOON, |event| {
+                    match event {
+                        Event::PieceVerified(_, piece) => {
+                            left.remove(&piece.0);
+                        }
+                        Event::PeerDisconnected(_, peer, why) if fair.contains(peer) => {
+                            assert!(!why.contains("corrupt"), "an honest peer was disconnected: {why}");
+                        }
+                        _ => {}
+                    }
+                    left.is_empty().then_some(())
+                });
+                reader.assert_complete();
+            }
+        }
+    });
+}
