@@ -36,6 +36,10 @@ constexpr std::ptrdiff_t readers_of_a_seed = 2;
 // with its first part. With fewer, random parts make the slowest reader slower.
 constexpr std::size_t many_readers = 16;
 
+// Seconds without another reader, after which a `get` fetches its pieces in order, because another reader may
+// be about to connect.
+constexpr int alone_for = 3;
+
 // Claims that count of the peers of one address group.
 constexpr std::size_t claims_of_group = 8;
 
@@ -300,9 +304,9 @@ void Together::passed(lt::piece_index_t const piece) {
 void Together::set_order(Clock::time_point const now) {
     auto const torrent = m_torrent.native_handle();
     if (!torrent || !torrent->has_picker()) return;
-    // Other readers may be about to connect, so the first second is not in order.
-    bool const was_alone = std::exchange(m_alone, m_readers.empty() && !m_all.empty());
-    bool in_order = m_alone && was_alone;
+    bool const alone = m_readers.empty() && !m_all.empty();
+    m_seconds_alone = alone ? m_seconds_alone + 1 : 0;
+    bool in_order = m_seconds_alone > alone_for;
     if (in_order) {
         auto const wanted = wants(*torrent, now);
         in_order = std::none_of(wanted.begin(), wanted.end(), [&](Want const& want) {

@@ -129,7 +129,7 @@ private:
     Clock::time_point m_wanted_at{};
     std::map<lt::piece_index_t, Clock::time_point> m_begun;  // the first request of each piece
     std::int64_t m_piece_time = 0;                           // milliseconds, averaged; 0 before the first
-    bool m_alone = false;  // a second ago there was a peer, and no other reader
+    int m_seconds_alone = 0;                                 // with a peer, and without another reader
     Supply m_supply;
     std::uint64_t const m_number = std::uint64_t(std::random_device{}()) << 32 | std::random_device{}();
     std::shared_ptr<Soon> const m_soon = std::make_shared<Soon>([this] { turn(); });

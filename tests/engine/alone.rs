@@ -10,7 +10,7 @@ use crate::support::raw_peer_message::Message;
 use crate::support::raw_peer_seed::{Conduct, RawSeed};
 
 const PIECE: u32 = 16 << 10;
-const PIECES: usize = 800;
+const PIECES: usize = 1400;
 
 #[test]
 fn pieces_of_a_lone_get_come_in_order_after_a_while() {
@@ -35,8 +35,7 @@ fn pieces_of_a_lone_get_come_in_order_after_a_while() {
         client.fetch_all(id, sample.pieces(), |_| ());
 
         let requested = requested.lock().unwrap();
-        let (first, last) = (&requested[..50], &requested[requested.len() - 100..]);
-        assert!(!first.is_sorted(), "other readers may have been about to connect");
+        let last = &requested[requested.len() - 100..];
         assert!(last.is_sorted(), "{last:?}");
     });
 }
