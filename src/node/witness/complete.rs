@@ -23,7 +23,7 @@ pub(super) enum Compared {
     Equal,
     /// The bytes have the pieces root of the manifest, and not the hash that the hub lists.
     Different,
-    /// Bytes were deleted meanwhile, or are damaged on the disk.
+    /// Bytes were deleted during the check, or are damaged on the disk.
     Unknown,
 }
 
